@@ -1,0 +1,29 @@
+//! strew: a peer-to-peer file store.
+//!
+//! The library is the program; `main.rs` only calls [`cmd::main`]. Modules point down, never up:
+//!
+//! ```text
+//! main -> cmd                  arguments, terminal, files, exit status
+//!           |
+//!        reactor               sockets, clock, signals (tests/sim drives the same node)
+//!           |
+//!         node                 one state machine: inputs in, outputs out
+//!           |
+//!     keep    fetch            placing and counting | locating, choosing sources
+//!           |
+//!  dht   transfer   store      machines; only the pack touches a disk
+//!           |
+//!  block  wire  id  limits  time  timers  rng
+//! ```
+//!
+//! Everything below `reactor` is free of I/O, of the clock and of entropy (the pack's disk apart): it is
+//! given them, so that a simulator can run the same code on a made-up network.
+
+pub mod block;
+pub mod id;
+pub mod limits;
+pub mod rng;
+pub mod store;
+pub mod time;
+pub mod timers;
+pub mod wire;

@@ -1,0 +1,236 @@
+//! Every limit of strew, with its unit, its reason, and what happens when it is reached.
+//!
+//! Relations that other code relies on are checked at compile time, at the end.
+
+use std::time::Duration;
+
+// Blocks and files.
+
+/// Bytes of payload in a block at most. Large enough that the cost per block (a round trip, a header, a place
+/// in the index) is small beside its transfer; small enough that one is hashed in a fraction of a millisecond.
+/// A longer one is refused before it is read.
+pub const BLOCK_SIZE_MAX: usize = 262_144;
+
+/// Children of a node or root at most: 64 bytes each when encrypted, so that a full node is 64 KiB.
+pub const FAN_OUT: usize = 1024;
+
+/// Bytes in a file at most: a signed 64-bit offset, as the system's files have. A longer length in a root is
+/// refused; a longer stream cannot be shared.
+pub const FILE_SIZE_MAX: u64 = i64::MAX as u64;
+
+// Finding peers.
+
+/// Contacts in a bucket, and peers in a neighbourhood (Kademlia's k; Maymounkov and Mazieres 2002, section 2.3).
+pub const K: usize = 20;
+
+/// Requests that a lookup has on their way at once, late ones not counted (Kademlia's alpha).
+pub const ALPHA: usize = 5;
+
+/// Bytes in a datagram at most: fits every path's MTU without fragments, IPv6's minimum of 1,280 less headers.
+/// A longer one is never sent, and dropped when it arrives.
+pub const DATAGRAM_SIZE_MAX: usize = 1200;
+
+/// Addresses in one HAVE datagram at most: 1,024 bytes of them fit a datagram. More is a malformed datagram.
+pub const HAVE_MAX: usize = 32;
+
+/// Times a request is sent to a contact before it counts as unanswered.
+pub const REQUEST_ATTEMPTS: u32 = 3;
+
+/// Lookups that run at once in a node; further ones wait in order.
+pub const LOOKUPS_MAX: usize = 16;
+
+/// Requests on their way at once in a node; a lookup that wants to send more waits.
+pub const REQUESTS_MAX: usize = 64;
+
+/// Contacts that a lookup remembers at most, the farthest are forgotten: bounds what a peer that invents
+/// contacts can make a lookup hold.
+pub const LOOKUP_CONTACTS_MAX: usize = 200;
+
+/// First guess of a round trip to a contact never measured. Doubles with each attempt.
+pub const RTO_INITIAL: Duration = Duration::from_millis(500);
+
+/// A time-out is never shorter: a busy machine is no dead one.
+pub const RTO_MIN: Duration = Duration::from_millis(150);
+
+/// A time-out is never longer.
+pub const RTO_MAX: Duration = Duration::from_secs(3);
+
+/// Requests in a row that a contact may leave unanswered; then its bucket drops it.
+pub const CONTACT_FAILURES_MAX: u8 = 3;
+
+/// How long lookups pass over a contact that did not answer one.
+pub const UNRESPONSIVE_FOR: Duration = Duration::from_secs(60);
+
+/// Unresponsive contacts remembered at most; the first to expire is forgotten.
+pub const UNRESPONSIVE_MAX: usize = 1024;
+
+/// Contacts of one IPv4 /24 or IPv6 /56 in a bucket at most, private ranges exempt: a single network cannot
+/// fill a bucket.
+pub const PER_NETWORK_IN_BUCKET: usize = 2;
+
+/// A bucket that no lookup has touched for this long is refreshed.
+pub const REFRESH_AFTER: Duration = Duration::from_secs(3600);
+
+/// A contact that has not been heard for this long is pinged.
+pub const PING_AFTER: Duration = Duration::from_secs(900);
+
+/// Length of an epoch of the address token; one is accepted in the epoch it was made in and in the next.
+pub const TOKEN_EPOCH: Duration = Duration::from_secs(300);
+
+/// Addresses given by the user to bootstrap from, and those read from the saved table, at most.
+pub const SEEDS_MAX: usize = 256;
+
+/// First and longest pause between attempts to reach a bootstrap address; it doubles, and never gives up.
+pub const SEED_RETRY_FIRST: Duration = Duration::from_millis(250);
+/// See [`SEED_RETRY_FIRST`].
+pub const SEED_RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// How long a join attempt may take before lookups no longer wait for it.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Period in which a peer that is not in client-mode has its reachability checked again.
+pub const REACHABILITY_PERIOD: Duration = Duration::from_secs(3600);
+
+/// Round-trip estimates kept of peers outside the table at most.
+pub const RTT_ESTIMATES_MAX: usize = 4096;
+
+// Connections.
+
+/// Connections in all at most (DESIGN: 256). One more is refused with a reason; idle ones go first.
+pub const CONNECTIONS_MAX: usize = 256;
+
+/// Connections of local clients at most, beside those of peers.
+pub const CLIENTS_MAX: usize = 128;
+
+/// Connections to peers that are being opened at once at most: home routers choke on more. Others wait.
+pub const CONNECTING_MAX: usize = 16;
+
+/// Bytes of a frame's fields beside a payload at most: an OFFER of [`OFFER_MAX`] addresses, or a text.
+pub const FRAME_FIELDS_MAX: usize = 16_384;
+
+/// Addresses in an OFFER at most: 32 bytes each.
+pub const OFFER_MAX: usize = 256;
+
+/// Bytes of text in a frame at most (a reason, a status page).
+pub const TEXT_MAX: usize = 8192;
+
+/// Blocks asked of one peer and not yet answered at most.
+pub const GETS_PER_CONNECTION: usize = 16;
+
+/// Blocks that one peer may have asked of us, unanswered, at most: more and we stop reading from it.
+pub const EGRESS_BLOCKS_MAX: usize = 64;
+
+/// Bytes of small frames queued on a connection at most: more and we stop reading from it.
+pub const EGRESS_BYTES_MAX: usize = 1 << 20;
+
+/// Payload bytes sent to one peer by PUT and not yet acknowledged at most.
+pub const PUT_WINDOW: usize = 4 << 20;
+
+/// How long a connection may take to be opened, greeting included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a peer that owes us an answer may send nothing at all before its connection is closed.
+pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A connection on which nobody wants anything is closed after this long.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a peer is not connected to again after it could not be, or broke the protocol.
+pub const SHUN_FOR: Duration = Duration::from_secs(60);
+
+/// How long a peer is shunned whose blocks were wrong twice.
+pub const SHUN_LIAR_FOR: Duration = Duration::from_secs(3600);
+
+/// Shunned peers remembered at most; the first to expire is forgotten.
+pub const SHUNNED_MAX: usize = 1024;
+
+// Getting and placing.
+
+/// Copies of a block asked for by default, beside the sharer's own.
+pub const COPIES_DEFAULT: u8 = 8;
+
+/// Copies at most: the neighbourhood of a block has no more peers.
+pub const COPIES_MAX: u8 = K as u8;
+
+/// Blocks of a client's share that wait for their copies at most; more and the client's frames are not read.
+pub const PLACING_MAX: usize = 4096;
+
+/// Blocks that are being placed at once, each with a lookup or offers on their way.
+pub const PLACING_AT_ONCE: usize = 256;
+
+/// How long placing is tried again while fewer than `--min-copies` are counted.
+pub const PLACE_RETRY: Duration = Duration::from_secs(10);
+
+/// Blocks that a client may have asked for and not been given at most.
+pub const WANTS_PER_CLIENT: usize = 1024;
+
+/// A block asked of a peer and not begun after this long is asked of another as well.
+pub const HEDGE_AFTER: Duration = Duration::from_secs(2);
+
+/// How often a block's holders are looked up again when all of them failed to give it.
+pub const RELOCATE_MAX: u32 = 2;
+
+// The store.
+
+/// Bytes written and not committed at most before a commit is begun whoever waits. Also what an opening pack
+/// re-reads of its end, since only that can be torn.
+pub const UNCOMMITTED_MAX: u64 = 64 << 20;
+
+/// Bytes after which write-back of what was written is started, so that the sync at the end is short.
+pub const WRITE_BACK_STEP: u64 = 4 << 20;
+
+/// How long a put whose sender waits for its acknowledgement lets others join its commit.
+pub const COMMIT_DELAY: Duration = Duration::from_millis(2);
+
+/// How long anything may stay uncommitted, even if nobody waits.
+pub const COMMIT_AFTER: Duration = Duration::from_secs(1);
+
+/// Bytes charged to the allotment for a block at least: what a file system gives at least.
+pub const BLOCK_CHARGE_MIN: u64 = 4096;
+
+/// Bytes of the allotment set aside for everything in the directory but the pack: key, contacts, log.
+pub const RESERVATION: u64 = 256 << 10;
+
+/// The smallest allotment that is accepted, in bytes.
+pub const CAPACITY_MIN: u64 = 1 << 20;
+
+/// The allotment by default, or half of the free space if that is less, in bytes.
+pub const CAPACITY_DEFAULT: u64 = 10 << 30;
+
+// Client and peer.
+
+/// How long a client tries to reach or start the peer of its directory.
+pub const PEER_START_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a private peer waits for its first client.
+pub const PRIVATE_IDLE: Duration = Duration::from_secs(5);
+
+/// Bytes of a private peer's log at most; a longer one is begun anew.
+pub const LOG_MAX: u64 = 64 << 10;
+
+/// Bytes of blocks that a fetch holds beyond what it has put out, by default (`--buffer`).
+pub const BUFFER_DEFAULT: usize = 16 << 20;
+
+/// Time without a verified block after which a fetch gives up (`--stall`).
+pub const STALL_DEFAULT: Duration = Duration::from_secs(30);
+
+const _: () = assert!(
+    FAN_OUT * 64 + 64 <= BLOCK_SIZE_MAX,
+    "a full root or node fits a block"
+);
+const _: () = assert!(
+    K * 51 + 100 <= DATAGRAM_SIZE_MAX,
+    "a bucket of contacts fits a datagram"
+);
+const _: () = assert!(
+    HAVE_MAX * 32 + 100 <= DATAGRAM_SIZE_MAX,
+    "a full HAVE fits a datagram"
+);
+const _: () = assert!(
+    OFFER_MAX * 32 + 64 <= FRAME_FIELDS_MAX,
+    "a full OFFER fits a frame"
+);
+const _: () = assert!(
+    RESERVATION < CAPACITY_MIN,
+    "the smallest allotment holds a block"
+);
