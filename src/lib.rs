@@ -20,10 +20,18 @@
 //! given them, so that a simulator can run the same code on a made-up network.
 
 pub mod block;
+pub mod cmd;
+pub mod dht;
+pub mod fetch;
 pub mod id;
+pub mod keep;
 pub mod limits;
+pub mod node;
+pub mod reactor;
 pub mod rng;
 pub mod store;
+pub mod sys;
 pub mod time;
 pub mod timers;
+pub mod transfer;
 pub mod wire;

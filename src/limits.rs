@@ -18,6 +18,10 @@ pub const FAN_OUT: usize = 1024;
 /// refused; a longer stream cannot be shared.
 pub const FILE_SIZE_MAX: u64 = i64::MAX as u64;
 
+/// Nodes of each level of a tree that a reader holds or waits for at most: the one whose children it takes, and
+/// the next, so that its children are known when they are wanted. At most 64 KiB each.
+pub const NODES_PER_LEVEL: usize = 2;
+
 // Finding peers.
 
 /// Contacts in a bucket, and peers in a neighbourhood (Kademlia's k; Maymounkov and Mazieres 2002, section 2.3).
@@ -93,6 +97,79 @@ pub const REACHABILITY_PERIOD: Duration = Duration::from_secs(3600);
 
 /// Round-trip estimates kept of peers outside the table at most.
 pub const RTT_ESTIMATES_MAX: usize = 4096;
+
+/// A peer's token is sent back to it for this long: less than it is accepted for, whenever in an epoch it was made.
+pub const TOKEN_FRESH: Duration = Duration::from_secs(240);
+
+/// Contacts that a lookup starts from at most: more than K, so that dead ones do not leave it with nobody to ask.
+pub const LOOKUP_START_MAX: usize = 2 * K;
+
+/// Addresses of one contact that a lookup tries at most: one that a stranger made up must not hide the true one.
+pub const CONTACT_ADDRESSES_MAX: u8 = 3;
+
+/// How long a lookup for a block waits for further holders after the first.
+pub const HOLDERS_LINGER: Duration = Duration::from_millis(300);
+
+/// Pings to peers that may enter the table, on their way at once at most; what strangers can make us send. Beyond
+/// it a stranger is not pinged.
+pub const PROBES_MAX: usize = 32;
+
+/// How often the table is looked over for contacts to ping and buckets to refresh.
+pub const UPKEEP_PERIOD: Duration = Duration::from_secs(30);
+
+/// Pings that one look over the table sends at most; the rest is left to the next.
+pub const UPKEEP_PINGS_MAX: usize = 16;
+
+/// Pause between the refresh of one bucket and the next.
+pub const REFRESH_PAUSE: Duration = Duration::from_secs(1);
+
+/// First pause before a peer that knows fewer than [`K`] looks for itself again; doubles up to [`REFRESH_AFTER`].
+pub const THIN_RETRY_FIRST: Duration = Duration::from_secs(1);
+
+/// First pause before a bootstrap address that answered in client-mode is asked again; it doubles. It may leave
+/// client-mode just now, because we came.
+pub const SEED_CLIENT_RETRY_FIRST: Duration = Duration::from_millis(50);
+
+/// Saved contacts that are tried at once, and how long before the next as many: a burst of all would be lost.
+pub const SAVED_AT_ONCE: usize = 10;
+/// See [`SAVED_AT_ONCE`].
+pub const SAVED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Peers that lately sent us a request, remembered at most; the oldest is forgotten.
+pub const REQUESTERS_MAX: usize = 32;
+
+/// Peers remembered as those to ask for DIAL_BACK at most; beyond it nobody is added.
+pub const DIALERS_MAX: usize = 32;
+
+/// DIAL_BACK requests, and connections promised by them, waited for at once at most.
+pub const DIAL_BACKS_WAITING_MAX: usize = 4;
+
+/// How long a promised connection is waited for.
+pub const DIAL_BACK_WAIT: Duration = Duration::from_secs(10);
+
+/// First and longest pause before the same peer is asked for DIAL_BACK again; it doubles.
+pub const DIAL_BACK_RETRY_FIRST: Duration = Duration::from_secs(1);
+/// See [`DIAL_BACK_RETRY_FIRST`].
+pub const DIAL_BACK_RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// Networks from which somebody must have connected back before a peer leaves client-mode; one peer in a private
+/// range counts as enough.
+pub const DIAL_BACK_NETWORKS: usize = 2;
+
+/// Attempts that may fail when reachability is checked again; then the peer is in client-mode again.
+pub const RECHECK_TRIES: u32 = 5;
+
+/// Connections made for DIAL_BACK in [`DIAL_BACK_PERIOD`] at most, and one to each address (private ranges
+/// exempt from the latter): nobody can have us knock at doors. Beyond it the answer is no.
+pub const DIAL_BACKS_MAX: usize = 16;
+/// See [`DIAL_BACKS_MAX`].
+pub const DIAL_BACK_PERIOD: Duration = Duration::from_secs(10);
+
+/// Peers of another version that are reported at most, each once.
+pub const OTHER_VERSIONS_MAX: usize = 64;
+
+/// Statements of others about our own address that are remembered at most; the oldest is forgotten.
+pub const OBSERVED_MAX: usize = 16;
 
 // Connections.
 

@@ -33,6 +33,9 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
+    /// Nothing here carries a time.
+    fn set_time(&mut self, _secs: u64) {}
+
     fn has(&self, id: &BlockId) -> bool {
         self.blocks.contains_key(id)
     }

@@ -2,6 +2,7 @@
 //! [`pack::PackStore`] of a data directory.
 
 mod memory;
+pub mod pack;
 
 pub use memory::MemoryStore;
 
@@ -79,6 +80,9 @@ impl std::error::Error for StoreError {}
 
 /// A set of blocks with a limit, that acknowledges what will survive a power cut.
 pub trait Store {
+    /// The time that records written from now on carry, in whole seconds since the Unix epoch.
+    fn set_time(&mut self, secs: u64);
+
     /// Whether the block is here. Says nothing of its being durable yet.
     fn has(&self, id: &BlockId) -> bool;
 

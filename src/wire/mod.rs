@@ -4,6 +4,8 @@
 
 pub mod codec;
 pub mod contact;
+pub mod datagram;
+pub mod frame;
 
 /// The version of the protocol, in every datagram and greeting.
 pub const PROTOCOL_VERSION: u8 = 1;

@@ -1,0 +1,810 @@
+//! From blocks to a file: says which blocks are wanted, takes them in any order, gives the bytes in theirs.
+//!
+//! Memory is bounded whatever the tree: the leaves of a window that the caller chooses, and two nodes for each
+//! level. Does no I/O and no hashing but of what is offered. Where blocks come from, how many are asked for at
+//! once and when to ask again is the caller's to decide: `fetch` and `check`.
+
+use super::address::Address;
+use super::cipher::apply;
+use super::tree::{parse_node, Content, Link, Root, Shape, TreeError};
+use super::{Block, Form, Kind, Role};
+use crate::id::BlockId;
+use crate::limits::NODES_PER_LEVEL;
+use std::collections::{BTreeMap, VecDeque};
+
+/// A place in the tree, for which a block was asked.
+#[derive(Clone, Copy)]
+enum Position {
+    Root,
+    Node { level: u32, index: u64 },
+    Leaf { index: u64 },
+}
+
+/// A node that is awaited, or some of whose children have not been taken.
+struct Node {
+    index: u64,
+    link: Link,
+    /// The children not taken yet, with those taken before them. Empty: the node is awaited.
+    links: Vec<Link>,
+    /// Children taken so far. Invariant: less than there are, or zero.
+    taken: usize,
+}
+
+/// A leaf of the window.
+struct Leaf {
+    link: Link,
+    state: LeafState,
+}
+
+enum LeafState {
+    Awaited,
+    /// Decrypted.
+    Held(Vec<u8>),
+    /// The caller has it.
+    Skipped,
+}
+
+/// Reassembles one file.
+///
+/// **Ask for what [`poll_want`](Decoder::poll_want) says, give what comes to
+/// [`handle_block`](Decoder::handle_block), take what [`poll_data`](Decoder::poll_data) has, in whatever order,
+/// until [`is_done`](Decoder::is_done).** After an error the file cannot be completed: give it up.
+pub struct Decoder {
+    address: Address,
+    /// Bytes of leaves beyond those given out that may be wanted or held.
+    buffer: u64,
+    /// Known once the root has come.
+    shape: Option<Shape>,
+    /// The file, if it lies in the root and was not given out yet.
+    inline: Option<Vec<u8>>,
+    /// At place i the nodes of level i + 1 in use, in the order of the file; the last place is the root's.
+    /// Invariant: at most [`NODES_PER_LEVEL`] each.
+    levels: Vec<VecDeque<Node>>,
+    /// At place i the number of blocks of level i taken from their parents so far.
+    taken: Vec<u64>,
+    /// The window: leaves taken and not given out, in the order of the file.
+    leaves: VecDeque<Leaf>,
+    /// Index of the window's first leaf; all before it are given out or skipped.
+    first_leaf: u64,
+    /// The first leaf that has not been offered.
+    offered: u64,
+    /// Blocks asked for, and the positions at which each is awaited.
+    wants: BTreeMap<BlockId, Vec<Position>>,
+    /// Leaves held in the window, with the last index of each.
+    held: BTreeMap<BlockId, u64>,
+}
+
+impl Decoder {
+    /// Begins a file. At most `buffer` bytes of leaves, but at least one leaf, are wanted or held at a time.
+    pub fn new(address: Address, buffer: usize) -> Decoder {
+        Decoder {
+            address,
+            buffer: buffer as u64,
+            shape: None,
+            inline: None,
+            levels: Vec::new(),
+            taken: Vec::new(),
+            leaves: VecDeque::new(),
+            first_leaf: 0,
+            offered: 0,
+            wants: BTreeMap::new(),
+            held: BTreeMap::new(),
+        }
+    }
+
+    /// The next block to ask for; `None` until something else arrives or is given out. An address is not named
+    /// again while it is outstanding or its bytes are held, at however many positions it stands (unless whoever
+    /// made the file gave one block several keys or lengths).
+    ///
+    /// The work is bounded by the window: blocks that are held already are copied to their further positions.
+    pub fn poll_want(&mut self) -> Option<BlockId> {
+        let Some(shape) = self.shape else {
+            let fresh = self.want(self.address.id, Position::Root);
+            return fresh.then_some(self.address.id);
+        };
+        for level in (1..=shape.height()).rev() {
+            while let Some((id, position)) = self.take_node(&shape, level) {
+                if self.want(id, position) {
+                    return Some(id);
+                }
+            }
+        }
+        while let Some((id, position)) = self.take_leaf(&shape) {
+            if self.want(id, position) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Number of blocks asked for that have not come.
+    pub fn outstanding(&self) -> usize {
+        self.wants.len()
+    }
+
+    /// Takes a block that was asked for. One that is not wanted, or no longer, is ignored.
+    ///
+    /// Any error but a missing, needless or wrong key is the fault of whoever made the file: blocks are
+    /// verified, so that no peer can cause it.
+    pub fn handle_block(&mut self, block: Block) -> Result<(), TreeError> {
+        let (id, kind) = (block.id(), block.kind());
+        let Some(positions) = self.wants.remove(&id) else {
+            return Ok(());
+        };
+        let mut payload = block.into_payload();
+        let last = positions.len().saturating_sub(1);
+        for (i, position) in positions.into_iter().enumerate() {
+            let payload = match i == last {
+                true => std::mem::take(&mut payload),
+                false => payload.clone(),
+            };
+            match position {
+                Position::Root => self.handle_root(kind, payload)?,
+                Position::Node { level, index } => self.handle_node(kind, level, index, payload)?,
+                Position::Leaf { index } => self.handle_leaf(id, kind, index, payload)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The next bytes of the file and their offset. Offsets only grow, and leave out what was skipped.
+    pub fn poll_data(&mut self) -> Option<(u64, Vec<u8>)> {
+        if let Some(data) = self.inline.take() {
+            return (!data.is_empty()).then_some((0, data));
+        }
+        let shape = self.shape?;
+        self.drop_skipped();
+        let front = self.leaves.front_mut()?;
+        let LeafState::Held(data) = &mut front.state else {
+            return None;
+        };
+        let data = std::mem::take(data);
+        let (id, index) = (front.link.id, self.first_leaf);
+        self.leaves.pop_front();
+        self.first_leaf += 1;
+        if self.held.get(&id) == Some(&index) {
+            self.held.remove(&id);
+        }
+        self.drop_skipped();
+        Some((shape.span(0, index).start, data))
+    }
+
+    /// The offset and length of the next leaf to be wanted, if its address is known, the window has room for
+    /// it, and nothing was offered for it: what the caller may have of it already.
+    pub fn poll_leaf(&self) -> Option<(u64, usize)> {
+        let shape = self.shape?;
+        let index = *self.taken.first()?;
+        if index < self.offered || !self.has_room(&shape, index) {
+            return None;
+        }
+        let parent = self.levels[0].front()?;
+        parent.links.get(parent.taken)?;
+        Some((shape.span(0, index).start, shape.leaf_len(index)))
+    }
+
+    /// Offers bytes of the caller's own for the leaf that [`poll_leaf`](Decoder::poll_leaf) names. If they are
+    /// that leaf, it is neither wanted nor given out. Costs one encryption and one hash. Whatever the answer, a
+    /// leaf can be offered once.
+    pub fn offer(&mut self, mut data: Vec<u8>) -> bool {
+        let (Some(shape), Some((_, len))) = (self.shape, self.poll_leaf()) else {
+            return false;
+        };
+        self.offered += 1;
+        let parent = &self.levels[0][0];
+        let link = parent.links[parent.taken];
+        if data.len() != len {
+            return false;
+        }
+        if let Some(key) = &link.key {
+            apply(key, &mut data);
+        }
+        let kind = Kind {
+            role: Role::Leaf,
+            form: shape.form(),
+        };
+        if Block::verify(link.id, kind, data).is_err() {
+            return false;
+        }
+        self.take_child(0);
+        self.leaves.push_back(Leaf {
+            link,
+            state: LeafState::Skipped,
+        });
+        self.drop_skipped();
+        true
+    }
+
+    /// Bytes in the file, once the root has come.
+    pub fn length(&self) -> Option<u64> {
+        self.shape.map(|shape| shape.length())
+    }
+
+    /// The shape of the file's tree, once the root has come.
+    pub fn shape(&self) -> Option<Shape> {
+        self.shape
+    }
+
+    /// Whether the whole file has been given out or skipped.
+    pub fn is_done(&self) -> bool {
+        match &self.shape {
+            Some(shape) => self.first_leaf == shape.leaves() && self.inline.is_none(),
+            None => false,
+        }
+    }
+
+    /// Notes that a block is awaited at a position; whether it is to be asked for.
+    fn want(&mut self, id: BlockId, position: Position) -> bool {
+        // A root that is asked for is asked for once.
+        if matches!(position, Position::Root) && self.wants.contains_key(&id) {
+            return false;
+        }
+        let positions = self.wants.entry(id).or_default();
+        positions.push(position);
+        positions.len() == 1
+    }
+
+    /// Takes the next link of this level from its parent, if the parent is there.
+    fn take_child(&mut self, level: u32) -> Option<(u64, Link)> {
+        let parents = &mut self.levels[level as usize];
+        let parent = parents.front_mut()?;
+        let link = *parent.links.get(parent.taken)?;
+        parent.taken += 1;
+        if parent.taken == parent.links.len() {
+            parents.pop_front();
+        }
+        let index = self.taken[level as usize];
+        self.taken[level as usize] += 1;
+        Some((index, link))
+    }
+
+    /// Takes the next node of this level into use. Returns it if it must come from outside.
+    fn take_node(&mut self, shape: &Shape, level: u32) -> Option<(BlockId, Position)> {
+        let place = level as usize - 1;
+        while self.levels[place].len() < NODES_PER_LEVEL {
+            let (index, link) = self.take_child(level)?;
+            let children = shape.children(level, index);
+            // The same node again, as in a file of zeros: its neighbour has the links.
+            let links = self.levels[place]
+                .iter()
+                .find(|node| node.link == link && node.links.len() == children)
+                .map(|node| node.links.clone());
+            let awaited = links.is_none();
+            self.levels[place].push_back(Node {
+                index,
+                link,
+                links: links.unwrap_or_default(),
+                taken: 0,
+            });
+            if awaited {
+                return Some((link.id, Position::Node { level, index }));
+            }
+        }
+        None
+    }
+
+    /// Takes the next leaf into the window, if that has room. Returns it if it must come from outside.
+    fn take_leaf(&mut self, shape: &Shape) -> Option<(BlockId, Position)> {
+        while self.has_room(shape, *self.taken.first()?) {
+            let (index, link) = self.take_child(0)?;
+            let len = shape.leaf_len(index);
+            let copy = self.held_copy(&link, len);
+            let awaited = copy.is_none();
+            let state = match copy {
+                Some(data) => {
+                    self.held.insert(link.id, index);
+                    LeafState::Held(data)
+                }
+                None => LeafState::Awaited,
+            };
+            self.leaves.push_back(Leaf { link, state });
+            if awaited {
+                return Some((link.id, Position::Leaf { index }));
+            }
+        }
+        None
+    }
+
+    /// The bytes of a leaf that is held at another position, too.
+    fn held_copy(&self, link: &Link, len: usize) -> Option<Vec<u8>> {
+        let index = *self.held.get(&link.id)?;
+        let leaf = &self.leaves[(index - self.first_leaf) as usize];
+        match &leaf.state {
+            LeafState::Held(data) if leaf.link == *link && data.len() == len => Some(data.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether the leaf, the next to be taken, exists and the window has room for it.
+    fn has_room(&self, shape: &Shape, index: u64) -> bool {
+        if index >= shape.leaves() {
+            return false;
+        }
+        let start = shape.span(0, self.first_leaf).start;
+        let end = shape.span(0, index).end;
+        index == self.first_leaf || end - start <= self.buffer
+    }
+
+    fn drop_skipped(&mut self) {
+        while let Some(Leaf {
+            state: LeafState::Skipped,
+            ..
+        }) = self.leaves.front()
+        {
+            self.leaves.pop_front();
+            self.first_leaf += 1;
+        }
+    }
+
+    fn handle_root(&mut self, kind: Kind, payload: Vec<u8>) -> Result<(), TreeError> {
+        if kind.role != Role::Root {
+            return Err(TreeError::NotRoot);
+        }
+        let key = self.address.key;
+        if kind.form == Form::Encrypted && key.is_none() {
+            return Err(TreeError::NeedsKey);
+        }
+        let Root { shape, content } = Root::parse(payload, kind.form, key.as_ref())?;
+        match content {
+            // An empty file is complete: there is nothing to give out.
+            Content::Inline(data) => self.inline = Some(data).filter(|data| !data.is_empty()),
+            Content::Sealed => return Err(TreeError::NeedsKey),
+            Content::Children(links) => {
+                let height = shape.height() as usize;
+                self.taken = vec![0; height + 1];
+                self.levels.resize_with(height + 1, VecDeque::new);
+                self.levels[height].push_back(Node {
+                    index: 0,
+                    link: Link {
+                        id: self.address.id,
+                        key,
+                    },
+                    links,
+                    taken: 0,
+                });
+            }
+        }
+        self.shape = Some(shape);
+        Ok(())
+    }
+
+    fn handle_node(
+        &mut self,
+        kind: Kind,
+        level: u32,
+        index: u64,
+        payload: Vec<u8>,
+    ) -> Result<(), TreeError> {
+        let shape = self.expect_kind(kind, Role::Node)?;
+        let node = self.levels[level as usize - 1]
+            .iter_mut()
+            .find(|node| node.index == index)
+            .expect("a node that is awaited is in use");
+        let children = shape.children(level, index);
+        node.links = parse_node(payload, kind.form, node.link.key.as_ref(), children)?;
+        Ok(())
+    }
+
+    fn handle_leaf(
+        &mut self,
+        id: BlockId,
+        kind: Kind,
+        index: u64,
+        mut payload: Vec<u8>,
+    ) -> Result<(), TreeError> {
+        let shape = self.expect_kind(kind, Role::Leaf)?;
+        if payload.len() != shape.leaf_len(index) {
+            return Err(TreeError::BadShape("a leaf has the wrong length"));
+        }
+        let leaf = &mut self.leaves[(index - self.first_leaf) as usize];
+        if let Some(key) = &leaf.link.key {
+            apply(key, &mut payload);
+        }
+        leaf.state = LeafState::Held(payload);
+        // Positions come in the order of the file unless one waited for another's bytes to be given out.
+        let last = self.held.entry(id).or_insert(index);
+        *last = index.max(*last);
+        Ok(())
+    }
+
+    /// The tree's shape, if this kind has the role and the tree's form.
+    fn expect_kind(&self, kind: Kind, role: Role) -> Result<Shape, TreeError> {
+        let shape = self
+            .shape
+            .expect("only the root is wanted before its shape is known");
+        let form = shape.form();
+        if kind == (Kind { role, form }) {
+            Ok(shape)
+        } else {
+            Err(TreeError::BadShape("a block of the wrong kind"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::block::cipher::{seal, BlockKey, Secret};
+    use crate::block::encode::Encoder;
+    use crate::block::tree::{self, Plaintext, LEAF_SIZE};
+    use crate::rng::Rng;
+
+    const FORMS: [Form; 2] = [Form::Plain, Form::Encrypted];
+    const LEAF: u64 = LEAF_SIZE as u64;
+    const WINDOW: usize = 8 * LEAF_SIZE;
+
+    /// Blocks by address, as a network would have them.
+    #[derive(Default)]
+    struct Blocks(BTreeMap<BlockId, Block>);
+
+    impl Blocks {
+        /// Puts a file of these leaves' bytes.
+        fn share<'a>(&mut self, form: Form, data: impl Iterator<Item = &'a [u8]>) -> Address {
+            let mut encoder = Encoder::new(form);
+            for piece in data {
+                encoder.push(piece);
+                self.put_all(&mut encoder);
+            }
+            encoder.finish();
+            self.put_all(&mut encoder);
+            encoder.outcome().unwrap()
+        }
+
+        fn put_all(&mut self, encoder: &mut Encoder) {
+            while let Some((kind, payload)) = encoder.poll_put() {
+                let block = Block::new(kind, payload).unwrap();
+                encoder.handle_put(block.id());
+                self.0.insert(block.id(), block);
+            }
+        }
+
+        /// Puts a block made by hand.
+        fn put(&mut self, role: Role, form: Form, plain: Plaintext) -> Link {
+            let Plaintext { mut payload, clear } = plain;
+            let kind = Kind { role, form };
+            let key = seal(&Secret::NONE, kind, &mut payload, clear);
+            let block = Block::new(kind, payload).unwrap();
+            let id = block.id();
+            self.0.insert(id, block);
+            Link { id, key }
+        }
+
+        fn leaf(&mut self, form: Form, payload: Vec<u8>) -> Link {
+            self.put(Role::Leaf, form, Plaintext { payload, clear: 0 })
+        }
+
+        fn root(&mut self, form: Form, length: u64, children: &[Link]) -> Address {
+            let plain = tree::write_root(form, length, children);
+            let Link { id, key } = self.put(Role::Root, form, plain);
+            Address { id, key }
+        }
+
+        /// All bytes of a file, the latest wanted block coming first; nothing is asked for twice at once.
+        fn fetch(&self, address: Address, buffer: usize) -> Result<Vec<u8>, TreeError> {
+            let mut decoder = Decoder::new(address, buffer);
+            let (mut data, mut wanted) = (Vec::new(), Vec::new());
+            while !decoder.is_done() {
+                while let Some(id) = decoder.poll_want() {
+                    assert!(!wanted.contains(&id));
+                    wanted.push(id);
+                }
+                assert_eq!(decoder.outstanding(), wanted.len());
+                if let Some(id) = wanted.pop() {
+                    decoder.handle_block(self.0[&id].clone())?;
+                }
+                while let Some((offset, piece)) = decoder.poll_data() {
+                    assert_eq!(offset, data.len() as u64);
+                    data.extend(piece);
+                }
+            }
+            assert_eq!(decoder.length(), Some(data.len() as u64));
+            Ok(data)
+        }
+    }
+
+    fn some_data(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i % 251) as u8).collect()
+    }
+
+    #[test]
+    fn file_of_every_edge_size_comes_back_whatever_the_order() {
+        let sizes = [
+            0,
+            1,
+            262_117,
+            262_118,
+            262_119,
+            262_133,
+            262_134,
+            262_135,
+            262_143,
+            262_144,
+            262_145,
+            3 << 20,
+        ];
+        for form in FORMS {
+            for size in sizes {
+                let data = some_data(size);
+                let mut blocks = Blocks::default();
+                let address = blocks.share(form, [&data[..]].into_iter());
+                for buffer in [0, WINDOW, usize::MAX] {
+                    assert!(blocks.fetch(address, buffer) == Ok(data.clone()), "{size}");
+                }
+            }
+        }
+    }
+
+    /// Seven leaves in turn, so that a full root and one byte more takes little memory.
+    #[test]
+    fn tree_of_two_levels_comes_back_in_order() {
+        let leaf = |index: u64| vec![(index % 7) as u8; LEAF_SIZE];
+        let leaves: Vec<Vec<u8>> = (0..7).map(leaf).collect();
+        let mut rng = Rng::new([5; 32]);
+        for form in FORMS {
+            let mut blocks = Blocks::default();
+            let whole = (0..1024).map(|i| &leaves[i % 7][..]);
+            let address = blocks.share(form, whole.chain([&b"!"[..]]));
+            assert_eq!(blocks.0.len(), 7 + 1 + 2 + 1);
+            let mut decoder = Decoder::new(address, WINDOW);
+            let (mut wanted, mut next, mut asked) = (Vec::new(), 0, 0);
+            while !decoder.is_done() {
+                while let Some(id) = decoder.poll_want() {
+                    wanted.push(id);
+                    asked += 1;
+                }
+                let id = wanted.swap_remove(rng.below(wanted.len() as u64) as usize);
+                decoder.handle_block(blocks.0[&id].clone()).unwrap();
+                while let Some((offset, data)) = decoder.poll_data() {
+                    assert_eq!(offset, next * LEAF);
+                    match next {
+                        1024 => assert!(data == b"!"),
+                        _ => assert!(data == leaves[(next % 7) as usize]),
+                    }
+                    next += 1;
+                    if decoder.poll_want().map(|id| wanted.push(id)).is_some() {
+                        asked += 1;
+                    }
+                }
+            }
+            assert_eq!(next, 1025);
+            assert!(asked <= 1024, "{asked} blocks asked for");
+        }
+    }
+
+    #[test]
+    fn file_of_zeros_is_asked_for_once() {
+        let zeros = vec![0; LEAF_SIZE];
+        let count = 3 * 1024;
+        for form in FORMS {
+            let mut blocks = Blocks::default();
+            let address = blocks.share(form, (0..count).map(|_| &zeros[..]));
+            assert_eq!(blocks.0.len(), 3);
+            let mut decoder = Decoder::new(address, WINDOW);
+            let (mut asked, mut given) = (0, 0);
+            while !decoder.is_done() {
+                while let Some(id) = decoder.poll_want() {
+                    asked += 1;
+                    decoder.handle_block(blocks.0[&id].clone()).unwrap();
+                }
+                if let Some((offset, data)) = decoder.poll_data() {
+                    assert!(offset == given * LEAF && data == zeros);
+                    given += 1;
+                }
+            }
+            assert_eq!((asked, given), (3, count));
+        }
+    }
+
+    #[test]
+    fn window_bounds_what_is_wanted_and_held() {
+        let data = some_data(20 * LEAF_SIZE);
+        let mut blocks = Blocks::default();
+        let address = blocks.share(Form::Encrypted, [&data[..]].into_iter());
+        for (buffer, most) in [(0, 1), (LEAF_SIZE, 1), (3 * LEAF_SIZE - 1, 2), (WINDOW, 8)] {
+            let mut decoder = Decoder::new(address, buffer);
+            let root = decoder.poll_want().unwrap();
+            assert_eq!(decoder.poll_want(), None);
+            decoder.handle_block(blocks.0[&root].clone()).unwrap();
+            let wanted: Vec<BlockId> = std::iter::from_fn(|| decoder.poll_want()).collect();
+            assert_eq!((wanted.len(), decoder.outstanding()), (most, most));
+            for id in wanted.iter().rev() {
+                decoder.handle_block(blocks.0[id].clone()).unwrap();
+                assert_eq!(decoder.poll_want(), None, "nothing was given out");
+            }
+            assert_eq!(decoder.poll_data().unwrap().1, data[..LEAF_SIZE]);
+            assert!(decoder.poll_want().is_some());
+            assert_eq!(decoder.poll_want(), None);
+        }
+    }
+
+    #[test]
+    fn block_that_is_not_wanted_is_ignored() {
+        let mut blocks = Blocks::default();
+        let address = blocks.share(Form::Plain, [&b"data"[..]].into_iter());
+        let mut decoder = Decoder::new(address, WINDOW);
+        let root = blocks.0[&address.id].clone();
+        assert_eq!(decoder.handle_block(root.clone()), Ok(()));
+        assert_eq!(decoder.length(), None);
+        decoder.poll_want();
+        assert_eq!(decoder.handle_block(root.clone()), Ok(()));
+        assert_eq!(decoder.handle_block(root), Ok(()));
+        assert_eq!(decoder.poll_data(), Some((0, b"data".to_vec())));
+        assert!(decoder.is_done() && decoder.poll_data().is_none());
+    }
+
+    #[test]
+    fn missing_wrong_and_needless_key_are_told_apart_before_any_data() {
+        for size in [0, 5, 3 * LEAF_SIZE] {
+            let data = some_data(size);
+            let mut blocks = Blocks::default();
+            let [plain, sealed] = FORMS.map(|form| blocks.share(form, [&data[..]].into_iter()));
+            let other = Some(BlockKey([9; 32]));
+            for (id, key, error) in [
+                (sealed.id, None, TreeError::NeedsKey),
+                (sealed.id, other, TreeError::WrongKey),
+                (plain.id, other, TreeError::NeedlessKey),
+            ] {
+                let fetched = blocks.fetch(Address { id, key }, WINDOW);
+                assert_eq!(fetched, Err(error));
+            }
+        }
+    }
+
+    #[test]
+    fn tree_that_is_not_what_its_length_dictates_is_refused() {
+        let bad = |fetched| matches!(fetched, Err(TreeError::BadShape(_)));
+        for form in FORMS {
+            let mut blocks = Blocks::default();
+            let full = blocks.leaf(form, vec![1; LEAF_SIZE]);
+            let short = blocks.leaf(form, vec![1; 5]);
+            let honest = blocks.root(form, LEAF + 5, &[full, short]);
+            assert!(blocks.fetch(honest, WINDOW).is_ok());
+            for (length, children) in [
+                (LEAF + 5, vec![full, short, short]),
+                (LEAF + 5, vec![full]),
+                (LEAF + 6, vec![full, short]),
+                (LEAF + 5, vec![short, full]),
+                (2 * LEAF, vec![full, short]),
+                (u64::MAX, vec![full, short]),
+                (1 << 62, vec![full, short]),
+            ] {
+                let address = blocks.root(form, length, &children);
+                assert!(bad(blocks.fetch(address, WINDOW)), "{length}");
+            }
+            let address = blocks.root(form, 2 * LEAF, &[full, honest_link(honest)]);
+            assert!(bad(blocks.fetch(address, WINDOW)), "a root is no leaf");
+            let id = full.id;
+            let leaf = Address { id, key: full.key };
+            assert_eq!(blocks.fetch(leaf, WINDOW), Err(TreeError::NotRoot));
+        }
+    }
+
+    fn honest_link(address: Address) -> Link {
+        Link {
+            id: address.id,
+            key: address.key,
+        }
+    }
+
+    #[test]
+    fn node_with_a_child_too_many_or_too_few_is_refused() {
+        for form in FORMS {
+            let mut blocks = Blocks::default();
+            let leaf = blocks.leaf(form, vec![1; LEAF_SIZE]);
+            let mut node = |count| {
+                let plain = tree::write_node(form, &vec![leaf; count]);
+                blocks.put(Role::Node, form, plain)
+            };
+            let [two, three, full, over] = [2, 3, 1024, 1025].map(&mut node);
+            let length = (1024 + 2) * LEAF;
+            for (children, good) in [
+                ([full, two], true),
+                ([full, three], false),
+                ([full, leaf], false),
+                ([over, two], false),
+                ([full, full], false),
+                ([two, two], false),
+            ] {
+                let address = blocks.root(form, length, &children);
+                let mut decoder = Decoder::new(address, WINDOW);
+                let mut failed = false;
+                while let (false, Some(id)) = (failed, decoder.poll_want()) {
+                    failed = decoder.handle_block(blocks.0[&id].clone()).is_err();
+                }
+                assert_eq!(failed, !good);
+            }
+        }
+    }
+
+    #[test]
+    fn held_leaf_is_copied_only_for_the_same_key_and_length() {
+        let form = Form::Encrypted;
+        let mut blocks = Blocks::default();
+        let leaf = blocks.leaf(form, vec![1; LEAF_SIZE]);
+        let key = Some(BlockKey([9; 32]));
+        let other = Link { key, ..leaf };
+        for (length, second, sound) in [
+            (2 * LEAF, leaf, true),
+            (2 * LEAF, other, true),
+            (2 * LEAF - 1, leaf, false),
+        ] {
+            let address = blocks.root(form, length, &[leaf, second]);
+            let mut decoder = Decoder::new(address, WINDOW);
+            let mut failed = false;
+            while let (false, Some(id)) = (failed, decoder.poll_want()) {
+                failed = decoder.handle_block(blocks.0[&id].clone()).is_err();
+            }
+            assert_eq!(failed, !sound);
+            if sound {
+                let first = decoder.poll_data().unwrap().1;
+                let same = first == decoder.poll_data().unwrap().1;
+                assert_eq!(same, second == leaf);
+            }
+        }
+    }
+
+    #[test]
+    fn leaf_of_the_other_form_is_refused() {
+        let mut blocks = Blocks::default();
+        let plain = blocks.leaf(Form::Plain, vec![1; LEAF_SIZE]);
+        let key = Some(BlockKey([0; 32]));
+        let address = blocks.root(Form::Encrypted, LEAF, &[Link { key, ..plain }]);
+        assert!(blocks.fetch(address, WINDOW).is_err());
+    }
+
+    #[test]
+    fn what_the_caller_has_is_neither_wanted_nor_given_out() {
+        let data = some_data(5 * LEAF_SIZE + 7);
+        // Leaves 0, 1 and 5 of the caller's copy are right.
+        let mut local = data.clone();
+        for index in 2..5 {
+            local[index * LEAF_SIZE] ^= 1;
+        }
+        for (form, buffer) in FORMS
+            .into_iter()
+            .flat_map(|form| [(form, 0), (form, WINDOW)])
+        {
+            let mut blocks = Blocks::default();
+            let address = blocks.share(form, [&data[..]].into_iter());
+            let mut decoder = Decoder::new(address, buffer);
+            assert_eq!(decoder.poll_leaf(), None);
+            let (mut accepted, mut offsets, mut asked) = (0, Vec::new(), 0);
+            while !decoder.is_done() {
+                if let Some((offset, len)) = decoder.poll_leaf() {
+                    let start = offset as usize;
+                    let took = decoder.offer(local[start..start + len].to_vec());
+                    accepted += usize::from(took);
+                    continue;
+                }
+                if let Some(id) = decoder.poll_want() {
+                    asked += 1;
+                    decoder.handle_block(blocks.0[&id].clone()).unwrap();
+                }
+                while let Some((offset, piece)) = decoder.poll_data() {
+                    let start = offset as usize;
+                    assert_eq!(piece, data[start..start + piece.len()]);
+                    offsets.push(offset / LEAF);
+                }
+            }
+            assert_eq!((accepted, asked), (3, 1 + 3));
+            assert_eq!(offsets, [2, 3, 4]);
+        }
+    }
+
+    #[test]
+    fn offer_of_another_length_is_declined() {
+        let data = some_data(2 * LEAF_SIZE);
+        let mut blocks = Blocks::default();
+        let address = blocks.share(Form::Plain, [&data[..]].into_iter());
+        let mut decoder = Decoder::new(address, WINDOW);
+        assert!(!decoder.offer(data.clone()), "nothing is known yet");
+        decoder.poll_want();
+        decoder.handle_block(blocks.0[&address.id].clone()).unwrap();
+        assert_eq!(decoder.poll_leaf(), Some((0, LEAF_SIZE)));
+        assert!(!decoder.offer(data[..LEAF_SIZE - 1].to_vec()));
+        assert_eq!(decoder.poll_leaf(), None, "it is offered once");
+        assert!(decoder.poll_want().is_some());
+        assert_eq!(decoder.poll_leaf(), Some((LEAF, LEAF_SIZE)));
+        assert!(decoder.offer(data[LEAF_SIZE..].to_vec()));
+    }
+}

@@ -1,0 +1,251 @@
+//! `strew fetch`: collects the blocks of an address, and writes the bytes in order.
+
+use super::client::{NoFrame, Peer};
+use super::failure::{Failure, Status};
+use super::options::{self, Common, Parsed};
+use super::output::Output;
+use super::progress::{human, Line};
+use super::say;
+use crate::block::address::Address;
+use crate::block::decode::Decoder;
+use crate::block::tree::TreeError;
+use crate::block::Block;
+use crate::id::BlockId;
+use crate::wire::frame::{Frame, MissingReason};
+use getopts::Options;
+use std::time::{Duration, Instant};
+
+/// The options of this command.
+pub fn options() -> Options {
+    let mut options = options::common();
+    options.optopt(
+        "o",
+        "output",
+        "write to FILE, by way of FILE.part; - is standard output",
+        "FILE",
+    );
+    options.optflag(
+        "f",
+        "force",
+        "replace FILE, and a FILE.part of something else",
+    );
+    options.optopt(
+        "",
+        "buffer",
+        "bytes fetched ahead of what is written (default 16M)",
+        "SIZE",
+    );
+    options
+}
+
+/// Fetches one address.
+pub fn run(parsed: &Parsed) -> Result<(), Failure> {
+    let common = Common::new(parsed)?;
+    let buffer = options::buffer(parsed)?;
+    let [text] = &parsed.matches.free[..] else {
+        let message = match parsed.matches.free.is_empty() {
+            true => "fetch what? Give the ADDRESS.KEY that share printed",
+            false => "fetch takes one address",
+        };
+        return Err(Failure::usage(message));
+    };
+    let address: Address = text
+        .parse()
+        .map_err(|error| Failure::usage(format!("{text}: {error}")))?;
+    let mut output = Output::new(
+        parsed.path("output").as_deref(),
+        parsed.matches.opt_present("force"),
+    )?;
+    let peer = Peer::connect(&common)?;
+    let mut fetch = Fetch {
+        line: Line::new(&common, &address.id.to_string()[..8]),
+        deadline: common.timeout.map(|timeout| Instant::now() + timeout),
+        common: &common,
+        peer,
+        address,
+        decoder: Decoder::new(address, buffer),
+        resuming: output.found() > 0,
+        given_out: 0,
+    };
+    let result = fetch.run(&mut output).and_then(|()| output.finish());
+    let Fetch {
+        peer,
+        given_out,
+        mut line,
+        ..
+    } = fetch;
+    line.clear();
+    drop(line);
+    peer.leave();
+    match result {
+        Ok(()) => {
+            log::info!("{} bytes of {} given out", given_out, address.id);
+            Ok(())
+        }
+        Err(failure) => Err(output.give_up(failure)),
+    }
+}
+
+struct Fetch<'a> {
+    common: &'a Common,
+    peer: Peer,
+    address: Address,
+    decoder: Decoder,
+    line: Line,
+    deadline: Option<Instant>,
+    /// What an earlier attempt has left is being verified.
+    resuming: bool,
+    /// Bytes of the file that are written or were found.
+    given_out: u64,
+}
+
+impl Fetch<'_> {
+    fn run(&mut self, output: &mut Output) -> Result<(), Failure> {
+        loop {
+            self.verify_found(output)?;
+            while let Some(id) = self.decoder.poll_want() {
+                self.peer.send(&Frame::Fetch(id))?;
+            }
+            while let Some((offset, data)) = self.decoder.poll_data() {
+                self.write(output, offset, &data)?;
+            }
+            if self.decoder.is_done() {
+                if self.resuming {
+                    self.stop_resuming(output)?;
+                }
+                return Ok(());
+            }
+            if self.decoder.outstanding() > 0 {
+                let block = self.receive()?;
+                self.decoder
+                    .handle_block(block)
+                    .map_err(|error| self.judge(error))?;
+            }
+            let more = format!(", waiting for {} blocks", self.decoder.outstanding());
+            self.line
+                .update(self.given_out, self.decoder.length(), &more);
+        }
+    }
+
+    /// Goes on in what an earlier attempt has left, leaf by leaf, as far as it is what it should be.
+    fn verify_found(&mut self, output: &mut Output) -> Result<(), Failure> {
+        while self.resuming {
+            let Some((offset, len)) = self.decoder.poll_leaf() else {
+                return Ok(());
+            };
+            let kept = output
+                .read_found(offset, len)
+                .is_some_and(|data| self.decoder.offer(data));
+            if !kept {
+                return self.stop_resuming(output);
+            }
+            output.keep_found(len);
+            self.given_out += len as u64;
+            self.line.update(
+                self.given_out,
+                self.decoder.length(),
+                ", verifying what is there",
+            );
+        }
+        Ok(())
+    }
+
+    fn stop_resuming(&mut self, output: &mut Output) -> Result<(), Failure> {
+        self.resuming = false;
+        output.end_found()?;
+        if self.given_out > 0 {
+            let text = format!("{} were there already", human(self.given_out));
+            self.line.clear();
+            say(self.common, &text);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, output: &mut Output, offset: u64, data: &[u8]) -> Result<(), Failure> {
+        if self.resuming {
+            // A file that lies in its root comes whole: what is there is its beginning, or something else.
+            let found = output.found() as usize;
+            let same = found <= data.len()
+                && output
+                    .read_found(0, found)
+                    .is_some_and(|bytes| data.starts_with(&bytes));
+            if same {
+                output.keep_found(found);
+                self.given_out = found as u64;
+            }
+            self.stop_resuming(output)?;
+        }
+        let skip = (self.given_out - offset) as usize;
+        output.write(&data[skip..])?;
+        self.given_out = offset + data.len() as u64;
+        Ok(())
+    }
+
+    /// Waits for a block that was asked for.
+    fn receive(&mut self) -> Result<Block, Failure> {
+        let stalled = Instant::now() + self.common.stall;
+        let deadline = self
+            .deadline
+            .map_or(stalled, |deadline| deadline.min(stalled));
+        loop {
+            match self.peer.receive(Some(deadline)) {
+                Ok(Frame::Block { id, kind, payload }) => {
+                    return Ok(Block::from_own_peer(id, kind, payload));
+                }
+                Ok(Frame::Missing { id, reason, asked }) => {
+                    return Err(self.missing(id, reason, asked))
+                }
+                Ok(Frame::Failed { status, text }) => {
+                    return Err(Failure::new(Status::from_number(status), text));
+                }
+                Ok(_) => {}
+                Err(NoFrame::Gone(failure)) => return Err(failure),
+                Err(NoFrame::TimedOut) => return Err(self.timed_out(stalled)),
+            }
+        }
+    }
+
+    fn timed_out(&self, stalled: Instant) -> Failure {
+        let waiting = self.decoder.outstanding();
+        let what = match Instant::now() + Duration::from_millis(1) >= stalled {
+            true => format!("no block came for {} s", self.common.stall.as_secs()),
+            false => "not fetched in the time given".to_string(),
+        };
+        let message = format!("{what}; {waiting} blocks are outstanding; try again, or give a longer --stall or --timeout");
+        Failure::new(Status::TimedOut, message)
+    }
+
+    fn missing(&mut self, id: BlockId, reason: MissingReason, asked: u32) -> Failure {
+        let what = match id == self.address.id {
+            true => format!("{id}: not found"),
+            false => format!("{}: its block {id} is missing", self.address.id),
+        };
+        match reason {
+            MissingReason::NoPeer => {
+                let why = self.peer.why_nobody();
+                let message = format!(
+                    "{what} here, and no peer could be reached{why}; give one with -p HOST:PORT"
+                );
+                Failure::new(Status::NoPeer, message)
+            }
+            MissingReason::Absent => {
+                let message = format!("{what}: asked the {asked} closest peers, none has it; is the address right, and the network?");
+                Failure::new(Status::NotFound, message)
+            }
+            MissingReason::NotGiven => {
+                let message =
+                    format!("{what}: {asked} peers were asked, none gave it; try again later");
+                Failure::new(Status::NotFound, message)
+            }
+        }
+    }
+
+    fn judge(&self, error: TreeError) -> Failure {
+        let status = match error {
+            TreeError::NeedsKey | TreeError::NeedlessKey | TreeError::NotRoot => Status::Usage,
+            TreeError::WrongKey | TreeError::BadShape(_) => Status::Damaged,
+            TreeError::Unknown { .. } => Status::Other,
+        };
+        Failure::new(status, format!("{}: {error}", self.address.id))
+    }
+}

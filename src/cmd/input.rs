@@ -1,0 +1,74 @@
+//! What is shared or hashed: files, or standard input.
+
+use super::failure::{Failure, Status};
+use super::options::Parsed;
+use super::report;
+use crate::block::Form;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+/// A stream of bytes with a name for messages.
+pub struct Input {
+    /// The file's path, or `standard input`.
+    pub name: PathBuf,
+    /// Its bytes.
+    pub reader: Box<dyn Read>,
+}
+
+/// Whether content is encrypted: unless `--plain` is given.
+pub fn form(parsed: &Parsed) -> Form {
+    match parsed.matches.opt_present("plain") {
+        true => Form::Plain,
+        false => Form::Encrypted,
+    }
+}
+
+fn open(path: PathBuf) -> Result<Input, Failure> {
+    if path.as_os_str() == "-" {
+        return Ok(Input {
+            name: "standard input".into(),
+            reader: Box::new(io::stdin().lock()),
+        });
+    }
+    let file = File::open(&path).map_err(|error| Failure::file(&path, &error))?;
+    let metadata = file
+        .metadata()
+        .map_err(|error| Failure::file(&path, &error))?;
+    if metadata.is_dir() {
+        let message = format!(
+            "{}: is a directory; share a tar of it instead",
+            path.display()
+        );
+        return Err(Failure::new(Status::Other, message));
+    }
+    Ok(Input {
+        name: path,
+        reader: Box::new(file),
+    })
+}
+
+/// Does something with each input that is named, standard input if none is. A bad one is reported and the rest
+/// go on; the failure returned is the first.
+pub fn for_each_input(
+    parsed: &Parsed,
+    mut each: impl FnMut(Input) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut files = parsed.files();
+    if files.is_empty() {
+        files.push("-".into());
+    }
+    let mut first = None;
+    for file in files {
+        if let Err(failure) = open(file).and_then(&mut each) {
+            match first {
+                None => first = Some(failure),
+                Some(_) => report(&failure.message),
+            }
+        }
+    }
+    match first {
+        Some(failure) => Err(failure),
+        None => Ok(()),
+    }
+}

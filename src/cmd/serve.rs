@@ -1,0 +1,169 @@
+//! `strew serve`: runs a peer until it is told to end. And its hidden sibling, the private peer of clients.
+
+use super::client::Peer;
+use super::failure::{plain, Failure, Status};
+use super::options::{self, Common, Parsed, DEFAULT_PORT};
+use super::{output, say};
+use crate::limits::CAPACITY_DEFAULT;
+use crate::reactor::{self, Reactor};
+use crate::store::pack::{DirLock, LockError, Role};
+use crate::sys;
+use crate::wire::frame::{ByeReason, Frame, PeerRole};
+use getopts::Options;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Pause between attempts to lock a directory whose private peer is about to end.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a directory may be locked by somebody who does not answer.
+const SILENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The options of `serve`.
+pub fn options() -> Options {
+    let mut options = options::common();
+    options.optopt(
+        "l",
+        "listen",
+        "where to listen, UDP and TCP (default [::]:7873)",
+        "ADDR:PORT",
+    );
+    options
+}
+
+/// The options of a private peer.
+pub fn private_options() -> Options {
+    options::common()
+}
+
+/// Runs a peer that stores blocks for others.
+pub fn run(parsed: &Parsed) -> Result<(), Failure> {
+    let common = Common::new(parsed)?;
+    no_arguments(parsed)?;
+    let address = "an address and a port, such as 0.0.0.0:7873 or [::1]:7873";
+    let listen = parsed.parsed("listen", |text| text.parse().ok(), address)?;
+    let lock = lock(&common)?;
+    let reactor = start(&common, lock, listen, true)?;
+    output::line(&format_args!("ready {} {}", reactor.addr(), reactor.id()))?;
+    reactor.run().map_err(failure)
+}
+
+/// Runs a peer that serves the clients of this machine and ends with the last of them.
+pub fn run_private(parsed: &Parsed) -> Result<(), Failure> {
+    let common = Common::new(parsed)?;
+    let lock = DirLock::acquire(&common.dir, Role::Private)
+        .map_err(|error| in_use(&common.dir, &error))?;
+    start(&common, lock, None, false)?.run().map_err(failure)
+}
+
+fn no_arguments(parsed: &Parsed) -> Result<(), Failure> {
+    match parsed.matches.free.first() {
+        Some(argument) => Err(Failure::usage(format!(
+            "{argument}: serve takes no arguments"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn in_use(dir: &Path, error: &LockError) -> Failure {
+    match error {
+        LockError::Held { pid, role } => {
+            let role = role.map_or("another process".to_string(), |role| {
+                format!("strew {role}")
+            });
+            let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+            let message = format!(
+                "{}: {role}{pid} uses this directory; end it, or give another --dir",
+                dir.display()
+            );
+            Failure::new(Status::InUse, message)
+        }
+        LockError::Io(what, error) => {
+            Failure::new(Status::Other, format!("{what}: {}", plain(error)))
+        }
+    }
+}
+
+/// Locks the directory for a `serve`. A private peer there is asked to take no new clients, and waited for.
+fn lock(common: &Common) -> Result<DirLock, Failure> {
+    let mut told = false;
+    let mut silent_until = Instant::now() + SILENT_TIMEOUT;
+    loop {
+        let held = match DirLock::acquire(&common.dir, Role::Serve) {
+            Ok(lock) => return Ok(lock),
+            Err(error @ LockError::Io(..)) => return Err(in_use(&common.dir, &error)),
+            Err(held) => held,
+        };
+        if let LockError::Held {
+            role: Some(Role::Serve),
+            ..
+        } = held
+        {
+            return Err(in_use(&common.dir, &held));
+        }
+        if let Some((mut peer, hello)) = Peer::connect_running(&common.dir)? {
+            if hello.role != PeerRole::Private {
+                return Err(in_use(&common.dir, &held));
+            }
+            // It ends when its clients are done, however long that takes.
+            let bye = Frame::Bye {
+                reason: ByeReason::Done,
+                text: String::new(),
+            };
+            let _ = peer.send(&Frame::Yield).and_then(|()| peer.send(&bye));
+            if !told {
+                told = true;
+                say(
+                    common,
+                    &format!("waiting for the clients that use {}", common.dir.display()),
+                );
+            }
+        } else if !told && Instant::now() >= silent_until {
+            return Err(in_use(&common.dir, &held));
+        }
+        if told {
+            silent_until = Instant::now() + SILENT_TIMEOUT;
+        }
+        sleep(LOCK_PAUSE);
+    }
+}
+
+fn start(
+    common: &Common,
+    lock: DirLock,
+    listen: Option<SocketAddr>,
+    serve: bool,
+) -> Result<Reactor, Failure> {
+    let options = reactor::Options {
+        dir: common.dir.clone(),
+        lock,
+        serve,
+        listen,
+        default_port: if serve { DEFAULT_PORT } else { 0 },
+        peers: common.peers.clone(),
+        capacity: common
+            .capacity
+            .map_or_else(|| default_capacity(&common.dir), Ok)?,
+    };
+    Reactor::start(options).map_err(failure)
+}
+
+/// 10 GiB, or half of what is free if that is less; what the pack uses already counts as free.
+fn default_capacity(dir: &Path) -> Result<u64, Failure> {
+    let free = sys::free_space(dir).map_err(|error| Failure::file(dir, &error))?;
+    let pack = std::fs::metadata(dir.join("pack")).map_or(0, |pack| pack.len());
+    Ok(CAPACITY_DEFAULT.min((free + pack) / 2))
+}
+
+fn failure(failure: reactor::Failure) -> Failure {
+    match failure {
+        reactor::Failure::PortInUse(addr) => {
+            let message =
+                format!("{addr}: the port is in use; end what uses it, or give another with -l");
+            Failure::new(Status::InUse, message)
+        }
+        reactor::Failure::Other(message) => Failure::new(Status::Other, message),
+    }
+}

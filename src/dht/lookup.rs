@@ -1,0 +1,352 @@
+//! One lookup as a value: who is known to be how close, who was asked, who has answered, whom to ask next.
+//!
+//! It sends nothing and knows no time; `dht` asks whom it names and tells it what came of it. It runs free: no
+//! rounds, and a contact whose first time-out has passed no longer counts against the requests on their way.
+
+use crate::id::{BlockId, Distance, NodeId, Point};
+use crate::limits::{ALPHA, CONTACT_ADDRESSES_MAX, K, LOOKUP_CONTACTS_MAX};
+use crate::wire::contact::{Age, Contact};
+use std::collections::BTreeMap;
+
+/// What a lookup is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Goal {
+    /// The K closest live contacts.
+    Closest(Point),
+    /// Contacts that hold this block, or that nobody near does.
+    Holders(BlockId),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    New,
+    /// Asked, and its first time-out has not passed.
+    Waiting,
+    /// Asked again; may yet answer.
+    Late,
+    Answered,
+    Failed,
+}
+
+struct Candidate {
+    contact: Contact,
+    state: State,
+    /// Its ages as various peers gave them; at most K.
+    ages: Vec<Age>,
+    /// Addresses tried, this one included.
+    addresses: u8,
+}
+
+/// What a lookup does next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Ask this contact, now counted as asked.
+    Ask(Contact),
+    /// It would ask, and may not.
+    Held,
+    /// Nothing until an answer comes or fails.
+    Wait,
+    /// It has ended.
+    Done,
+}
+
+/// A lookup.
+pub struct Lookup {
+    goal: Goal,
+    /// Invariant: at most LOOKUP_CONTACTS_MAX, each under its distance to the target.
+    candidates: BTreeMap<Distance, Candidate>,
+    asked: usize,
+    answered: usize,
+    /// A holder has been found: nobody else is asked.
+    found: bool,
+}
+
+impl Lookup {
+    /// A lookup that knows nobody.
+    pub fn new(goal: Goal) -> Lookup {
+        Lookup {
+            goal,
+            candidates: BTreeMap::new(),
+            asked: 0,
+            answered: 0,
+            found: false,
+        }
+    }
+
+    /// What it is for.
+    pub fn goal(&self) -> Goal {
+        self.goal
+    }
+
+    /// The point whose surroundings it explores.
+    pub fn target(&self) -> Point {
+        match self.goal {
+            Goal::Closest(target) => target,
+            Goal::Holders(block) => block.into(),
+        }
+    }
+
+    /// How many contacts have been asked.
+    pub fn asked(&self) -> usize {
+        self.asked
+    }
+
+    /// How many contacts have answered.
+    pub fn answered(&self) -> usize {
+        self.answered
+    }
+
+    /// Takes in a contact that was named. Beyond LOOKUP_CONTACTS_MAX the farthest not yet asked is forgotten.
+    pub fn add(&mut self, contact: Contact) {
+        let distance = self.target().distance(&contact.id.into());
+        if let Some(known) = self.candidates.get_mut(&distance) {
+            if known.ages.len() < K {
+                known.ages.push(contact.age);
+            }
+            let other = known.contact.addr != contact.addr;
+            if other && known.state == State::Failed && known.addresses < CONTACT_ADDRESSES_MAX {
+                // Whoever named it first may have made its address up.
+                known.contact = contact;
+                known.state = State::New;
+                known.addresses += 1;
+            }
+            return;
+        }
+        if self.candidates.len() >= LOOKUP_CONTACTS_MAX {
+            let mut from_far = self.candidates.iter().rev();
+            let farthest = from_far.find(|(_, candidate)| candidate.state == State::New);
+            match farthest.map(|(&far, _)| far) {
+                Some(far) if far > distance => self.candidates.remove(&far),
+                _ => return,
+            };
+        }
+        let candidate = Candidate {
+            contact,
+            state: State::New,
+            ages: vec![contact.age],
+            addresses: 1,
+        };
+        self.candidates.insert(distance, candidate);
+    }
+
+    /// What to do next; nobody is named to be asked unless `may_ask`. Looks at each candidate once.
+    pub fn next(&mut self, may_ask: bool) -> Next {
+        let mut waiting = 0;
+        let mut late = 0;
+        for candidate in self.candidates.values() {
+            match candidate.state {
+                State::Waiting => waiting += 1,
+                State::Late => late += 1,
+                _ => {}
+            }
+        }
+        if self.found {
+            return if waiting + late == 0 {
+                Next::Done
+            } else {
+                Next::Wait
+            };
+        }
+        // Who is late may be dead: those behind it are asked meanwhile, but the end waits for it.
+        let (mut live, mut pending) = (0, false);
+        for candidate in self.candidates.values_mut() {
+            if live == K {
+                break;
+            }
+            match candidate.state {
+                State::Failed => {}
+                State::Late => pending = true,
+                State::Answered => live += 1,
+                State::Waiting => {
+                    pending = true;
+                    live += 1;
+                }
+                State::New if waiting >= ALPHA => return Next::Wait,
+                State::New if !may_ask => return Next::Held,
+                State::New => {
+                    candidate.state = State::Waiting;
+                    self.asked += 1;
+                    return Next::Ask(candidate.contact);
+                }
+            }
+        }
+        if pending {
+            Next::Wait
+        } else {
+            Next::Done
+        }
+    }
+
+    /// A contact has answered and counts as live.
+    pub fn on_reply(&mut self, id: &NodeId) {
+        if self.settle(id, State::Answered) {
+            self.answered += 1;
+        }
+    }
+
+    /// A contact holds the block; nobody else will be asked.
+    pub fn on_holder(&mut self) {
+        self.found = true;
+    }
+
+    /// A contact's first time-out has passed.
+    pub fn on_late(&mut self, id: &NodeId) {
+        self.settle(id, State::Late);
+    }
+
+    /// A contact did not answer, or is none of whom the lookup may name.
+    pub fn on_failure(&mut self, id: &NodeId) {
+        self.settle(id, State::Failed);
+    }
+
+    fn settle(&mut self, id: &NodeId, state: State) -> bool {
+        let distance = self.target().distance(&(*id).into());
+        let Some(candidate) = self.candidates.get_mut(&distance) else {
+            return false;
+        };
+        let open = matches!(candidate.state, State::Waiting | State::Late);
+        if open {
+            candidate.state = state;
+        }
+        open
+    }
+
+    /// The at most K closest that have answered, closest first, each with the median of the ages it was given.
+    pub fn closest(&self) -> Vec<Contact> {
+        self.candidates
+            .values()
+            .filter(|candidate| candidate.state == State::Answered)
+            .take(K)
+            .map(|candidate| {
+                let mut ages = candidate.ages.clone();
+                ages.sort_unstable();
+                Contact {
+                    age: ages[ages.len() / 2],
+                    ..candidate.contact
+                }
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::NodeKey;
+    use crate::rng::Rng;
+    use std::net::SocketAddr;
+
+    fn contact(rng: &mut Rng) -> Contact {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 7));
+        Contact::new(NodeKey(rng.bytes()), addr, Age(0))
+    }
+
+    /// Contacts and a lookup that knows all of them, the contacts sorted by distance.
+    fn among(count: usize) -> (Vec<Contact>, Lookup) {
+        let mut rng = Rng::new([1; 32]);
+        let target = Point(rng.bytes());
+        let mut lookup = Lookup::new(Goal::Closest(target));
+        let mut contacts: Vec<Contact> = (0..count).map(|_| contact(&mut rng)).collect();
+        for contact in &contacts {
+            lookup.add(*contact);
+        }
+        contacts.sort_by_key(|contact| target.distance(&contact.id.into()));
+        (contacts, lookup)
+    }
+
+    #[test]
+    fn asks_alpha_at_once_and_ends_when_the_k_closest_have_answered() {
+        let (contacts, mut lookup) = among(60);
+        for contact in &contacts[..ALPHA] {
+            assert_eq!(lookup.next(true), Next::Ask(*contact));
+        }
+        assert_eq!(lookup.next(true), Next::Wait);
+        let mut answered = 0;
+        while lookup.next(true) != Next::Done {
+            lookup.on_reply(&contacts[answered].id);
+            answered += 1;
+        }
+        assert_eq!((answered, lookup.asked(), lookup.answered()), (K, K, K));
+        assert_eq!(lookup.closest(), contacts[..K]);
+    }
+
+    #[test]
+    fn late_contact_holds_up_nobody_but_the_end() {
+        let (contacts, mut lookup) = among(60);
+        assert_eq!(lookup.next(true), Next::Ask(contacts[0]));
+        lookup.on_late(&contacts[0].id);
+        for contact in &contacts[1..=K] {
+            assert_eq!(lookup.next(true), Next::Ask(*contact));
+            lookup.on_reply(&contact.id);
+        }
+        assert_eq!(lookup.next(true), Next::Wait, "it may be alive");
+        lookup.on_failure(&contacts[0].id);
+        assert_eq!(lookup.next(true), Next::Done);
+        assert_eq!(lookup.closest(), contacts[1..=K]);
+    }
+
+    #[test]
+    fn holder_stops_the_asking_and_those_on_their_way_are_awaited() {
+        let (contacts, _) = among(30);
+        let mut lookup = Lookup::new(Goal::Holders(BlockId([0; 32])));
+        for contact in contacts {
+            lookup.add(contact);
+        }
+        let Next::Ask(first) = lookup.next(true) else {
+            panic!("it asks");
+        };
+        let Next::Ask(second) = lookup.next(true) else {
+            panic!("it asks");
+        };
+        lookup.on_reply(&first.id);
+        lookup.on_holder();
+        assert_eq!(lookup.next(true), Next::Wait);
+        lookup.on_failure(&second.id);
+        assert_eq!(lookup.next(true), Next::Done);
+    }
+
+    #[test]
+    fn inventors_of_contacts_cannot_make_it_grow() {
+        let (contacts, mut lookup) = among(LOOKUP_CONTACTS_MAX * 5);
+        assert_eq!(lookup.candidates.len(), LOOKUP_CONTACTS_MAX);
+        assert_eq!(
+            lookup.next(true),
+            Next::Ask(contacts[0]),
+            "the closest stay"
+        );
+        lookup.on_failure(&contacts[0].id);
+        for port in 1..100 {
+            let mut other = contacts[0];
+            other.addr.set_port(port);
+            lookup.add(other);
+            if lookup.next(true) == Next::Ask(other) {
+                lookup.on_failure(&other.id);
+            }
+        }
+        let asked = usize::from(CONTACT_ADDRESSES_MAX);
+        assert!(lookup.asked() <= asked + ALPHA);
+    }
+
+    #[test]
+    fn knowing_nobody_it_ends_at_once_and_held_it_asks_nobody() {
+        let (_, mut lookup) = among(0);
+        assert_eq!(lookup.next(true), Next::Done);
+        let (_, mut lookup) = among(3);
+        assert_eq!(lookup.next(false), Next::Held);
+        assert_eq!(lookup.asked(), 0);
+    }
+
+    #[test]
+    fn age_is_the_median_of_what_was_said() {
+        let (contacts, mut lookup) = among(1);
+        for age in [200, 90, 80] {
+            lookup.add(Contact {
+                age: Age(age),
+                ..contacts[0]
+            });
+        }
+        lookup.next(true);
+        lookup.on_reply(&contacts[0].id);
+        assert_eq!(lookup.closest()[0].age, Age(90));
+    }
+}

@@ -1,0 +1,164 @@
+//! Answering the requests of others. A reply to an address that has not proved itself is never longer than its
+//! request, so that nobody can be flooded through us.
+
+use super::{may_name, Dht, Event};
+use crate::id::{BlockId, Point};
+use crate::limits::{DATAGRAM_SIZE_MAX, DIAL_BACKS_MAX, DIAL_BACK_PERIOD, K, REQUESTERS_MAX};
+use crate::time::Instant;
+use crate::wire::contact::{is_private, Contact};
+use crate::wire::datagram::{Bitmap, Header, Reply, Request};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+/// The connections lately promised for DIAL_BACK.
+#[derive(Default)]
+pub(super) struct DialBacks {
+    /// At most DIAL_BACKS_MAX, oldest first.
+    recent: VecDeque<(Instant, SocketAddr, u64)>,
+}
+
+/// What is answered to a DIAL_BACK.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Promise {
+    /// Connect.
+    New,
+    /// The request came before: its answer was lost, the connection is under way.
+    Again,
+    /// One too many.
+    Refused,
+}
+
+impl DialBacks {
+    fn promise(&mut self, now: Instant, to: SocketAddr, nonce: u64) -> Promise {
+        let fresh = |&&(at, ..): &&(Instant, SocketAddr, u64)| now.since(at) >= DIAL_BACK_PERIOD;
+        while self.recent.front().filter(fresh).is_some() {
+            self.recent.pop_front();
+        }
+        let same = |&(_, addr, said): &(Instant, SocketAddr, u64)| addr == to && said == nonce;
+        if self.recent.iter().any(same) {
+            return Promise::Again;
+        }
+        let known = self.recent.iter().any(|(_, addr, _)| addr.ip() == to.ip());
+        if self.recent.len() >= DIAL_BACKS_MAX || (known && !is_private(&to.ip())) {
+            return Promise::Refused;
+        }
+        self.recent.push_back((now, to, nonce));
+        Promise::New
+    }
+}
+
+impl Dht {
+    /// Answers a request that came in a datagram of `len` bytes.
+    pub(super) fn answer(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        header: &Header,
+        request: &Request,
+        len: usize,
+        has: &dyn Fn(&BlockId) -> bool,
+    ) {
+        if header.key == self.key {
+            self.heard_ourselves(now, header.transaction);
+            return;
+        }
+        let proved = self.tokens.accept(now, &from, header.token);
+        let reply = match request {
+            Request::Ping => Reply::Ping(from),
+            Request::FindNode(target) => {
+                Reply::FindNode(self.contacts_for(now, &from, header, target))
+            }
+            Request::Have(blocks) => {
+                let mut bitmap = Bitmap::default();
+                for (index, block) in blocks.iter().enumerate() {
+                    if has(block) {
+                        bitmap.set(index);
+                    }
+                }
+                let target = blocks[0].into();
+                Reply::Have(bitmap, self.contacts_for(now, &from, header, &target))
+            }
+            Request::DialBack(_) if !proved => Reply::Nothing(header.kind),
+            Request::DialBack(nonce) => {
+                let promise = self.dial_backs.promise(now, from, *nonce);
+                if promise == Promise::New {
+                    self.events.push_back(Event::DialBack {
+                        to: from,
+                        nonce: *nonce,
+                    });
+                }
+                Reply::DialBack(promise != Promise::Refused)
+            }
+        };
+        let token = self.tokens.make(now, &from);
+        let size_max = if proved { DATAGRAM_SIZE_MAX } else { len };
+        let payload = reply.encode(
+            self.header(header.kind, header.transaction, token),
+            size_max,
+        );
+        self.transmit(from, payload);
+        self.notice(now, from, header);
+    }
+
+    /// The contacts to name to an asker: closest to the target, of families it can use, and not itself.
+    fn contacts_for(
+        &self,
+        now: Instant,
+        from: &SocketAddr,
+        header: &Header,
+        target: &Point,
+    ) -> Vec<Contact> {
+        if !header.families.any() {
+            return Vec::new();
+        }
+        self.table.closest(now, target, K, |contact| {
+            header.families.include(&contact.addr)
+                && contact.key != header.key
+                && may_name(&from.ip(), &contact.addr.ip())
+        })
+    }
+
+    /// Pings a sender of a request whom we may want to know. What it said of itself is not believed before.
+    fn notice(&mut self, now: Instant, from: SocketAddr, header: &Header) {
+        if !self.reach.requesters.contains(&from) {
+            if self.reach.requesters.len() >= REQUESTERS_MAX {
+                self.reach.requesters.pop_front();
+            }
+            self.reach.requesters.push_back(from);
+        }
+        let id = header.key.id();
+        let known = self.table.has(&id, &from);
+        // A known contact that is in client-mode now leaves when its reply says so too.
+        let of_use = if header.client_mode {
+            known
+        } else {
+            !known && self.table.wants(&id, &from)
+        };
+        if of_use || self.wants_dialer(&from) {
+            self.probe(now, from, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn nobody_is_knocked_at_often() {
+        let mut dial_backs = DialBacks::default();
+        let now = Instant::EPOCH;
+        let public: SocketAddr = "192.0.2.1:7".parse().unwrap();
+        assert_eq!(dial_backs.promise(now, public, 1), Promise::New);
+        assert_eq!(dial_backs.promise(now, public, 1), Promise::Again);
+        assert_eq!(dial_backs.promise(now, public, 2), Promise::Refused);
+        let later = now + DIAL_BACK_PERIOD;
+        assert_eq!(dial_backs.promise(later, public, 2), Promise::New);
+        let private: SocketAddr = "127.0.0.1:7".parse().unwrap();
+        let new = (0..100)
+            .filter(|&n| dial_backs.promise(later, private, n) == Promise::New)
+            .count();
+        assert_eq!(new, DIAL_BACKS_MAX - 1);
+    }
+}

@@ -1,0 +1,369 @@
+//! Getting blocks from the network for clients: locating holders, choosing among them, asking another when one
+//! is late, and saying definitely when a block is nowhere. Called by the node.
+//!
+//! The client bounds what it has asked for and puts the answers in order; here every block stands alone.
+
+use crate::block::Block;
+use crate::dht::{Dht, LookupId};
+use crate::id::{BlockId, NodeId};
+use crate::limits::*;
+use crate::time::Instant;
+use crate::timers::Timers;
+use crate::transfer::{BlockHead, ConnId, Source as Payload, Transfer};
+use crate::wire::contact::Contact;
+use crate::wire::frame::{ByeReason, Frame, MissingReason, PayloadFrame};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// The machines that fetching uses, lent for one call.
+pub struct Tools<'a> {
+    /// The time of the call.
+    pub now: Instant,
+    /// Finds holders.
+    pub dht: &'a mut Dht,
+    /// Carries frames.
+    pub transfer: &'a mut Transfer,
+}
+
+/// Wants are served in the order in which they came.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Turn(u64);
+
+/// A block that clients wait for.
+struct Want {
+    turn: Turn,
+    clients: Vec<ConnId>,
+    /// Peers that say they hold it and have not been asked.
+    holders: Vec<Contact>,
+    /// Peers that have been asked and owe an answer.
+    asked: BTreeSet<NodeId>,
+    /// Peers that were asked and did not give it.
+    failed: BTreeSet<NodeId>,
+    /// The lookup that is under way for it.
+    lookup: Option<LookupId>,
+    /// Lookups that have been begun for it.
+    lookups: u32,
+    /// The most peers that answered one of its lookups.
+    answered: usize,
+}
+
+/// A peer that blocks are asked of.
+struct Source {
+    conn: ConnId,
+    /// At most `GETS_PER_CONNECTION`.
+    outstanding: BTreeSet<BlockId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// Ask another holder as well.
+    Hedge(BlockId),
+}
+
+/// All blocks that the clients of a node wait for.
+#[derive(Default)]
+pub struct Fetch {
+    wants: BTreeMap<BlockId, Want>,
+    /// Wants with holders to ask, whose turn has not come as all of those are busy.
+    waiting: BTreeSet<(Turn, BlockId)>,
+    lookups: BTreeMap<LookupId, BlockId>,
+    sources: BTreeMap<NodeId, Source>,
+    by_conn: BTreeMap<ConnId, NodeId>,
+    next_turn: u64,
+    timers: Timers<Timer>,
+}
+
+impl Fetch {
+    /// A client wants a block that is not in the store. Beyond `WANTS_PER_CLIENT` it is told to be gone.
+    pub fn want(&mut self, tools: &mut Tools<'_>, client: ConnId, id: BlockId) {
+        let held = self
+            .wants
+            .values()
+            .filter(|want| want.clients.contains(&client))
+            .count();
+        if held >= WANTS_PER_CLIENT {
+            return tools.transfer.bye(
+                client,
+                ByeReason::Protocol,
+                "too many blocks asked for at once",
+            );
+        }
+        if let Some(want) = self.wants.get_mut(&id) {
+            want.clients.push(client);
+            return;
+        }
+        let turn = Turn(self.next_turn);
+        self.next_turn += 1;
+        let want = Want {
+            turn,
+            clients: vec![client],
+            holders: Vec::new(),
+            asked: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            lookup: None,
+            lookups: 0,
+            answered: 0,
+        };
+        self.wants.insert(id, want);
+        self.locate(tools, id);
+    }
+
+    fn locate(&mut self, tools: &mut Tools<'_>, id: BlockId) {
+        let Some(want) = self.wants.get_mut(&id) else {
+            return;
+        };
+        let lookup = tools.dht.find_holders(tools.now, id);
+        want.lookup = Some(lookup);
+        want.lookups += 1;
+        self.lookups.insert(lookup, id);
+    }
+
+    /// A lookup has found a holder. False if it was not ours.
+    pub fn handle_holder(
+        &mut self,
+        tools: &mut Tools<'_>,
+        lookup: LookupId,
+        contact: Contact,
+    ) -> bool {
+        let Some(&id) = self.lookups.get(&lookup) else {
+            return false;
+        };
+        let Some(want) = self.wants.get_mut(&id) else {
+            return true;
+        };
+        let known = want.failed.contains(&contact.id)
+            || want.asked.contains(&contact.id)
+            || want.holders.iter().any(|holder| holder.id == contact.id);
+        if !known {
+            want.holders.push(contact);
+        }
+        self.advance(tools, id);
+        true
+    }
+
+    /// A lookup has ended, with this many peers having answered. False if it was not ours.
+    pub fn handle_holders_done(
+        &mut self,
+        tools: &mut Tools<'_>,
+        lookup: LookupId,
+        answered: usize,
+    ) -> bool {
+        let Some(id) = self.lookups.remove(&lookup) else {
+            return false;
+        };
+        if let Some(want) = self.wants.get_mut(&id) {
+            want.lookup = None;
+            want.answered = want.answered.max(answered);
+        }
+        self.advance(tools, id);
+        true
+    }
+
+    /// Does for a want what can be done next: ask a holder, look for holders again, or give up.
+    fn advance(&mut self, tools: &mut Tools<'_>, id: BlockId) {
+        let Some(want) = self.wants.get_mut(&id) else {
+            return;
+        };
+        let turn = want.turn;
+        self.waiting.remove(&(turn, id));
+        if !want.asked.is_empty() {
+            return;
+        }
+        if !self.ask(tools, id) {
+            let Some(want) = self.wants.get(&id) else {
+                return;
+            };
+            if !want.holders.is_empty() {
+                self.waiting.insert((turn, id));
+            } else if want.lookup.is_none() {
+                let given_up = want.failed.is_empty() || want.lookups > RELOCATE_MAX;
+                if given_up {
+                    self.give_up(tools, id);
+                } else {
+                    self.locate(tools, id);
+                }
+            }
+        }
+    }
+
+    /// Asks the least busy holder that has not been asked. False if there is none, or if all are busy.
+    fn ask(&mut self, tools: &mut Tools<'_>, id: BlockId) -> bool {
+        let Some(want) = self.wants.get_mut(&id) else {
+            return false;
+        };
+        loop {
+            let load = |contact: &Contact| {
+                self.sources
+                    .get(&contact.id)
+                    .map_or(0, |source| source.outstanding.len())
+            };
+            let least = want
+                .holders
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, contact)| load(contact));
+            let Some((index, &contact)) = least else {
+                return false;
+            };
+            if load(&contact) >= GETS_PER_CONNECTION {
+                return false;
+            }
+            want.holders.swap_remove(index);
+            let Some(conn) = tools.transfer.reach(tools.now, &contact) else {
+                want.failed.insert(contact.id);
+                continue;
+            };
+            let source = self.sources.entry(contact.id).or_insert_with(|| {
+                self.by_conn.insert(conn, contact.id);
+                Source {
+                    conn,
+                    outstanding: BTreeSet::new(),
+                }
+            });
+            // A block that was given up and is wanted again may still be on its way from this peer.
+            if source.outstanding.insert(id) {
+                tools.transfer.send(source.conn, &Frame::Get(id));
+                tools.transfer.expect(tools.now, source.conn, 1);
+            }
+            want.asked.insert(contact.id);
+            self.timers.set(Timer::Hedge(id), tools.now + HEDGE_AFTER);
+            return true;
+        }
+    }
+
+    fn give_up(&mut self, tools: &mut Tools<'_>, id: BlockId) {
+        let Some(want) = self.take(tools, id) else {
+            return;
+        };
+        let reason = if !want.failed.is_empty() {
+            MissingReason::NotGiven
+        } else if want.answered == 0 {
+            MissingReason::NoPeer
+        } else {
+            MissingReason::Absent
+        };
+        let asked = want.answered.max(want.failed.len()) as u32;
+        for client in want.clients {
+            tools
+                .transfer
+                .send(client, &Frame::Missing { id, reason, asked });
+        }
+    }
+
+    fn take(&mut self, tools: &mut Tools<'_>, id: BlockId) -> Option<Want> {
+        let want = self.wants.remove(&id)?;
+        self.waiting.remove(&(want.turn, id));
+        self.timers.stop(Timer::Hedge(id));
+        if let Some(lookup) = want.lookup {
+            self.lookups.remove(&lookup);
+            tools.dht.cancel(lookup);
+        }
+        Some(want)
+    }
+
+    /// A verified block came from a peer.
+    pub fn handle_block(&mut self, tools: &mut Tools<'_>, conn: ConnId, block: Block) {
+        let id = block.id();
+        if !self.handle_answer(tools, conn, id) {
+            return;
+        }
+        if let Some(want) = self.take(tools, id) {
+            let block = Rc::new(block);
+            for client in want.clients {
+                let head = BlockHead::from(&*block);
+                let payload = Payload::Memory(block.clone());
+                tools
+                    .transfer
+                    .send_block(client, PayloadFrame::Block, head, payload);
+            }
+        }
+        self.serve_waiting(tools);
+    }
+
+    /// A peer says that it does not have a block.
+    pub fn handle_absent(&mut self, tools: &mut Tools<'_>, conn: ConnId, id: BlockId) {
+        let peer = self.by_conn.get(&conn).copied();
+        if !self.handle_answer(tools, conn, id) {
+            return;
+        }
+        if let (Some(want), Some(peer)) = (self.wants.get_mut(&id), peer) {
+            want.asked.remove(&peer);
+            want.failed.insert(peer);
+        }
+        self.advance(tools, id);
+        self.serve_waiting(tools);
+    }
+
+    /// Accounts for an answer; false, and the connection is ended, if it was not asked for.
+    fn handle_answer(&mut self, tools: &mut Tools<'_>, conn: ConnId, id: BlockId) -> bool {
+        let source = self
+            .by_conn
+            .get(&conn)
+            .and_then(|peer| self.sources.get_mut(peer));
+        if source.is_some_and(|source| source.outstanding.remove(&id)) {
+            tools.transfer.answered(conn);
+            return true;
+        }
+        tools
+            .transfer
+            .bye(conn, ByeReason::Protocol, "a block that was not asked for");
+        false
+    }
+
+    /// Asks for those whose holders were all busy. Bounded by `WANTS_PER_CLIENT` for each client.
+    fn serve_waiting(&mut self, tools: &mut Tools<'_>) {
+        for (_, id) in self.waiting.clone() {
+            self.advance(tools, id);
+        }
+    }
+
+    /// A connection is over: what it owed is asked of others.
+    pub fn handle_closed(&mut self, tools: &mut Tools<'_>, conn: ConnId) {
+        let Some(peer) = self.by_conn.remove(&conn) else {
+            return;
+        };
+        let Some(source) = self.sources.remove(&peer) else {
+            return;
+        };
+        for id in source.outstanding {
+            if let Some(want) = self.wants.get_mut(&id) {
+                want.asked.remove(&peer);
+                want.failed.insert(peer);
+            }
+            self.advance(tools, id);
+        }
+        self.serve_waiting(tools);
+    }
+
+    /// A client is gone: nobody else's wants are touched.
+    pub fn handle_client_closed(&mut self, tools: &mut Tools<'_>, client: ConnId) {
+        let mut unwanted = Vec::new();
+        for (&id, want) in &mut self.wants {
+            want.clients.retain(|&waiting| waiting != client);
+            if want.clients.is_empty() {
+                unwanted.push(id);
+            }
+        }
+        for id in unwanted {
+            self.take(tools, id);
+        }
+    }
+
+    /// Asks another holder for what is late. Early is harmless.
+    pub fn handle_timeout(&mut self, tools: &mut Tools<'_>) {
+        while let Some(Timer::Hedge(id)) = self.timers.pop_expired(tools.now) {
+            // Sets the timer again if there was somebody to ask.
+            self.ask(tools, id);
+        }
+    }
+
+    /// When to call [`Fetch::handle_timeout`].
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Blocks that clients wait for.
+    pub fn wanted(&self) -> usize {
+        self.wants.len()
+    }
+}

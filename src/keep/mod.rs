@@ -1,0 +1,481 @@
+//! Placing: what clients share goes to the neighbourhoods of its blocks, and the copies are counted.
+//!
+//! A [`Session`] is one client's share; a [`Job`] is one of its blocks on the way to its copies; a [`Link`] is
+//! what one peer is offered and sent. Called by the node with what lookups and connections bring.
+
+mod link;
+mod session;
+
+use crate::block::Role;
+use crate::dht::{Dht, LookupId};
+use crate::id::{BlockId, NodeId};
+use crate::limits::*;
+use crate::store::Store;
+use crate::time::Instant;
+use crate::timers::Timers;
+use crate::transfer::{BlockHead, ConnId, Source, Transfer};
+use crate::wire::contact::Contact;
+use crate::wire::frame::{Answer, ByeReason, Frame, PayloadFrame, Settled};
+use link::Link;
+use session::Session;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// How long a lookup that found fewer than K contacts, and so the whole network, serves for other blocks.
+const WHOLE_NETWORK_FOR: Duration = Duration::from_secs(10);
+
+/// Pause between two tries to place blocks that have too few copies.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often a client is told of progress at most.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(100);
+
+/// The machines that placing uses, lent for one call.
+pub struct Tools<'a> {
+    /// The time of the call.
+    pub now: Instant,
+    /// Finds neighbourhoods.
+    pub dht: &'a mut Dht,
+    /// Carries frames.
+    pub transfer: &'a mut Transfer,
+    /// Has the blocks.
+    pub store: &'a mut dyn Store,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct JobId(u64);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// Try again to place the blocks of a session that have too few copies.
+    Retry(ConnId),
+    /// Tell the client of a session how far it is.
+    Progress(ConnId),
+}
+
+/// One block on the way to its copies.
+struct Job {
+    session: ConnId,
+    block: BlockId,
+    role: Role,
+    /// Copies to reach.
+    wanted: usize,
+    /// Peers that could still be offered the block, the closest first.
+    candidates: VecDeque<Contact>,
+    /// Peers that say they have it.
+    holders: BTreeSet<NodeId>,
+    /// Peers that have been offered it and have not answered.
+    outstanding: usize,
+}
+
+/// All shares of a node's clients.
+#[derive(Default)]
+pub struct Keep {
+    sessions: BTreeMap<ConnId, Session>,
+    /// At most `PLACING_AT_ONCE`.
+    jobs: BTreeMap<JobId, Job>,
+    lookups: BTreeMap<LookupId, JobId>,
+    /// Peers that jobs are waiting for; a link goes with its connection.
+    links: BTreeMap<NodeId, Link>,
+    by_conn: BTreeMap<ConnId, NodeId>,
+    /// What peers have answered for jobs, not yet acted upon.
+    results: VecDeque<(JobId, NodeId, bool)>,
+    /// Links that may be able to do something.
+    ready: BTreeSet<NodeId>,
+    /// The contacts of a network with fewer than K, and when they were found.
+    whole_network: Option<(Instant, Vec<Contact>)>,
+    next_job: u64,
+    timers: Timers<Timer>,
+    settled: VecDeque<(ConnId, Settled)>,
+}
+
+impl Keep {
+    /// Begins a client's share: `copies` of each block are aimed at, fewer than `min_copies` are tried again.
+    pub fn begin(&mut self, client: ConnId, copies: u8, min_copies: u8) {
+        let copies = copies.min(COPIES_MAX);
+        self.sessions
+            .insert(client, Session::new(copies, min_copies.min(copies)));
+    }
+
+    /// Whether this client has begun a share and not ended it.
+    pub fn is_sharing(&self, client: ConnId) -> bool {
+        self.sessions
+            .get(&client)
+            .is_some_and(|session| !session.is_settling())
+    }
+
+    /// Whether the client's next block should wait: too many of its blocks have not been placed.
+    pub fn is_full(&self, client: ConnId) -> bool {
+        self.sessions
+            .get(&client)
+            .is_some_and(|session| session.pending.len() >= PLACING_MAX)
+    }
+
+    /// Takes on a block that the client added and the store has.
+    pub fn add(&mut self, tools: &mut Tools<'_>, client: ConnId, block: BlockId, role: Role) {
+        if let Some(session) = self.sessions.get_mut(&client) {
+            session.add(block, role);
+            self.run(tools);
+        }
+    }
+
+    /// The client adds nothing more: the session ends when everything is placed as well as it can be.
+    pub fn settle(&mut self, tools: &mut Tools<'_>, client: ConnId) {
+        if let Some(session) = self.sessions.get_mut(&client) {
+            session.settle_by(tools.now + PLACE_RETRY);
+            self.check_settled(tools, client);
+        }
+    }
+
+    /// Shares that have ended, one at a time.
+    pub fn poll_settled(&mut self) -> Option<(ConnId, Settled)> {
+        self.settled.pop_front()
+    }
+
+    /// The client is gone: what it shared stays where it is, the rest is not placed.
+    pub fn handle_client_closed(&mut self, tools: &mut Tools<'_>, client: ConnId) {
+        if self.sessions.remove(&client).is_none() {
+            return;
+        }
+        self.timers.stop(Timer::Retry(client));
+        self.timers.stop(Timer::Progress(client));
+        self.jobs.retain(|_, job| job.session != client);
+        let jobs = &self.jobs;
+        self.lookups.retain(|&lookup, job| {
+            let wanted = jobs.contains_key(job);
+            if !wanted {
+                tools.dht.cancel(lookup);
+            }
+            wanted
+        });
+        self.run(tools);
+    }
+
+    /// Does all that can be done now. Every step uses up a result, a link that became ready, or a pending
+    /// block, and makes at most a neighbourhood of new ones, each for a candidate it uses up.
+    fn run(&mut self, tools: &mut Tools<'_>) {
+        loop {
+            if let Some((job, peer, holds)) = self.results.pop_front() {
+                self.handle_result(tools, job, peer, holds);
+            } else if let Some(peer) = self.ready.pop_first() {
+                self.pump(tools, peer);
+            } else if !self.start_jobs(tools) {
+                return;
+            }
+        }
+    }
+
+    /// Begins as many jobs as may be under way; false if there is nothing to begin.
+    fn start_jobs(&mut self, tools: &mut Tools<'_>) -> bool {
+        let mut started = false;
+        let clients: Vec<ConnId> = self.sessions.keys().copied().collect();
+        for client in clients {
+            while self.jobs.len() < PLACING_AT_ONCE {
+                let Some(session) = self.sessions.get_mut(&client) else {
+                    break;
+                };
+                let Some((block, role)) = session.start_next() else {
+                    break;
+                };
+                let wanted = session.wanted(role);
+                let id = JobId(self.next_job);
+                self.next_job += 1;
+                started = true;
+                let job = Job {
+                    session: client,
+                    block,
+                    role,
+                    wanted,
+                    candidates: VecDeque::new(),
+                    holders: BTreeSet::new(),
+                    outstanding: 0,
+                };
+                self.jobs.insert(id, job);
+                match &self.whole_network {
+                    Some((at, contacts)) if tools.now.since(*at) < WHOLE_NETWORK_FOR => {
+                        let contacts = contacts.clone();
+                        self.begin_placing(tools, id, contacts);
+                    }
+                    _ => {
+                        let lookup = tools.dht.find_closest(tools.now, block.into());
+                        self.lookups.insert(lookup, id);
+                    }
+                }
+            }
+        }
+        started
+    }
+
+    /// A lookup has ended; the contacts are live, the closest first. False if it was not ours.
+    pub fn handle_closest(
+        &mut self,
+        tools: &mut Tools<'_>,
+        lookup: LookupId,
+        contacts: Vec<Contact>,
+    ) -> bool {
+        let Some(job) = self.lookups.remove(&lookup) else {
+            return false;
+        };
+        if !contacts.is_empty() && contacts.len() < K {
+            self.whole_network = Some((tools.now, contacts.clone()));
+        }
+        self.begin_placing(tools, job, contacts);
+        self.run(tools);
+        true
+    }
+
+    fn begin_placing(&mut self, tools: &mut Tools<'_>, id: JobId, mut contacts: Vec<Contact>) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let target = job.block.into();
+        contacts.sort_by_cached_key(|contact| crate::id::Point::from(contact.id).distance(&target));
+        job.candidates = contacts.into();
+        self.place(tools, id);
+    }
+
+    /// Offers the job's block to as many candidates as it lacks copies; ends it when there are none left.
+    fn place(&mut self, tools: &mut Tools<'_>, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        while job.holders.len() + job.outstanding < job.wanted {
+            let Some(contact) = job.candidates.pop_front() else {
+                break;
+            };
+            if tools.transfer.is_shunned(tools.now, &contact.id) {
+                continue;
+            }
+            job.outstanding += 1;
+            self.ready.insert(contact.id);
+            self.links
+                .entry(contact.id)
+                .or_insert_with(|| Link::new(contact))
+                .queue
+                .push_back(id);
+        }
+        if job.outstanding == 0 {
+            self.finish(tools, id);
+        }
+    }
+
+    /// A peer has answered for a job's block, or never will.
+    fn handle_result(&mut self, tools: &mut Tools<'_>, id: JobId, peer: NodeId, holds: bool) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        job.outstanding -= 1;
+        if holds {
+            job.holders.insert(peer);
+        }
+        if job.outstanding == 0 && job.holders.len() >= job.wanted {
+            self.finish(tools, id);
+        } else {
+            self.place(tools, id);
+        }
+    }
+
+    fn finish(&mut self, tools: &mut Tools<'_>, id: JobId) {
+        let Some(job) = self.jobs.remove(&id) else {
+            return;
+        };
+        if let Some(session) = self.sessions.get_mut(&job.session) {
+            session.finish(job.block, job.role, &job.holders);
+            if !self.timers.is_set(Timer::Progress(job.session)) {
+                self.timers
+                    .set(Timer::Progress(job.session), tools.now + PROGRESS_PERIOD);
+            }
+            self.check_settled(tools, job.session);
+        }
+    }
+
+    fn check_settled(&mut self, tools: &mut Tools<'_>, client: ConnId) {
+        let Some(session) = self.sessions.get_mut(&client) else {
+            return;
+        };
+        if !session.is_settling() || !session.is_placed() {
+            return;
+        }
+        if session.is_short() && session.may_retry(tools.now) {
+            if !self.timers.is_set(Timer::Retry(client)) {
+                self.timers
+                    .set(Timer::Retry(client), tools.now + RETRY_PAUSE);
+            }
+            return;
+        }
+        let reached = tools.dht.reached_anybody();
+        let settled = session.outcome(reached);
+        self.sessions.remove(&client);
+        self.timers.stop(Timer::Progress(client));
+        self.settled.push_back((client, settled));
+    }
+
+    /// Lets a link do what it can: connect, offer, send.
+    fn pump(&mut self, tools: &mut Tools<'_>, peer: NodeId) {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        let conn = match link.conn {
+            Some(conn) => conn,
+            None => match tools.transfer.reach(tools.now, &link.contact) {
+                Some(conn) => {
+                    link.conn = Some(conn);
+                    self.by_conn.insert(conn, peer);
+                    conn
+                }
+                None => return self.drop_link(peer),
+            },
+        };
+        if !tools.transfer.is_open(conn) {
+            return;
+        }
+        // One offer at a time: those that wait meanwhile make the next one larger.
+        if link.offered.is_empty() && !link.queue.is_empty() {
+            let jobs = &self.jobs;
+            let mut ids = Vec::new();
+            while ids.len() < OFFER_MAX {
+                let Some(id) = link.queue.pop_front() else {
+                    break;
+                };
+                // The job may have ended with its client.
+                if let Some(job) = jobs.get(&id) {
+                    ids.push(job.block);
+                    link.offered.push((id, job.block));
+                }
+            }
+            if !ids.is_empty() {
+                tools.transfer.send(conn, &Frame::Offer(ids));
+                tools.transfer.expect(tools.now, conn, 1);
+            }
+        }
+        while link.in_flight_bytes < PUT_WINDOW {
+            let Some((id, block)) = link.wanted.pop_front() else {
+                break;
+            };
+            let Some((kind, len)) = tools.store.check(&block) else {
+                self.results.push_back((id, peer, false));
+                continue;
+            };
+            let len = len as usize;
+            let head = BlockHead {
+                id: block,
+                kind,
+                len,
+            };
+            tools
+                .transfer
+                .send_block(conn, PayloadFrame::Put, head, Source::Store);
+            tools.transfer.expect(tools.now, conn, 1);
+            link.in_flight.push((id, block, len));
+            link.in_flight_bytes += len;
+        }
+    }
+
+    /// Both sides of a connection have greeted.
+    pub fn handle_opened(&mut self, tools: &mut Tools<'_>, conn: ConnId) {
+        if let Some(&peer) = self.by_conn.get(&conn) {
+            self.ready.insert(peer);
+            self.run(tools);
+        }
+    }
+
+    /// A peer answers our oldest offer.
+    pub fn handle_want(&mut self, tools: &mut Tools<'_>, conn: ConnId, answers: Vec<Answer>) {
+        let peer = self.by_conn.get(&conn).copied();
+        let Some((peer, link)) = peer.and_then(|peer| Some((peer, self.links.get_mut(&peer)?)))
+        else {
+            return unasked(tools, conn);
+        };
+        if link.offered.is_empty() || answers.len() != link.offered.len() {
+            return unasked(tools, conn);
+        }
+        tools.transfer.answered(conn);
+        for ((id, block), answer) in std::mem::take(&mut link.offered).into_iter().zip(answers) {
+            match answer {
+                Answer::Want => link.wanted.push_back((id, block)),
+                Answer::Have => self.results.push_back((id, peer, true)),
+                Answer::Full | Answer::NotServing | Answer::Failed => {
+                    self.results.push_back((id, peer, false));
+                }
+            }
+        }
+        self.ready.insert(peer);
+        self.run(tools);
+    }
+
+    /// A peer has stored a block, or will not.
+    pub fn handle_stored(
+        &mut self,
+        tools: &mut Tools<'_>,
+        conn: ConnId,
+        block: BlockId,
+        stored: bool,
+    ) {
+        let peer = self.by_conn.get(&conn).copied();
+        let Some((peer, link)) = peer.and_then(|peer| Some((peer, self.links.get_mut(&peer)?)))
+        else {
+            return unasked(tools, conn);
+        };
+        let Some(id) = link.take_in_flight(&block) else {
+            return unasked(tools, conn);
+        };
+        tools.transfer.answered(conn);
+        self.results.push_back((id, peer, stored));
+        self.ready.insert(peer);
+        self.run(tools);
+    }
+
+    /// A connection is over: what it was to bring is looked for elsewhere.
+    pub fn handle_closed(&mut self, tools: &mut Tools<'_>, conn: ConnId) {
+        if let Some(peer) = self.by_conn.get(&conn).copied() {
+            self.drop_link(peer);
+            self.run(tools);
+        }
+    }
+
+    fn drop_link(&mut self, peer: NodeId) {
+        let Some(link) = self.links.remove(&peer) else {
+            return;
+        };
+        if let Some(conn) = link.conn {
+            self.by_conn.remove(&conn);
+        }
+        if let Some((_, contacts)) = &mut self.whole_network {
+            contacts.retain(|contact| contact.id != peer);
+        }
+        self.results
+            .extend(link.into_jobs().map(|id| (id, peer, false)));
+    }
+
+    /// Tries again what has too few copies; tells clients how far they are. Early is harmless.
+    pub fn handle_timeout(&mut self, tools: &mut Tools<'_>) {
+        while let Some(timer) = self.timers.pop_expired(tools.now) {
+            match timer {
+                Timer::Retry(client) => {
+                    self.whole_network = None;
+                    if let Some(session) = self.sessions.get_mut(&client) {
+                        session.retry();
+                    }
+                    self.run(tools);
+                }
+                Timer::Progress(client) => {
+                    if let Some(session) = self.sessions.get(&client) {
+                        tools.transfer.send(client, &session.progress());
+                    }
+                }
+            }
+        }
+    }
+
+    /// When to call [`Keep::handle_timeout`].
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+}
+
+/// A peer answers what it was not asked.
+fn unasked(tools: &mut Tools<'_>, conn: ConnId) {
+    tools
+        .transfer
+        .bye(conn, ByeReason::Protocol, "an answer to what was not asked");
+}

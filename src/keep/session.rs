@@ -1,0 +1,200 @@
+//! One client's share: which of its blocks wait, and how many copies the others have.
+
+use crate::block::Role;
+use crate::id::{BlockId, NodeId};
+use crate::limits::{COPIES_MAX, PLACING_MAX};
+use crate::time::Instant;
+use crate::wire::frame::{Frame, Settled};
+use std::collections::{BTreeSet, VecDeque};
+
+/// The state of a share.
+pub struct Session {
+    copies: u8,
+    min_copies: u8,
+    /// Blocks not begun, in the order they were added; the client is held up at `PLACING_MAX`, and a retry adds
+    /// at most as many again.
+    pub pending: VecDeque<(BlockId, Role)>,
+    /// Blocks being placed.
+    active: usize,
+    /// Blocks added.
+    added: u64,
+    /// Blocks done with.
+    placed: u64,
+    /// Blocks done with that have fewer than `min_copies`, with how many; at most `PLACING_MAX`.
+    short: Vec<(BlockId, Role, u8)>,
+    /// The fewest copies among blocks done with that are not in `short`.
+    least: u8,
+    /// Peers that hold any of the blocks.
+    holders: BTreeSet<NodeId>,
+    /// Nothing more is added; what is short is tried again until then.
+    retry_until: Option<Instant>,
+}
+
+impl Session {
+    /// An empty share.
+    pub fn new(copies: u8, min_copies: u8) -> Session {
+        Session {
+            copies,
+            min_copies,
+            pending: VecDeque::new(),
+            active: 0,
+            added: 0,
+            placed: 0,
+            short: Vec::new(),
+            least: COPIES_MAX,
+            holders: BTreeSet::new(),
+            retry_until: None,
+        }
+    }
+
+    /// How many copies a block of this role should get: roots and nodes, without which nothing is found, twice
+    /// as many as leaves.
+    pub fn wanted(&self, role: Role) -> usize {
+        let copies = usize::from(self.copies);
+        match role {
+            Role::Leaf => copies,
+            Role::Node | Role::Root => (2 * copies).min(usize::from(COPIES_MAX)),
+        }
+    }
+
+    /// One more block.
+    pub fn add(&mut self, block: BlockId, role: Role) {
+        self.added += 1;
+        self.pending.push_back((block, role));
+    }
+
+    /// The next block to be placed.
+    pub fn start_next(&mut self) -> Option<(BlockId, Role)> {
+        let next = self.pending.pop_front()?;
+        self.active += 1;
+        Some(next)
+    }
+
+    /// A block is done with.
+    pub fn finish(&mut self, block: BlockId, role: Role, holders: &BTreeSet<NodeId>) {
+        self.active -= 1;
+        self.placed += 1;
+        let copies = holders.len() as u8;
+        self.holders.extend(holders);
+        if copies < self.min_copies && self.short.len() < PLACING_MAX {
+            self.short.push((block, role, copies));
+        } else {
+            self.least = self.least.min(copies);
+        }
+    }
+
+    /// Nothing more is added; what is short may be tried again until `deadline`.
+    pub fn settle_by(&mut self, deadline: Instant) {
+        self.retry_until.get_or_insert(deadline);
+    }
+
+    /// Whether the client waits for the end.
+    pub fn is_settling(&self) -> bool {
+        self.retry_until.is_some()
+    }
+
+    /// Whether every block added so far is done with.
+    pub fn is_placed(&self) -> bool {
+        self.pending.is_empty() && self.active == 0
+    }
+
+    /// Whether any block has fewer copies than the client insists on.
+    pub fn is_short(&self) -> bool {
+        !self.short.is_empty()
+    }
+
+    /// Whether there is time for another try.
+    pub fn may_retry(&self, now: Instant) -> bool {
+        self.retry_until.is_some_and(|until| now < until)
+    }
+
+    /// Places again what is short.
+    pub fn retry(&mut self) {
+        self.placed -= self.short.len() as u64;
+        self.pending
+            .extend(self.short.drain(..).map(|(block, role, _)| (block, role)));
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Frame {
+        Frame::Progress {
+            placed: self.placed,
+            holders: self.holders.len() as u32,
+        }
+    }
+
+    /// What it has come to.
+    pub fn outcome(&self, reached: bool) -> Settled {
+        let short = self.short.iter().map(|&(_, _, copies)| copies).min();
+        let least = if self.added == 0 {
+            0
+        } else {
+            short.unwrap_or(COPIES_MAX).min(self.least)
+        };
+        let holders = self.holders.len() as u32;
+        Settled {
+            blocks: self.added,
+            least,
+            holders,
+            reached: reached || holders > 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn holders(count: u8) -> BTreeSet<NodeId> {
+        (0..count).map(|n| NodeId([n; 32])).collect()
+    }
+
+    #[test]
+    fn outcome_is_the_least_held_block() {
+        let mut session = Session::new(8, 2);
+        for n in 0..3 {
+            session.add(BlockId([n; 32]), Role::Leaf);
+            session.start_next();
+        }
+        session.finish(BlockId([0; 32]), Role::Leaf, &holders(5));
+        session.finish(BlockId([1; 32]), Role::Leaf, &holders(1));
+        session.finish(BlockId([2; 32]), Role::Leaf, &holders(3));
+        assert!(session.is_placed() && session.is_short());
+        assert_eq!(session.outcome(true).least, 1);
+        session.retry();
+        assert!(!session.is_placed());
+        assert_eq!(session.start_next(), Some((BlockId([1; 32]), Role::Leaf)));
+        session.finish(BlockId([1; 32]), Role::Leaf, &holders(4));
+        let settled = Settled {
+            blocks: 3,
+            least: 3,
+            holders: 5,
+            reached: true,
+        };
+        assert_eq!(
+            session.outcome(false),
+            settled,
+            "holders are somebody reached"
+        );
+    }
+
+    #[test]
+    fn retries_end_at_the_first_deadline_set() {
+        let at = |secs| Instant::EPOCH + Duration::from_secs(secs);
+        let mut session = Session::new(8, 1);
+        assert!(!session.may_retry(at(0)), "only once the client waits");
+        session.settle_by(at(10));
+        session.settle_by(at(20));
+        assert!(session.may_retry(at(9)) && !session.may_retry(at(10)));
+    }
+
+    #[test]
+    fn roots_and_nodes_get_twice_as_many_copies_up_to_a_neighbourhood() {
+        let wanted = |copies| {
+            [Role::Leaf, Role::Node, Role::Root].map(|role| Session::new(copies, 1).wanted(role))
+        };
+        assert_eq!(wanted(8), [8, 16, 16]);
+        assert_eq!(wanted(12), [12, 20, 20]);
+    }
+}

@@ -1,0 +1,719 @@
+//! The node: one state machine that joins the others. Inputs in, outputs out; it decides nothing itself.
+//!
+//! **The law of use:** after any call that takes `now`, call [`Node::poll_output`] until it returns
+//! [`Output::Timeout`], and do what it says; then wait for the next input, or until that time and give
+//! [`Input::Timeout`]. Inputs may be batched. The reactor and the simulator are two drivers of this.
+
+use crate::block::{Block, Kind};
+use crate::dht::{self, Dht};
+use crate::fetch::{self, Fetch};
+use crate::id::{BlockId, NodeId, NodeKey};
+use crate::keep::{self, Keep};
+use crate::limits::*;
+use crate::rng::Rng;
+use crate::store::{Sequence, Store, StoreError};
+use crate::time::Instant;
+use crate::transfer::{self, BlockHead, ConnId, Origin, Source, Transfer};
+use crate::wire::contact::Contact;
+use crate::wire::frame::{Answer, ByeReason, Frame, Hello, PayloadFrame, PeerRole};
+use log::{debug, info, warn};
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+
+/// What a node is told of itself.
+pub struct Config {
+    /// The key that its id is made from.
+    pub key: NodeKey,
+    /// Whether it is a `serve`, which wants to store blocks for others; otherwise a private peer.
+    pub serve: bool,
+    /// The port at which it listens, UDP and TCP.
+    pub port: u16,
+    /// Where it listens, for the user.
+    pub listen: String,
+    /// Whether it can send to IPv4 addresses.
+    pub ipv4: bool,
+    /// Whether it can send to IPv6 addresses.
+    pub ipv6: bool,
+}
+
+/// Something happened in the world. Borrowed: the node copies what it keeps.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A datagram came.
+    Datagram {
+        /// From where.
+        from: SocketAddr,
+        /// Its bytes.
+        payload: &'a [u8],
+    },
+    /// A connection that was asked for is open.
+    Connected {
+        /// Which.
+        conn: ConnId,
+    },
+    /// Bytes came over a connection.
+    Received {
+        /// Which.
+        conn: ConnId,
+        /// Any cut of the stream, in order.
+        bytes: &'a [u8],
+    },
+    /// A connection is over, or could not be opened.
+    Closed {
+        /// Which.
+        conn: ConnId,
+        /// Why, for the log.
+        reason: &'a str,
+    },
+    /// The time of the last [`Output::Timeout`] has come. Early is harmless.
+    Timeout,
+}
+
+/// Something must be done. Owned: the driver needs nothing from the node to do it.
+#[must_use]
+#[derive(Debug)]
+pub enum Output {
+    /// Send a datagram.
+    Transmit {
+        /// Where to.
+        to: SocketAddr,
+        /// Its bytes.
+        payload: Vec<u8>,
+    },
+    /// Open a connection; answer with [`Input::Connected`] or [`Input::Closed`].
+    Connect {
+        /// Its name.
+        conn: ConnId,
+        /// Where to.
+        to: SocketAddr,
+    },
+    /// There is something to write: ask [`Node::egress`].
+    Flush {
+        /// On which connection.
+        conn: ConnId,
+    },
+    /// Close a connection at once.
+    Close {
+        /// Which.
+        conn: ConnId,
+    },
+    /// For the driver itself.
+    Event(Event),
+    /// Nothing more to do; sleep until then.
+    Timeout(Option<Instant>),
+}
+
+/// What only the driver can do, or wants to know.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A `serve` waits for this private peer's directory: accept no new clients.
+    Yield,
+    /// The node has entered or left client-mode.
+    ClientMode(bool),
+    /// The table has its first contacts.
+    Joined,
+}
+
+/// A node over a store.
+pub struct Node<S> {
+    config: Config,
+    started: Instant,
+    store: S,
+    dht: Dht,
+    transfer: Transfer,
+    keep: Keep,
+    fetch: Fetch,
+    /// Frames that must not be sent before the store is durable up to a put, in order.
+    acks: VecDeque<(Sequence, ConnId, Frame)>,
+    /// The last put.
+    written: Sequence,
+    /// When the next commit is begun.
+    commit_at: Option<Instant>,
+    other_versions: VecDeque<(SocketAddr, u8)>,
+    served_blocks: u64,
+    stored_blocks: u64,
+    outputs: VecDeque<Output>,
+}
+
+/// Reports of other versions kept for clients that ask why nobody was reached, at most.
+const OTHER_VERSIONS_MAX: usize = 8;
+
+impl<S: Store> Node<S> {
+    /// A node that knows nobody yet.
+    pub fn new(now: Instant, config: Config, store: S, rng: Rng) -> Node<S> {
+        let role = if config.serve {
+            PeerRole::Unreachable
+        } else {
+            PeerRole::Private
+        };
+        let hello = Hello {
+            key: config.key,
+            port: config.port,
+            role,
+        };
+        let dht_config = dht::Config {
+            serve: config.serve,
+            ipv4: config.ipv4,
+            ipv6: config.ipv6,
+        };
+        let mut node = Node {
+            started: now,
+            store,
+            dht: Dht::new(now, config.key, dht_config, rng),
+            transfer: Transfer::new(hello),
+            keep: Keep::default(),
+            fetch: Fetch::default(),
+            acks: VecDeque::new(),
+            written: Sequence::default(),
+            commit_at: None,
+            other_versions: VecDeque::new(),
+            served_blocks: 0,
+            stored_blocks: 0,
+            outputs: VecDeque::new(),
+            config,
+        };
+        node.pump(now);
+        node
+    }
+
+    /// The node's id.
+    pub fn id(&self) -> NodeId {
+        self.dht.id()
+    }
+
+    /// The store.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Contacts worth saving for the next start.
+    pub fn contacts(&self, now: Instant) -> Vec<Contact> {
+        self.dht.contacts(now)
+    }
+
+    /// Whether others do not know this node as reachable.
+    pub fn is_client_mode(&self) -> bool {
+        self.dht.is_client_mode()
+    }
+
+    /// Connections to peers, and of local clients.
+    pub fn connection_counts(&self) -> (usize, usize) {
+        self.transfer.counts()
+    }
+
+    /// An address to bootstrap from.
+    pub fn add_seed(&mut self, now: Instant, addr: SocketAddr) {
+        self.dht.add_seed(now, addr);
+        self.pump(now);
+    }
+
+    /// The contacts of an earlier run.
+    pub fn load_contacts(&mut self, now: Instant, contacts: Vec<Contact>) {
+        self.dht.load_contacts(now, contacts);
+        self.pump(now);
+    }
+
+    /// The driver has accepted a connection; this is its name.
+    pub fn accept(&mut self, now: Instant, origin: Origin) -> ConnId {
+        let conn = self.transfer.accept(now, origin);
+        self.pump(now);
+        conn
+    }
+
+    /// Something happened.
+    pub fn handle_input(&mut self, now: Instant, input: Input<'_>) {
+        match input {
+            Input::Datagram { from, payload } => {
+                let store = &self.store;
+                self.dht
+                    .handle_datagram(now, from, payload, &|id| store.has(id));
+            }
+            Input::Connected { conn } => self.transfer.handle_connected(now, conn),
+            Input::Received { conn, bytes } => self.transfer.handle_received(now, conn, bytes),
+            Input::Closed { conn, reason } => self.transfer.handle_closed(now, conn, reason),
+            Input::Timeout => {
+                self.dht.handle_timeout(now);
+                self.transfer.handle_timeout(now);
+                let (keep, mut tools) = self.keep_tools(now);
+                keep.handle_timeout(&mut tools);
+                let (fetch, mut tools) = self.fetch_tools(now);
+                fetch.handle_timeout(&mut tools);
+            }
+        }
+        self.pump(now);
+    }
+
+    /// The next thing to be done. [`Output::Timeout`] is the last.
+    pub fn poll_output(&mut self) -> Output {
+        if let Some(output) = self.outputs.pop_front() {
+            return output;
+        }
+        let timeouts = [
+            self.dht.next_timeout(),
+            self.transfer.next_timeout(),
+            self.keep.next_timeout(),
+            self.fetch.next_timeout(),
+            self.commit_at,
+        ];
+        Output::Timeout(timeouts.into_iter().flatten().min())
+    }
+
+    /// What is to be written next on a connection: fills `slices`, returns how many. Nothing is copied.
+    /// `None` if the stream cannot go on since a block is lost: close it.
+    pub fn egress<'a>(&'a self, conn: ConnId, slices: &mut [IoSlice<'a>]) -> Option<usize> {
+        self.transfer.egress(&self.store, conn, slices)
+    }
+
+    /// So many bytes of what [`Node::egress`] gave have been written.
+    pub fn consume(&mut self, now: Instant, conn: ConnId, sent: usize) {
+        self.transfer.consume(now, conn, sent);
+        self.pump(now);
+    }
+
+    /// Whether to read from a connection; if not, TCP pushes back.
+    pub fn wants_read(&self, conn: ConnId) -> bool {
+        let sharing = self.transfer.is_local(conn) && self.keep.is_full(conn);
+        self.transfer.wants_read(conn) && !sharing
+    }
+
+    /// Makes durable what was put and answers those who wait for it, now. A failure is final, and said to them.
+    pub fn commit(&mut self, now: Instant) {
+        self.commit_at = None;
+        let result = self
+            .store
+            .begin_commit()
+            .and_then(|()| self.store.poll_commit());
+        match result {
+            Ok(durable) => {
+                self.send_acks(durable);
+                if self.store.uncommitted() > 0 {
+                    self.commit_at = Some(now + COMMIT_DELAY);
+                }
+            }
+            Err(error) => self.fail_acks(&error),
+        }
+    }
+
+    fn send_acks(&mut self, durable: Sequence) {
+        while self
+            .acks
+            .front()
+            .is_some_and(|&(sequence, _, _)| sequence <= durable)
+        {
+            if let Some((_, conn, frame)) = self.acks.pop_front() {
+                self.transfer.send(conn, &frame);
+            }
+        }
+    }
+
+    /// What waits for a commit that will never be is answered as not stored.
+    fn fail_acks(&mut self, error: &StoreError) {
+        warn!("{error}");
+        for (_, conn, frame) in std::mem::take(&mut self.acks) {
+            let frame = match frame {
+                Frame::Stored(id) => Frame::Refused {
+                    id,
+                    answer: Answer::Failed,
+                },
+                Frame::Want(answers) => Frame::Want(vec![Answer::Failed; answers.len()]),
+                Frame::Settled(_) => Frame::Failed {
+                    status: 1,
+                    text: error.to_string(),
+                },
+                other => other,
+            };
+            self.transfer.send(conn, &frame);
+        }
+    }
+
+    /// Sends a frame once all that has been put is durable.
+    fn send_when_durable(&mut self, now: Instant, conn: ConnId, frame: Frame) {
+        let durable = self.store.poll_commit();
+        match durable {
+            Ok(durable) if durable >= self.written && self.acks.is_empty() => {
+                self.transfer.send(conn, &frame);
+            }
+            Ok(_) => {
+                self.acks.push_back((self.written, conn, frame));
+                self.commit_by(now + COMMIT_DELAY);
+            }
+            Err(error) => {
+                self.acks.push_back((self.written, conn, frame));
+                self.fail_acks(&error);
+            }
+        }
+    }
+
+    fn commit_by(&mut self, at: Instant) {
+        self.commit_at = Some(self.commit_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    fn keep_tools(&mut self, now: Instant) -> (&mut Keep, keep::Tools<'_>) {
+        let Node {
+            keep,
+            dht,
+            transfer,
+            store,
+            ..
+        } = self;
+        (
+            keep,
+            keep::Tools {
+                now,
+                dht,
+                transfer,
+                store,
+            },
+        )
+    }
+
+    fn fetch_tools(&mut self, now: Instant) -> (&mut Fetch, fetch::Tools<'_>) {
+        let Node {
+            fetch,
+            dht,
+            transfer,
+            ..
+        } = self;
+        (fetch, fetch::Tools { now, dht, transfer })
+    }
+
+    /// Carries events from machine to machine until there are none, then gathers what the driver must do.
+    /// Each event is the consequence of a message, a deadline or a request, all of which are bounded.
+    fn pump(&mut self, now: Instant) {
+        loop {
+            if let Some(event) = self.transfer.poll_event() {
+                self.handle_transfer(now, event);
+            } else if let Some(event) = self.dht.poll_event() {
+                self.handle_dht(now, event);
+            } else if let Some((client, settled)) = self.keep.poll_settled() {
+                self.send_when_durable(now, client, Frame::Settled(settled));
+            } else if self.commit_at.is_some_and(|at| at <= now) {
+                self.commit(now);
+            } else {
+                break;
+            }
+        }
+        while let Some((to, payload)) = self.dht.poll_transmit() {
+            self.outputs.push_back(Output::Transmit { to, payload });
+        }
+        while let Some(command) = self.transfer.poll_command() {
+            self.outputs.push_back(match command {
+                transfer::Command::Connect { conn, to } => Output::Connect { conn, to },
+                transfer::Command::Flush { conn } => Output::Flush { conn },
+                transfer::Command::Close { conn } => Output::Close { conn },
+            });
+        }
+    }
+
+    fn handle_dht(&mut self, now: Instant, event: dht::Event) {
+        match event {
+            dht::Event::Joined { contacts } => {
+                debug!("joined, {contacts} contacts");
+                self.outputs.push_back(Output::Event(Event::Joined));
+            }
+            dht::Event::JoinFailed => debug!("nobody answered yet"),
+            dht::Event::Closest {
+                lookup, contacts, ..
+            } => {
+                let (keep, mut tools) = self.keep_tools(now);
+                keep.handle_closest(&mut tools, lookup, contacts);
+            }
+            dht::Event::Holder { lookup, contact } => {
+                let (fetch, mut tools) = self.fetch_tools(now);
+                fetch.handle_holder(&mut tools, lookup, contact);
+            }
+            dht::Event::HoldersDone {
+                lookup, answered, ..
+            } => {
+                let (fetch, mut tools) = self.fetch_tools(now);
+                fetch.handle_holders_done(&mut tools, lookup, answered);
+            }
+            dht::Event::DialBack { to, nonce } => {
+                let conn = self.transfer.dial(now, to, None);
+                self.transfer.send(conn, &Frame::Dialed(nonce));
+            }
+            dht::Event::ClientMode(client_mode) => {
+                if client_mode {
+                    info!("not reachable from other networks: in client-mode");
+                } else {
+                    info!("reachable: open for blocks");
+                }
+                let role = match (self.config.serve, client_mode) {
+                    (true, false) => PeerRole::Peer,
+                    (true, true) => PeerRole::Unreachable,
+                    (false, _) => PeerRole::Private,
+                };
+                self.transfer.set_role(role);
+                self.outputs
+                    .push_back(Output::Event(Event::ClientMode(client_mode)));
+            }
+            dht::Event::OtherVersion { addr, version } => self.handle_other_version(addr, version),
+            dht::Event::Counted { .. } => {}
+        }
+    }
+
+    fn handle_other_version(&mut self, addr: SocketAddr, version: u8) {
+        if self.other_versions.contains(&(addr, version)) {
+            return;
+        }
+        let ours = crate::wire::PROTOCOL_VERSION;
+        warn!(
+            "{addr} speaks protocol version {version}, this strew speaks {ours}; upgrade the older"
+        );
+        if self.other_versions.len() == OTHER_VERSIONS_MAX {
+            self.other_versions.pop_front();
+        }
+        self.other_versions.push_back((addr, version));
+    }
+
+    fn handle_transfer(&mut self, now: Instant, event: transfer::Event) {
+        match event {
+            transfer::Event::Opened { conn, .. } => {
+                let (keep, mut tools) = self.keep_tools(now);
+                keep.handle_opened(&mut tools, conn);
+            }
+            transfer::Event::Closed { conn, .. } => {
+                self.acks.retain(|&(_, waiting, _)| waiting != conn);
+                let (keep, mut tools) = self.keep_tools(now);
+                keep.handle_closed(&mut tools, conn);
+                keep.handle_client_closed(&mut tools, conn);
+                let (fetch, mut tools) = self.fetch_tools(now);
+                fetch.handle_closed(&mut tools, conn);
+                fetch.handle_client_closed(&mut tools, conn);
+            }
+            transfer::Event::OtherVersion { addr, version } => {
+                self.handle_other_version(addr, version)
+            }
+            transfer::Event::Frame { conn, frame } if self.transfer.is_local(conn) => {
+                self.handle_client(now, conn, frame);
+            }
+            transfer::Event::Frame { conn, frame } => self.handle_peer(now, conn, frame),
+        }
+    }
+
+    /// A frame from another peer.
+    fn handle_peer(&mut self, now: Instant, conn: ConnId, frame: Frame) {
+        match frame {
+            Frame::Offer(ids) => {
+                let answers = ids.iter().map(|id| self.answer_offer(id)).collect();
+                self.send_when_durable(now, conn, Frame::Want(answers));
+            }
+            Frame::Put { id, kind, payload } => match Block::verify(id, kind, payload) {
+                Ok(block) => self.handle_put(now, conn, &block),
+                Err(error) => {
+                    debug!("{:?} put a wrong block: {error}", self.transfer.addr(conn));
+                    self.transfer.handle_wrong_block(now, conn);
+                }
+            },
+            Frame::Get(id) => {
+                if !self.give(conn, id) {
+                    self.transfer.send(conn, &Frame::Absent(id));
+                }
+            }
+            Frame::Block { id, kind, payload } => match Block::verify(id, kind, payload) {
+                Ok(block) => {
+                    let (fetch, mut tools) = self.fetch_tools(now);
+                    fetch.handle_block(&mut tools, conn, block);
+                }
+                Err(error) => {
+                    debug!("{:?} gave a wrong block: {error}", self.transfer.addr(conn));
+                    self.transfer.handle_wrong_block(now, conn);
+                }
+            },
+            Frame::Absent(id) => {
+                let (fetch, mut tools) = self.fetch_tools(now);
+                fetch.handle_absent(&mut tools, conn, id);
+            }
+            Frame::Want(answers) => {
+                let (keep, mut tools) = self.keep_tools(now);
+                keep.handle_want(&mut tools, conn, answers);
+            }
+            Frame::Stored(id) => {
+                let (keep, mut tools) = self.keep_tools(now);
+                keep.handle_stored(&mut tools, conn, id, true);
+            }
+            Frame::Refused { id, answer } => {
+                debug!("{:?} refuses {id:?}: {answer:?}", self.transfer.addr(conn));
+                let (keep, mut tools) = self.keep_tools(now);
+                keep.handle_stored(&mut tools, conn, id, false);
+            }
+            Frame::Dialed(nonce) => {
+                if let (Some(peer), Some(addr)) =
+                    (self.transfer.peer(conn), self.transfer.addr(conn))
+                {
+                    self.dht.handle_dialed_back(now, peer, addr, nonce);
+                }
+                self.transfer.close(conn, "it has dialed back");
+            }
+            // The rest the decoder lets through only on the control socket, or transfer takes.
+            _ => self
+                .transfer
+                .bye(conn, ByeReason::Protocol, "a frame that has no place here"),
+        }
+    }
+
+    fn answer_offer(&self, id: &BlockId) -> Answer {
+        if self.store.has(id) {
+            return Answer::Have;
+        }
+        if self.dht.is_client_mode() {
+            return Answer::NotServing;
+        }
+        // Whether it fits is known when it comes; that nothing fits any more is known now.
+        let usage = self.store.usage();
+        if usage.used_bytes + BLOCK_CHARGE_MIN > usage.capacity_bytes {
+            Answer::Full
+        } else {
+            Answer::Want
+        }
+    }
+
+    fn handle_put(&mut self, now: Instant, conn: ConnId, block: &Block) {
+        let id = block.id();
+        if self.dht.is_client_mode() {
+            let answer = Answer::NotServing;
+            return self.transfer.send(conn, &Frame::Refused { id, answer });
+        }
+        self.store.set_time(now.as_secs());
+        match self.store.put(block) {
+            Ok(put) => {
+                self.stored_blocks += 1;
+                self.written = self.written.max(put.sequence());
+                self.send_when_durable(now, conn, Frame::Stored(id));
+            }
+            Err(error) => {
+                debug!("cannot store {id:?}: {error}");
+                let answer = match error {
+                    StoreError::Full { .. } => Answer::Full,
+                    StoreError::ReadOnly | StoreError::Io(..) => Answer::Failed,
+                };
+                self.transfer.send(conn, &Frame::Refused { id, answer });
+            }
+        }
+    }
+
+    /// Queues a block from the store; false if it is not there, or damaged.
+    fn give(&mut self, conn: ConnId, id: BlockId) -> bool {
+        let Some((kind, len)) = self.store.check(&id) else {
+            return false;
+        };
+        let head = BlockHead {
+            id,
+            kind,
+            len: len as usize,
+        };
+        self.transfer
+            .send_block(conn, PayloadFrame::Block, head, Source::Store);
+        self.served_blocks += 1;
+        true
+    }
+
+    /// A frame from a client on this machine.
+    fn handle_client(&mut self, now: Instant, conn: ConnId, frame: Frame) {
+        match frame {
+            Frame::Share { copies, min_copies } => self.keep.begin(conn, copies, min_copies),
+            Frame::Add { kind, payload } => self.handle_add(now, conn, kind, payload),
+            Frame::Settle => {
+                let (keep, mut tools) = self.keep_tools(now);
+                keep.settle(&mut tools, conn);
+            }
+            Frame::Fetch(id) => {
+                if !self.give(conn, id) {
+                    let (fetch, mut tools) = self.fetch_tools(now);
+                    fetch.want(&mut tools, conn, id);
+                }
+            }
+            Frame::Status => {
+                let text = self.status(now);
+                self.transfer.send(conn, &Frame::Text(text));
+            }
+            Frame::Peer(addr) => self.dht.add_seed(now, addr),
+            Frame::Yield => self.outputs.push_back(Output::Event(Event::Yield)),
+            _ => self
+                .transfer
+                .bye(conn, ByeReason::Protocol, "a frame that has no place here"),
+        }
+    }
+
+    fn handle_add(&mut self, now: Instant, conn: ConnId, kind: Kind, payload: Vec<u8>) {
+        if !self.keep.is_sharing(conn) {
+            let text = "a block outside a share";
+            return self.transfer.bye(conn, ByeReason::Protocol, text);
+        }
+        let Ok(block) = Block::new(kind, payload) else {
+            return self
+                .transfer
+                .bye(conn, ByeReason::Protocol, "a block of impossible length");
+        };
+        self.store.set_time(now.as_secs());
+        match self.store.put(&block) {
+            Ok(put) => {
+                self.written = self.written.max(put.sequence());
+                let soon = self.store.uncommitted() < UNCOMMITTED_MAX;
+                self.commit_by(if soon { now + COMMIT_AFTER } else { now });
+                self.transfer.send(conn, &Frame::Added(block.id()));
+                let (keep, mut tools) = self.keep_tools(now);
+                keep.add(&mut tools, conn, block.id(), kind.role);
+            }
+            Err(error) => {
+                let status = if matches!(error, StoreError::Full { .. }) {
+                    8
+                } else {
+                    1
+                };
+                let text = format!("cannot keep the own copy: {error}");
+                self.transfer.send(conn, &Frame::Failed { status, text });
+            }
+        }
+    }
+
+    /// The state of the node in lines of `key value`; sizes in bytes, times in seconds.
+    pub fn status(&self, now: Instant) -> String {
+        let usage = self.store.usage();
+        let statistics = self.dht.statistics();
+        let (peers, clients) = self.transfer.counts();
+        let mut text = String::new();
+        let mut line = |key: &str, value: &dyn std::fmt::Display| {
+            writeln!(text, "{key} {value}").expect("a string takes any text");
+        };
+        let mode = match (self.config.serve, self.dht.is_client_mode()) {
+            (false, _) => "private",
+            (true, true) => "client",
+            (true, false) => "peer",
+        };
+        line("id", &self.id());
+        line("mode", &mode);
+        line("listen", &self.config.listen);
+        for addr in self.dht.observed_addresses() {
+            line("address", &addr);
+        }
+        line(
+            "joined",
+            &u8::from(self.dht.has_joined() && self.dht.contact_count() > 0),
+        );
+        line("contacts", &self.dht.contact_count());
+        line("connections", &peers);
+        line("clients", &clients);
+        line("blocks", &usage.blocks);
+        line("payload_bytes", &usage.payload_bytes);
+        line("used_bytes", &usage.used_bytes);
+        line("capacity_bytes", &usage.capacity_bytes);
+        line("damaged", &usage.damaged);
+        line("uptime_seconds", &now.since(self.started).as_secs());
+        line("requests_sent", &statistics.requests_sent);
+        line("requests_received", &statistics.requests_received);
+        line("udp_bytes_sent", &statistics.bytes_sent);
+        line("udp_bytes_received", &statistics.bytes_received);
+        line("tcp_bytes_sent", &self.transfer.bytes.1);
+        line("tcp_bytes_received", &self.transfer.bytes.0);
+        line("blocks_given", &self.served_blocks);
+        line("blocks_taken", &self.stored_blocks);
+        line("wants", &self.fetch.wanted());
+        for (addr, version) in &self.other_versions {
+            line("other_version", &format_args!("{addr} {version}"));
+        }
+        text
+    }
+}

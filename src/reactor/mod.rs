@@ -1,0 +1,678 @@
+//! The reactor: one mio event loop over the UDP socket, the TCP listener, the control socket, their
+//! connections, signals and resolvers, driving one [`Node`]. All I/O of a peer but the pack's is here.
+//!
+//! mio is edge-triggered: what is readable or writable is remembered until the system says `WouldBlock`, and
+//! revisited with a zero time-out. Every turn has budgets, so that nobody waits for another's bulk.
+
+mod clock;
+pub mod control;
+pub mod files;
+pub mod resolve;
+mod sockets;
+
+use crate::limits::*;
+use crate::node::{Config, Event, Input, Node, Output};
+use crate::rng::Rng;
+use crate::store::pack::{DirLock, PackStore};
+use crate::sys;
+use crate::transfer::{ConnId, Origin};
+use crate::wire::contact::normalise;
+use clock::Clock;
+use log::{debug, info, trace, warn};
+use mio::net::{TcpStream, UnixListener, UnixStream};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token};
+use resolve::Resolving;
+use sockets::Sockets;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const UDP: Token = Token(0);
+const TCP: Token = Token(1);
+const CONTROL: Token = Token(2);
+const SIGNAL: Token = Token(3);
+const FIRST_RESOLVER: usize = 4;
+/// Names being resolved at once at most; they are also the names a user can give.
+const RESOLVERS_MAX: usize = SEEDS_MAX;
+const FIRST_CONN: usize = FIRST_RESOLVER + RESOLVERS_MAX;
+
+/// Datagrams handled in one turn at most.
+const DATAGRAMS_PER_TURN: usize = 64;
+/// Connections accepted in one turn at most, from each listener.
+const ACCEPTS_PER_TURN: usize = 16;
+/// Bytes read at once, and from one connection in one turn: a block, hashed in a fraction of a millisecond.
+const READ_SIZE: usize = 256 << 10;
+/// Bytes written to one connection in one turn.
+const WRITE_BUDGET: usize = 1 << 20;
+/// Slices given to one system call: a block takes two.
+const SLICES: usize = 16;
+/// How often the contacts are saved.
+const SAVE_PERIOD: Duration = Duration::from_secs(600);
+/// Pauses between attempts to resolve a name that could not be.
+const RESOLVE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// What a peer is started with.
+pub struct Options {
+    /// The data directory; its lock is `lock`.
+    pub dir: PathBuf,
+    /// Proof that the directory is ours.
+    pub lock: DirLock,
+    /// A `serve`, or a private peer.
+    pub serve: bool,
+    /// Where to listen; all addresses at `default_port` if not said.
+    pub listen: Option<SocketAddr>,
+    /// The port where `listen` is not said.
+    pub default_port: u16,
+    /// HOST:PORT to bootstrap from.
+    pub peers: Vec<String>,
+    /// Bytes allotted.
+    pub capacity: u64,
+}
+
+/// Why a peer could not be started or go on.
+pub enum Failure {
+    /// The port is taken.
+    PortInUse(SocketAddr),
+    /// Anything else, in words.
+    Other(String),
+}
+
+fn failed<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Failure {
+    move |error| Failure::Other(format!("{what}: {error}"))
+}
+
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+struct Conn {
+    socket: Socket,
+    /// For a connection that we open: the system has not said that it is there.
+    connecting: bool,
+    /// The system has not said `WouldBlock` since it last said that there is something.
+    readable: bool,
+    writable: bool,
+    /// The node has something to write.
+    flush: bool,
+}
+
+impl Conn {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => socket.read(buffer),
+            Socket::Unix(socket) => socket.read(buffer),
+        }
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => socket.write_vectored(slices),
+            Socket::Unix(socket) => socket.write_vectored(slices),
+        }
+    }
+}
+
+/// A name to be resolved until it has been.
+struct Name {
+    host: String,
+    pause: Duration,
+    at: crate::time::Instant,
+}
+
+/// A running peer.
+pub struct Reactor {
+    poll: Poll,
+    clock: Clock,
+    node: Node<PackStore>,
+    dir: PathBuf,
+    serve: bool,
+    sockets: Sockets,
+    control: Option<UnixListener>,
+    /// Held open for the loop.
+    _signals: OwnedFd,
+    conns: BTreeMap<ConnId, Conn>,
+    resolving: BTreeMap<usize, Resolving>,
+    names: Vec<Name>,
+    udp_readable: bool,
+    tcp_readable: bool,
+    control_readable: bool,
+    buffer: Vec<u8>,
+    /// A private peer ends when its last client has gone; the first must come by then.
+    idle_deadline: Option<crate::time::Instant>,
+    /// The connection of a private peer's last client, kept until the process ends: that is how the client
+    /// learns that the directory is released.
+    last_client: Option<Socket>,
+    save_at: crate::time::Instant,
+    /// The clients' socket has been taken away: no new ones.
+    yielded: bool,
+}
+
+impl Reactor {
+    /// Opens the store, binds the sockets, answers from then on.
+    pub fn start(options: Options) -> Result<Reactor, Failure> {
+        let Options {
+            dir,
+            lock,
+            serve,
+            listen,
+            default_port,
+            peers,
+            capacity,
+        } = options;
+        let clock = Clock::start();
+        let now = clock.now();
+        let entropy = || sys::entropy().map_err(failed("read /dev/urandom"));
+        let signals = sys::signal_pipe().map_err(failed("set up signals"))?;
+        let mut sockets = match listen {
+            Some(addr) => Sockets::bind(addr),
+            None => Sockets::bind_any(default_port),
+        }
+        .map_err(|error| {
+            let addr = listen.unwrap_or(SocketAddr::from(([0; 16], default_port)));
+            match error.kind() {
+                io::ErrorKind::AddrInUse => Failure::PortInUse(addr),
+                _ => Failure::Other(format!("listen at {addr}: {error}")),
+            }
+        })?;
+        let store = PackStore::open(lock, capacity, entropy()?)
+            .map_err(|error| Failure::Other(error.to_string()))?;
+        let key = if serve {
+            let file = dir.join("key");
+            files::key(&dir, entropy()?).map_err(failed(file.display()))?
+        } else {
+            crate::id::NodeKey(entropy()?)
+        };
+        let (ipv4, ipv6) = sockets.families();
+        let (port, listen) = (sockets.addr.port(), sockets.addr.to_string());
+        let config = Config {
+            key,
+            serve,
+            port,
+            listen,
+            ipv4,
+            ipv6,
+        };
+        let mut node = Node::new(now, config, store, Rng::new(entropy()?));
+        node.load_contacts(now, files::load_contacts(&dir));
+
+        let poll = Poll::new().map_err(failed("set up polling"))?;
+        let registry = poll.registry();
+        let register = |result: io::Result<()>| result.map_err(failed("set up polling"));
+        register(registry.register(&mut sockets.udp, UDP, Interest::READABLE))?;
+        register(registry.register(&mut sockets.tcp, TCP, Interest::READABLE))?;
+        let signal_fd = signals.as_raw_fd();
+        register(registry.register(&mut SourceFd(&signal_fd), SIGNAL, Interest::READABLE))?;
+        let socket = dir.join(control::NAME);
+        let mut listener = control::bind(&dir).map_err(failed(socket.display()))?;
+        register(registry.register(&mut listener, CONTROL, Interest::READABLE))?;
+
+        let mut reactor = Reactor {
+            poll,
+            node,
+            dir,
+            serve,
+            sockets,
+            control: Some(listener),
+            _signals: signals,
+            conns: BTreeMap::new(),
+            resolving: BTreeMap::new(),
+            names: Vec::new(),
+            udp_readable: true,
+            tcp_readable: true,
+            control_readable: true,
+            buffer: vec![0; READ_SIZE],
+            idle_deadline: (!serve).then(|| now + PRIVATE_IDLE),
+            last_client: None,
+            save_at: now + SAVE_PERIOD,
+            yielded: false,
+            clock,
+        };
+        for host in peers.into_iter().take(SEEDS_MAX) {
+            match host.parse() {
+                Ok(addr) => reactor.node.add_seed(now, normalise(addr)),
+                Err(_) => reactor.names.push(Name {
+                    host,
+                    pause: RESOLVE_RETRY.0,
+                    at: now,
+                }),
+            }
+        }
+        Ok(reactor)
+    }
+
+    /// Where the peer listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.sockets.addr
+    }
+
+    /// The node's id.
+    pub fn id(&self) -> crate::id::NodeId {
+        self.node.id()
+    }
+
+    /// Runs until SIGTERM or SIGINT, or until a private peer's last client has gone. What was put is then
+    /// durable, the contacts are saved, and the control socket is gone.
+    pub fn run(mut self) -> Result<(), Failure> {
+        let mut events = Events::with_capacity(256);
+        let mut stop = false;
+        while !stop {
+            let deadline = self.drain_outputs();
+            let now = self.clock.now();
+            let timeout = match deadline {
+                _ if self.has_work() => Duration::ZERO,
+                Some(at) => at.since(now),
+                None => SAVE_PERIOD,
+            };
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(failed("wait for events")(error)),
+                Ok(()) => {}
+            }
+            for event in &events {
+                match event.token() {
+                    UDP => self.udp_readable = true,
+                    TCP => self.tcp_readable = true,
+                    CONTROL => self.control_readable = true,
+                    SIGNAL => {
+                        info!("stopping on a signal");
+                        stop = true;
+                    }
+                    Token(token) if token < FIRST_CONN => self.handle_resolver(token),
+                    Token(token) => {
+                        if let Some(conn) = self.conns.get_mut(&ConnId((token - FIRST_CONN) as u64))
+                        {
+                            conn.readable |= event.is_readable() || event.is_error();
+                            conn.writable |= event.is_writable() || event.is_error();
+                        }
+                    }
+                }
+            }
+            self.turn();
+            stop |= self.has_ended();
+        }
+        self.stop();
+        Ok(())
+    }
+
+    /// One turn: each source of work gets its budget.
+    fn turn(&mut self) {
+        self.receive_datagrams();
+        self.accept_remote();
+        self.accept_local();
+        let ids: Vec<ConnId> = self.conns.keys().copied().collect();
+        for id in ids {
+            self.serve_conn(id);
+        }
+        let now = self.clock.now();
+        self.node.handle_input(now, Input::Timeout);
+        if self.serve && now >= self.save_at {
+            self.save_contacts();
+            self.save_at = now + SAVE_PERIOD;
+        }
+        self.start_resolvers(now);
+    }
+
+    /// Whether a turn can do something without an event.
+    fn has_work(&self) -> bool {
+        self.udp_readable
+            || self.tcp_readable
+            || self.control_readable
+            || self.conns.iter().any(|(&id, conn)| {
+                !conn.connecting
+                    && (conn.readable && self.node.wants_read(id) || conn.writable && conn.flush)
+            })
+    }
+
+    /// Does what the node says; when it wants to be woken.
+    fn drain_outputs(&mut self) -> Option<crate::time::Instant> {
+        loop {
+            match self.node.poll_output() {
+                Output::Transmit { to, payload } => {
+                    let target = self.sockets.target(to);
+                    if let Err(error) = self.sockets.udp.send_to(&payload, target) {
+                        // Lost, as any datagram may be: it is sent again when nobody answers.
+                        trace!("datagram to {to}: {error}");
+                    }
+                }
+                Output::Connect { conn, to } => self.connect(conn, to),
+                Output::Flush { conn } => {
+                    if let Some(conn) = self.conns.get_mut(&conn) {
+                        conn.flush = true;
+                    }
+                }
+                Output::Close { conn } => self.close(conn),
+                Output::Event(Event::Yield) => {
+                    info!("a serve waits for this directory: taking no new clients");
+                    self.yielded = true;
+                    self.control = None;
+                    control::unbind(&self.dir);
+                }
+                Output::Event(event) => debug!("{event:?}"),
+                Output::Timeout(deadline) => {
+                    let own = [Some(self.save_at), self.idle_deadline, deadline];
+                    let names = self.names.iter().map(|name| name.at).min();
+                    return own.into_iter().chain([names]).flatten().min();
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, id: ConnId, to: SocketAddr) {
+        match TcpStream::connect(to) {
+            Ok(socket) => self.insert(id, Socket::Tcp(socket), true),
+            Err(error) => self.lost(id, &error.to_string()),
+        }
+    }
+
+    fn insert(&mut self, id: ConnId, mut socket: Socket, connecting: bool) {
+        let token = Token(FIRST_CONN + id.0 as usize);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let registry: &Registry = self.poll.registry();
+        let registered = match &mut socket {
+            Socket::Tcp(socket) => registry.register(socket, token, both),
+            Socket::Unix(socket) => registry.register(socket, token, both),
+        };
+        match registered {
+            Ok(()) => {
+                let conn = Conn {
+                    socket,
+                    connecting,
+                    readable: false,
+                    writable: false,
+                    flush: !connecting,
+                };
+                self.conns.insert(id, conn);
+            }
+            Err(error) => self.lost(id, &error.to_string()),
+        }
+    }
+
+    /// The system has ended a connection.
+    fn lost(&mut self, id: ConnId, reason: &str) {
+        self.close(id);
+        let now = self.clock.now();
+        self.node
+            .handle_input(now, Input::Closed { conn: id, reason });
+    }
+
+    fn close(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.remove(&id) else {
+            return;
+        };
+        if let Socket::Unix(_) = conn.socket {
+            if !self.serve {
+                self.last_client = Some(conn.socket);
+            }
+        }
+    }
+
+    /// Whether a private peer has nobody left to work for.
+    fn has_ended(&mut self) -> bool {
+        if self.serve {
+            return false;
+        }
+        let clients = self
+            .conns
+            .values()
+            .any(|conn| matches!(conn.socket, Socket::Unix(_)));
+        if clients {
+            self.idle_deadline = None;
+            // It was not the last one.
+            self.last_client = None;
+            return false;
+        }
+        match self.idle_deadline {
+            Some(deadline) => self.yielded || self.clock.now() >= deadline,
+            None => true,
+        }
+    }
+
+    fn receive_datagrams(&mut self) {
+        let mut payload = [0; 2048];
+        for _ in 0..DATAGRAMS_PER_TURN {
+            if !self.udp_readable {
+                return;
+            }
+            match self.sockets.udp.recv_from(&mut payload) {
+                Ok((len, from)) => {
+                    let now = self.clock.now();
+                    let (from, payload) = (normalise(from), &payload[..len]);
+                    self.node
+                        .handle_input(now, Input::Datagram { from, payload });
+                    // Replies go out at once, or a burst of requests would wait for its last.
+                    self.drain_outputs();
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => self.udp_readable = false,
+                    // An earlier datagram was answered by ICMP; the next read may succeed.
+                    _ => trace!("receive: {error}"),
+                },
+            }
+        }
+    }
+
+    fn accept_remote(&mut self) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            if !self.tcp_readable {
+                return;
+            }
+            match self.sockets.tcp.accept() {
+                Ok((socket, from)) => {
+                    let _ = socket.set_nodelay(true);
+                    let now = self.clock.now();
+                    let id = self.node.accept(now, Origin::Remote(normalise(from)));
+                    self.insert(id, Socket::Tcp(socket), false);
+                }
+                Err(error) => self.tcp_readable = keep_accepting(&error),
+            }
+        }
+    }
+
+    fn accept_local(&mut self) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(control) = &self.control else {
+                self.control_readable = false;
+                return;
+            };
+            if !self.control_readable {
+                return;
+            }
+            match control.accept() {
+                Ok((socket, _)) => {
+                    let uid = sys::peer_uid(socket.as_raw_fd());
+                    if !uid.is_ok_and(|uid| uid == sys::effective_uid() || uid == 0) {
+                        warn!("refused a client of another user");
+                        continue;
+                    }
+                    let now = self.clock.now();
+                    let id = self.node.accept(now, Origin::Local);
+                    self.insert(id, Socket::Unix(socket), false);
+                }
+                Err(error) => self.control_readable = keep_accepting(&error),
+            }
+        }
+    }
+
+    /// Reads and writes what one connection's budget allows.
+    fn serve_conn(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if conn.connecting {
+            if conn.writable {
+                self.finish_connecting(id);
+            }
+            return;
+        }
+        if conn.readable && self.node.wants_read(id) {
+            match conn.read(&mut self.buffer) {
+                Ok(0) => return self.lost(id, "closed by the other side"),
+                Ok(len) => {
+                    let now = self.clock.now();
+                    let bytes = &self.buffer[..len];
+                    self.node
+                        .handle_input(now, Input::Received { conn: id, bytes });
+                    self.drain_outputs();
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => conn.readable = false,
+                    io::ErrorKind::Interrupted => {}
+                    _ => return self.lost(id, &error.to_string()),
+                },
+            }
+        }
+        self.write(id);
+    }
+
+    fn finish_connecting(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let Socket::Tcp(socket) = &conn.socket else {
+            return;
+        };
+        let error = socket.take_error().ok().flatten();
+        match (error, socket.peer_addr()) {
+            (None, Ok(_)) => {
+                let _ = socket.set_nodelay(true);
+                conn.connecting = false;
+                let now = self.clock.now();
+                self.node.handle_input(now, Input::Connected { conn: id });
+            }
+            (None, Err(error)) if error.kind() == io::ErrorKind::NotConnected => {
+                conn.writable = false
+            }
+            (Some(error), _) | (None, Err(error)) => self.lost(id, &error.to_string()),
+        }
+    }
+
+    fn write(&mut self, id: ConnId) {
+        let mut budget = WRITE_BUDGET;
+        while budget > 0 {
+            let Some(conn) = self.conns.get_mut(&id) else {
+                return;
+            };
+            if !conn.writable || !conn.flush {
+                return;
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let used = match self.node.egress(id, &mut slices) {
+                Some(0) => {
+                    conn.flush = false;
+                    return;
+                }
+                Some(used) => used,
+                None => return self.lost(id, "a block that was being sent is lost"),
+            };
+            match conn.write(&slices[..used]) {
+                Ok(sent) => {
+                    budget = budget.saturating_sub(sent);
+                    let now = self.clock.now();
+                    self.node.consume(now, id, sent);
+                    self.drain_outputs();
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => conn.writable = false,
+                    io::ErrorKind::Interrupted => {}
+                    _ => return self.lost(id, &error.to_string()),
+                },
+            }
+        }
+    }
+
+    fn start_resolvers(&mut self, now: crate::time::Instant) {
+        while let Some(index) = self.names.iter().position(|name| name.at <= now) {
+            let name = self.names.swap_remove(index);
+            let used: BTreeSet<usize> = self.resolving.keys().copied().collect();
+            let free = (FIRST_RESOLVER..FIRST_CONN).find(|token| !used.contains(token));
+            let token = free.expect("no more names than resolvers");
+            match Resolving::start(name.host.clone()) {
+                Ok(mut resolving) => {
+                    let pipe = &mut resolving.pipe;
+                    let registered =
+                        self.poll
+                            .registry()
+                            .register(pipe, Token(token), Interest::READABLE);
+                    debug!("resolving {}: {registered:?}", resolving.host);
+                    self.resolving.insert(token, resolving);
+                }
+                Err(error) => {
+                    warn!("resolve {}: {error}", name.host);
+                    self.resolve_later(name.host, name.pause);
+                }
+            }
+        }
+    }
+
+    fn resolve_later(&mut self, host: String, pause: Duration) {
+        let at = self.clock.now() + pause;
+        self.names.push(Name {
+            host,
+            pause: (pause * 2).min(RESOLVE_RETRY.1),
+            at,
+        });
+    }
+
+    fn handle_resolver(&mut self, token: usize) {
+        let Some(resolving) = self.resolving.get_mut(&token) else {
+            return;
+        };
+        let Some(addrs) = resolving.poll() else {
+            return;
+        };
+        let host = self
+            .resolving
+            .remove(&token)
+            .map(|resolving| resolving.host)
+            .unwrap_or_default();
+        if addrs.is_empty() {
+            warn!("cannot resolve {host}; trying again");
+            return self.resolve_later(host, RESOLVE_RETRY.1);
+        }
+        let now = self.clock.now();
+        for addr in addrs {
+            debug!("{host} is {addr}");
+            self.node.add_seed(now, normalise(addr));
+        }
+    }
+
+    fn save_contacts(&self) {
+        let contacts = self.node.contacts(self.clock.now());
+        // A table that is empty now is worse than the one saved earlier.
+        if !contacts.is_empty() {
+            if let Err(error) = files::save_contacts(&self.dir, &contacts) {
+                warn!("{}: {error}", self.dir.join("contacts").display());
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        let now = self.clock.now();
+        self.node.commit(now);
+        self.drain_outputs();
+        let ids: Vec<ConnId> = self.conns.keys().copied().collect();
+        for id in ids {
+            self.write(id);
+        }
+        self.save_contacts();
+        control::unbind(&self.dir);
+    }
+}
+
+/// Whether a listener may have more connections after this error: not when it has none, nor when descriptors
+/// have run out, as then the next event is as good a time.
+fn keep_accepting(error: &io::Error) -> bool {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => false,
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => true,
+        _ => {
+            warn!("accept: {error}");
+            false
+        }
+    }
+}

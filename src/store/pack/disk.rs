@@ -1,0 +1,119 @@
+//! What a pack asks of the disk, as a row of functions: the system's, or in a test one that fails.
+//!
+//! Not the map: that only reads. Called by the store alone.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::AsRawFd;
+
+/// The calls that can fail in ways a test must be able to bring about.
+#[derive(Clone, Copy)]
+pub(super) struct Disk {
+    /// Writes some of the slices' bytes at this offset, and says how many.
+    pub write: fn(&File, &[IoSlice<'_>], u64) -> io::Result<usize>,
+    /// Makes durable what was written, and the file's length.
+    pub sync: fn(&File) -> io::Result<()>,
+}
+
+/// The disk of the system.
+pub(super) const SYSTEM: Disk = Disk {
+    write: write_vectored_at,
+    sync: File::sync_data,
+};
+
+impl Disk {
+    /// Writes all of the parts at this offset, as one call where the system lets it. After an error, any of the
+    /// bytes may have been written.
+    pub fn write_all(&self, file: &File, parts: &[&[u8]], mut offset: u64) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut slices = &mut slices[..];
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            match (self.write)(file, slices, offset) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    offset += written as u64;
+                    IoSlice::advance_slices(&mut slices, written);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_vectored_at(file: &File, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+    let offset =
+        libc::off_t::try_from(offset).map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
+    let count = slices.len() as libc::c_int;
+    // SAFETY: an `IoSlice` has the layout of an `iovec` (its documentation promises it), `count` of them are
+    // borrowed for the length of the call, and the descriptor is open as long as `file`.
+    let written = unsafe {
+        libc::pwritev(
+            file.as_raw_fd(),
+            slices.as_ptr().cast::<libc::iovec>(),
+            count,
+            offset,
+        )
+    };
+    usize::try_from(written).map_err(|_| io::Error::last_os_error())
+}
+
+/// Starts writing these bytes back without waiting for them. Only a hint: an error of the disk is kept by the
+/// system for the next sync, which reports it; so nothing is lost by not looking here.
+pub(super) fn start_write_back(file: &File, offset: u64, len: u64) {
+    #[cfg(target_os = "linux")]
+    if let (Ok(offset), Ok(len)) = (
+        libc::off64_t::try_from(offset),
+        libc::off64_t::try_from(len),
+    ) {
+        // SAFETY: takes no pointers; the descriptor is open as long as `file`.
+        unsafe {
+            libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
+        };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, offset, len);
+}
+
+/// Whether the error says that the file system, or the user's share of it, has no room.
+pub(super) fn is_out_of_space(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::cell::Cell;
+    use std::os::unix::fs::FileExt;
+
+    thread_local! { static CALLS: Cell<u32> = const { Cell::new(0) }; }
+
+    fn stingy(file: &File, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        CALLS.set(CALLS.get() + 1);
+        if CALLS.get() % 3 == 0 {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        file.write_at(&slices[0][..slices[0].len().min(4)], offset)
+    }
+
+    #[test]
+    fn short_and_interrupted_writes_end_with_every_byte_in_place() {
+        let disk = Disk {
+            write: stingy,
+            ..SYSTEM
+        };
+        for disk in [disk, SYSTEM] {
+            let file = tempfile::tempfile().unwrap();
+            let parts: [&[u8]; 4] = [b"header of it", b"", b"payload!!", b"\0\0\0"];
+            disk.write_all(&file, &parts, 5).unwrap();
+            let mut read = vec![1; 29];
+            file.read_exact_at(&mut read, 0).unwrap();
+            assert_eq!(read, b"\0\0\0\0\0header of itpayload!!\0\0\0");
+            assert_eq!(file.metadata().unwrap().len(), 29);
+        }
+        assert!(CALLS.get() > 6);
+    }
+}

@@ -1,0 +1,413 @@
+//! The store of a data directory: one append-only file, the pack, specified in strew-pack(5).
+//!
+//! `record` has its bytes, `scan` finds them again, `disk` writes them and `map` reads them; `lock`
+//! keeps other processes away. The index is made anew from the pack at each opening; it needs no other file.
+//! Nothing here asks the time or draws entropy: both are given.
+
+mod disk;
+mod lock;
+mod map;
+mod record;
+mod scan;
+
+pub use lock::{DirLock, LockError, Role};
+
+use super::{Put, Sequence, Store, StoreError, Usage};
+use crate::block::{Block, Kind};
+use crate::id::BlockId;
+use crate::limits::{RESERVATION, UNCOMMITTED_MAX, WRITE_BACK_STEP};
+use disk::Disk;
+use map::Map;
+use record::{PackId, Record, ALIGN, FILE_HEADER_LEN, RECORD_HEADER_LEN};
+use scan::Entry;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// What the opening of a pack found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Opened {
+    /// Sound records of all types. Payloads older than the last [`UNCOMMITTED_MAX`] bytes are not looked at.
+    pub records: u64,
+    /// Bytes of a torn tail that were cut away.
+    pub cut_bytes: u64,
+    /// Offset and length, in bytes, of each stretch that is damaged but followed by sound records. They stay in
+    /// the file, charged to the allotment, and are never served.
+    pub damaged: Vec<(u64, u64)>,
+}
+
+/// The blocks of a data directory.
+///
+/// After a failed sync it is read-only: nobody knows then which of the uncommitted bytes reached the disk, and
+/// the system does not say so twice. What had been committed is served on; the rest is absent from then on.
+pub struct PackStore {
+    path: PathBuf,
+    file: File,
+    map: Map,
+    disk: Disk,
+    id: PackId,
+    index: BTreeMap<BlockId, Entry>,
+    opened: Opened,
+    /// Stamped on records, in seconds since the Unix epoch.
+    time: u32,
+    /// Where the next record goes. Invariant: a multiple of [`ALIGN`]; every record below it is whole.
+    tail: u64,
+    /// Everything below is durable.
+    committed_tail: u64,
+    /// Write-back has been started for everything below.
+    write_back_tail: u64,
+    written: Sequence,
+    committed: Sequence,
+    usage: Usage,
+    is_read_only: bool,
+    /// Whether the last write failed for want of space on the file system; so that it is said once.
+    is_disk_full: bool,
+    /// Held as long as the file is open.
+    _lock: DirLock,
+}
+
+impl PackStore {
+    /// Opens the pack of a locked directory, or makes one; `capacity` is in bytes and may be less than is there:
+    /// then puts are refused. `entropy`, 32 random bytes, becomes the id of a pack that is made, and is ignored
+    /// otherwise. A torn tail is cut and damage set aside; see [`PackStore::opened`].
+    ///
+    /// Fails if the file `pack` is not a pack, or of another version, or has a damaged file header
+    /// ([`ErrorKind::InvalidData`]), and leaves it as it is; or if the system refuses something. Reads every header
+    /// and the payloads of the last [`UNCOMMITTED_MAX`] bytes.
+    pub fn open(lock: DirLock, capacity: u64, entropy: [u8; 32]) -> Result<PackStore, StoreError> {
+        PackStore::open_on(disk::SYSTEM, lock, capacity, entropy)
+    }
+
+    fn open_on(
+        disk: Disk,
+        lock: DirLock,
+        capacity: u64,
+        entropy: [u8; 32],
+    ) -> Result<PackStore, StoreError> {
+        let path = lock.dir().join("pack");
+        let failed = |what: &str| {
+            let what = format!("{what} {}", path.display());
+            move |error| StoreError::Io(what, error)
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed("open"))?;
+        let (id, len) = identify(&file).map_err(failed("open"))?;
+        let (id, len) = match id {
+            Some(id) => (id, len),
+            None => {
+                let id = PackId(entropy);
+                create(&file, lock.dir(), &id, &disk).map_err(failed("create"))?;
+                (id, FILE_HEADER_LEN as u64)
+            }
+        };
+        let mut map = Map::new(&file, len).map_err(failed("map"))?;
+        let pack = map.slice(0, len).expect("the map was made of this length");
+        let found = scan::scan(pack, &id);
+        for (offset, len) in &found.damaged {
+            log::warn!(
+                "{}: {len} bytes at offset {offset} are damaged; they are set aside",
+                path.display()
+            );
+        }
+        if found.tail < len {
+            log::warn!(
+                "{}: cut {} bytes at offset {}, a write that did not end",
+                path.display(),
+                len - found.tail,
+                found.tail
+            );
+            map.set_end(found.tail);
+            file.set_len(found.tail).map_err(failed("cut the end of"))?;
+        }
+        // A process that was killed may have left records that only the system's cache holds. From here on they
+        // count as committed, so they are made durable first.
+        (disk.sync)(&file).map_err(failed("sync"))?;
+        let usage = Usage {
+            blocks: found.index.len() as u64,
+            payload_bytes: found.index.values().map(|it| u64::from(it.len)).sum(),
+            used_bytes: found.charged + RESERVATION,
+            capacity_bytes: capacity,
+            damaged: found.damaged.len() as u64,
+        };
+        Ok(PackStore {
+            path,
+            file,
+            map,
+            disk,
+            id,
+            index: found.index,
+            opened: Opened {
+                records: found.records,
+                cut_bytes: len - found.tail,
+                damaged: found.damaged,
+            },
+            time: 0,
+            tail: found.tail,
+            committed_tail: found.tail,
+            write_back_tail: found.tail,
+            written: Sequence::default(),
+            committed: Sequence::default(),
+            usage,
+            is_read_only: false,
+            is_disk_full: false,
+            _lock: lock,
+        })
+    }
+
+    /// What the opening found.
+    pub fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    /// Whether the file still has the bytes of this record: to read a page that somebody has cut from it would
+    /// end the process.
+    fn is_in_file(&self, entry: &Entry) -> bool {
+        let end = entry.offset + record::extent(entry.len);
+        self.file.metadata().is_ok_and(|file| file.len() >= end)
+    }
+
+    /// Whether the block's record, all of it in the file, is as it was written.
+    fn is_sound(&self, id: &BlockId, entry: &Entry) -> bool {
+        let extent = record::extent(entry.len);
+        let Some(bytes) = self.map.slice(entry.offset, extent) else {
+            return false;
+        };
+        let payload = &bytes[RECORD_HEADER_LEN..][..entry.len as usize];
+        Record::decode(bytes, &self.id, entry.offset).is_some_and(|record| {
+            record.address == id.0
+                && record.len == entry.len
+                && record.block_kind == entry.kind.to_byte()
+                && record.payload_crc == crc32fast::hash(payload)
+        })
+    }
+
+    /// Takes a block out of the index; its record stays where it is.
+    fn forget(&mut self, id: &BlockId) {
+        if let Some(entry) = self.index.remove(id) {
+            self.usage.blocks -= 1;
+            self.usage.payload_bytes -= u64::from(entry.len);
+        }
+    }
+
+    /// Writes a block's record at the tail. After an error the tail is where it was, and what may lie behind it
+    /// has been cut away.
+    fn append(&mut self, block: &Block) -> Result<Entry, StoreError> {
+        let record = Record::of_block(block, self.time);
+        let header = record.encode(&self.id, self.tail);
+        let padding = record.extent() - RECORD_HEADER_LEN as u64 - u64::from(record.len);
+        let padding = &[0; ALIGN as usize][..padding as usize];
+        let end = self.tail + record.extent();
+        // Room in the map first: then nothing can fail once the record is written.
+        self.map
+            .reserve(&self.file, end)
+            .map_err(|error| self.failed("map", error))?;
+        let parts = [&header[..], block.payload(), padding];
+        if let Err(error) = self.disk.write_all(&self.file, &parts, self.tail) {
+            return Err(self.refuse(error));
+        }
+        self.is_disk_full = false;
+        let entry = Entry {
+            offset: self.tail,
+            len: record.len,
+            kind: block.kind(),
+            checked: false,
+        };
+        self.tail = end;
+        self.map.set_end(end);
+        if self.tail - self.write_back_tail >= WRITE_BACK_STEP {
+            let len = self.tail - self.write_back_tail;
+            disk::start_write_back(&self.file, self.write_back_tail, len);
+            self.write_back_tail = self.tail;
+        }
+        Ok(entry)
+    }
+
+    /// Undoes a write that failed, and says what its sender is told.
+    fn refuse(&mut self, error: io::Error) -> StoreError {
+        // If even this fails, the next record overwrites what is left, and an opening cuts it.
+        if let Err(error) = self.file.set_len(self.tail) {
+            log::debug!("cut the end of {}: {error}", self.path.display());
+        }
+        if !disk::is_out_of_space(&error) {
+            return self.failed("write", error);
+        }
+        if !self.is_disk_full {
+            self.is_disk_full = true;
+            log::warn!("write {}: {error}; blocks are refused", self.path.display());
+        }
+        StoreError::Full {
+            capacity: self.usage.capacity_bytes,
+        }
+    }
+
+    fn failed(&self, what: &str, error: io::Error) -> StoreError {
+        StoreError::Io(format!("{what} {}", self.path.display()), error)
+    }
+}
+
+impl Store for PackStore {
+    /// 0 until it is set. Only informs whoever reads the pack; saturates in the year 2106.
+    fn set_time(&mut self, secs: u64) {
+        self.time = u32::try_from(secs).unwrap_or(u32::MAX);
+    }
+
+    fn has(&self, id: &BlockId) -> bool {
+        self.index.contains_key(id)
+    }
+
+    fn check(&mut self, id: &BlockId) -> Option<(Kind, u32)> {
+        let mut entry = *self.index.get(id)?;
+        // The length each time, the checksum once: this is cheap, and a file can be cut at any time.
+        if !self.is_in_file(&entry) || !(entry.checked || self.is_sound(id, &entry)) {
+            log::warn!(
+                "{}: block {id} at offset {} is damaged; it is set aside",
+                self.path.display(),
+                entry.offset
+            );
+            self.forget(id);
+            self.usage.damaged += 1;
+            return None;
+        }
+        if !entry.checked {
+            entry.checked = true;
+            self.index.insert(*id, entry);
+        }
+        Some((entry.kind, entry.len))
+    }
+
+    /// `None` also for a block that has not been checked: its bytes may be anything.
+    fn payload(&self, id: &BlockId) -> Option<&[u8]> {
+        let entry = self.index.get(id).filter(|entry| entry.checked)?;
+        let start = entry.offset + RECORD_HEADER_LEN as u64;
+        self.map.slice(start, u64::from(entry.len))
+    }
+
+    fn put(&mut self, block: &Block) -> Result<Put, StoreError> {
+        if self.is_read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        // To answer that a block is held, it has to be: a damaged one is set aside here, and written anew.
+        self.check(&block.id());
+        if let Some(entry) = self.index.get(&block.id()) {
+            let is_durable = entry.offset < self.committed_tail;
+            return Ok(Put::Had(if is_durable {
+                self.committed
+            } else {
+                self.written
+            }));
+        }
+        let extent = record::extent(block.payload().len() as u32);
+        let charge = record::charge(extent);
+        if self.usage.used_bytes + charge > self.usage.capacity_bytes {
+            return Err(StoreError::Full {
+                capacity: self.usage.capacity_bytes,
+            });
+        }
+        // An opening verifies no more than this of the end, so no more may be in doubt.
+        if self.uncommitted() + extent > UNCOMMITTED_MAX {
+            self.begin_commit()?;
+        }
+        let entry = self.append(block)?;
+        self.index.insert(block.id(), entry);
+        self.usage.blocks += 1;
+        self.usage.payload_bytes += u64::from(entry.len);
+        self.usage.used_bytes += charge;
+        self.written.0 += 1;
+        Ok(Put::Written(self.written))
+    }
+
+    fn uncommitted(&self) -> u64 {
+        self.tail - self.committed_tail
+    }
+
+    /// Waits for the disk, for now; write-back was started early, so that there is little left to wait for.
+    fn begin_commit(&mut self) -> Result<(), StoreError> {
+        if self.is_read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        if self.uncommitted() == 0 {
+            return Ok(());
+        }
+        if let Err(error) = (self.disk.sync)(&self.file) {
+            self.is_read_only = true;
+            log::warn!("sync {}: {error}; it is read-only now", self.path.display());
+            // The system may have dropped these pages: what they read as says nothing about the disk.
+            let committed_tail = self.committed_tail;
+            let lost = self
+                .index
+                .iter()
+                .filter(|(_, it)| it.offset >= committed_tail);
+            for id in lost.map(|(&id, _)| id).collect::<Vec<_>>() {
+                self.forget(&id);
+            }
+            return Err(self.failed("sync", error));
+        }
+        self.committed_tail = self.tail;
+        self.write_back_tail = self.tail;
+        self.committed = self.written;
+        Ok(())
+    }
+
+    fn poll_commit(&mut self) -> Result<Sequence, StoreError> {
+        if self.is_read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        Ok(self.committed)
+    }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
+}
+
+/// Whose pack a file is, and its length in bytes; no id if it is new, or left by a creation that did not end.
+fn identify(file: &File) -> io::Result<(Option<PackId>, u64)> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidData, "not a regular file"));
+    }
+    let mut start = [0; FILE_HEADER_LEN];
+    let known = metadata.len().min(FILE_HEADER_LEN as u64) as usize;
+    let start = &mut start[..known];
+    file.read_exact_at(start, 0)?;
+    if metadata.len() == known as u64 && record::is_unfinished_creation(start) {
+        return Ok((None, metadata.len()));
+    }
+    match record::decode_file_header(start) {
+        Ok(id) => Ok((Some(id), metadata.len())),
+        Err(bad) => Err(io::Error::new(ErrorKind::InvalidData, bad.to_string())),
+    }
+}
+
+/// Makes the file an empty pack that survives a power cut.
+fn create(file: &File, dir: &Path, id: &PackId, disk: &Disk) -> io::Result<()> {
+    file.set_len(0)?;
+    disk.write_all(file, &[&record::encode_file_header(id)], 0)?;
+    (disk.sync)(file)?;
+    File::open(dir)?.sync_all()?;
+    // The directory may be new as well. Its parent need not be readable for us; then its name is as durable as
+    // the file system makes it.
+    let parent = match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return Ok(()),
+    };
+    match File::open(parent) {
+        Ok(parent) => parent.sync_all(),
+        Err(error) => {
+            log::debug!("open {}: {error}", parent.display());
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

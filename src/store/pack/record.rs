@@ -1,0 +1,328 @@
+//! The bytes of a pack: its file header and the headers of its records, as strew-pack(5) specifies them.
+//!
+//! Values in, bytes out, and back; nothing here touches a file. Called by the store, which writes records, and
+//! by the scan, which finds them again.
+
+use crate::block::Block;
+use crate::limits::{BLOCK_CHARGE_MIN, BLOCK_SIZE_MAX};
+use crate::wire::codec::{Malformed, Reader};
+use std::fmt;
+
+/// Bytes of the file header, and thereby the offset of the first record.
+pub(super) const FILE_HEADER_LEN: usize = 64;
+
+/// Bytes of a record's header, in front of its payload.
+pub(super) const RECORD_HEADER_LEN: usize = 64;
+
+/// Records begin at multiples of this many bytes.
+pub(super) const ALIGN: u64 = 8;
+
+/// The record type of a block. A reader passes over every other.
+pub(super) const TYPE_BLOCK: u8 = 1;
+
+const MAGIC: [u8; 8] = *b"STREWPAK";
+const VERSION: u32 = 1;
+
+/// Where the checksum lies in the file header, and in a record's.
+const FILE_CRC_AT: usize = 12;
+const RECORD_CRC_AT: usize = 60;
+
+/// What makes the records of a pack its own: 32 random bytes that never leave the machine. Not printable, since
+/// a checksum with no secret in it could be forged.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct PackId(pub [u8; 32]);
+
+impl PackId {
+    /// The 8 bytes with which each record of this pack begins.
+    fn mark(&self) -> &[u8] {
+        &self.0[..8]
+    }
+}
+
+/// Why a file is no pack that can be opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum BadFileHeader {
+    /// Too short, or it begins with something else.
+    NotAPack,
+    /// Of a version that this program does not know.
+    Version(u32),
+    /// Its checksum does not match.
+    Checksum,
+}
+
+impl fmt::Display for BadFileHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BadFileHeader::NotAPack => f.write_str("this is no pack of strew's; it was left alone"),
+            BadFileHeader::Version(version) => write!(
+                f,
+                "a pack of version {version}, which this strew does not know; it was left alone"
+            ),
+            BadFileHeader::Checksum => {
+                f.write_str("the first 64 bytes are damaged; the file was left alone")
+            }
+        }
+    }
+}
+
+/// The 64 bytes with which the pack of this id begins.
+pub(super) fn encode_file_header(id: &PackId) -> [u8; FILE_HEADER_LEN] {
+    let mut bytes = [0; FILE_HEADER_LEN];
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8..12].copy_from_slice(&VERSION.to_be_bytes());
+    bytes[16..48].copy_from_slice(&id.0);
+    let crc = crc32fast::hash(&bytes);
+    bytes[FILE_CRC_AT..16].copy_from_slice(&crc.to_be_bytes());
+    bytes
+}
+
+/// The id of the pack that begins with these bytes; what follows the first 64 is not looked at.
+pub(super) fn decode_file_header(bytes: &[u8]) -> Result<PackId, BadFileHeader> {
+    let not_a_pack = |_: Malformed| BadFileHeader::NotAPack;
+    let mut reader = Reader::new(bytes);
+    let header: [u8; FILE_HEADER_LEN] = reader.array().map_err(not_a_pack)?;
+    let mut reader = Reader::new(&header);
+    if reader.array().map_err(not_a_pack)? != MAGIC {
+        return Err(BadFileHeader::NotAPack);
+    }
+    let version = reader.u32().map_err(not_a_pack)?;
+    if version != VERSION {
+        return Err(BadFileHeader::Version(version));
+    }
+    let crc = reader.u32().map_err(not_a_pack)?;
+    let id = PackId(reader.array().map_err(not_a_pack)?);
+    let mut blank = header;
+    blank[FILE_CRC_AT..16].fill(0);
+    if crc32fast::hash(&blank) != crc {
+        return Err(BadFileHeader::Checksum);
+    }
+    Ok(id)
+}
+
+/// Whether a file of these bytes can be what a crash left of a pack's creation: no longer than the header, and
+/// the beginning of one or all zero. Such a file has never held a record.
+pub(super) fn is_unfinished_creation(bytes: &[u8]) -> bool {
+    let mut start = [0; 12];
+    start[..8].copy_from_slice(&MAGIC);
+    start[8..].copy_from_slice(&VERSION.to_be_bytes());
+    let known = bytes.len().min(start.len());
+    let zero = bytes.iter().all(|&byte| byte == 0);
+    (bytes.len() < FILE_HEADER_LEN && bytes[..known] == start[..known])
+        || (bytes.len() <= FILE_HEADER_LEN && zero)
+}
+
+/// A record's header, without what only binds it to its place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Record {
+    /// What the record says; [`TYPE_BLOCK`] or a type of the future.
+    pub kind_of_record: u8,
+    /// The byte of the block's kind; zero in records of other types.
+    pub block_kind: u8,
+    /// Bytes of payload, at most [`BLOCK_SIZE_MAX`] in a record of any type.
+    pub len: u32,
+    /// The block's address.
+    pub address: [u8; 32],
+    /// When it was written, in seconds since the Unix epoch; runs until the year 2106.
+    pub stored: u32,
+    /// CRC-32 of the payload.
+    pub payload_crc: u32,
+}
+
+impl Record {
+    /// The record of a block that is stored at this time.
+    pub fn of_block(block: &Block, stored: u32) -> Record {
+        Record {
+            kind_of_record: TYPE_BLOCK,
+            block_kind: block.kind().to_byte(),
+            len: u32::try_from(block.payload().len()).expect("a block is shorter than 4 GiB"),
+            address: block.id().0,
+            stored,
+            payload_crc: crc32fast::hash(block.payload()),
+        }
+    }
+
+    /// The header as it stands at this offset of this pack, and nowhere else.
+    pub fn encode(&self, id: &PackId, offset: u64) -> [u8; RECORD_HEADER_LEN] {
+        let mut bytes = [0; RECORD_HEADER_LEN];
+        bytes[..8].copy_from_slice(id.mark());
+        bytes[8] = self.kind_of_record;
+        bytes[9] = self.block_kind;
+        bytes[12..16].copy_from_slice(&self.len.to_be_bytes());
+        bytes[16..48].copy_from_slice(&self.address);
+        bytes[48..52].copy_from_slice(&self.stored.to_be_bytes());
+        bytes[56..60].copy_from_slice(&self.payload_crc.to_be_bytes());
+        let crc = header_crc(id, offset, &bytes[..RECORD_CRC_AT]);
+        bytes[RECORD_CRC_AT..].copy_from_slice(&crc.to_be_bytes());
+        bytes
+    }
+
+    /// The header at the start of these bytes, if they are one that was written at this offset of this pack. The
+    /// mark is compared first, so that a search costs no checksum at almost every place.
+    pub fn decode(bytes: &[u8], id: &PackId, offset: u64) -> Option<Record> {
+        let header = bytes.get(..RECORD_HEADER_LEN)?;
+        if &header[..8] != id.mark() {
+            return None;
+        }
+        Record::decode_marked(header, id, offset).ok()
+    }
+
+    fn decode_marked(header: &[u8], id: &PackId, offset: u64) -> Result<Record, Malformed> {
+        let mut reader = Reader::new(header);
+        reader.take(8)?;
+        let kind_of_record = reader.u8()?;
+        let block_kind = reader.u8()?;
+        reader.take(2)?;
+        let len = reader.u32()?;
+        let address = reader.array()?;
+        let stored = reader.u32()?;
+        reader.take(4)?;
+        let payload_crc = reader.u32()?;
+        if reader.u32()? != header_crc(id, offset, &header[..RECORD_CRC_AT]) {
+            return Err(Malformed::Value("checksum"));
+        }
+        if len as usize > BLOCK_SIZE_MAX || (len == 0 && kind_of_record == TYPE_BLOCK) {
+            return Err(Malformed::Value("length"));
+        }
+        Ok(Record {
+            kind_of_record,
+            block_kind,
+            len,
+            address,
+            stored,
+            payload_crc,
+        })
+    }
+
+    /// Bytes from this record's start to where the next may begin.
+    pub fn extent(&self) -> u64 {
+        extent(self.len)
+    }
+}
+
+/// Bytes that a record with this many of payload takes in the file: header, payload, padding.
+pub(super) fn extent(len: u32) -> u64 {
+    (RECORD_HEADER_LEN as u64 + u64::from(len)).next_multiple_of(ALIGN)
+}
+
+/// Bytes of the allotment that a stretch of the file is charged, whatever it holds.
+pub(super) fn charge(extent: u64) -> u64 {
+    extent.max(BLOCK_CHARGE_MIN)
+}
+
+/// Binds a header to its pack and place: stale or duplicated sectors, and payloads that imitate a record, fail it.
+fn header_crc(id: &PackId, offset: u64, header: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&id.0);
+    crc.update(&offset.to_be_bytes());
+    crc.update(header);
+    crc.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::block::{Form, Kind, Role};
+
+    fn id() -> PackId {
+        PackId(std::array::from_fn(|i| i as u8))
+    }
+
+    fn record() -> Record {
+        let kind = Kind {
+            role: Role::Leaf,
+            form: Form::Plain,
+        };
+        let block = Block::new(kind, b"strew some seeds\n".to_vec()).unwrap();
+        Record::of_block(&block, 1_700_000_000)
+    }
+
+    /// The bytes of the dump in the manual page: the lines of eight hexadecimal digits, two spaces, bytes.
+    fn dump_of_the_manual() -> Vec<u8> {
+        let page = include_str!("../../../man/strew-pack.5");
+        let mut bytes = Vec::new();
+        for line in page.lines() {
+            let Some((offset, rest)) = line.split_once("  ") else {
+                continue;
+            };
+            let Ok(offset) = usize::from_str_radix(offset, 16) else {
+                continue;
+            };
+            assert_eq!(offset, bytes.len(), "the dump has no gaps");
+            bytes.extend(
+                rest.split_whitespace()
+                    .map(|byte| u8::from_str_radix(byte, 16).unwrap()),
+            );
+        }
+        bytes
+    }
+
+    #[test]
+    fn dump_of_the_manual_is_what_is_written_and_read() {
+        let dump = dump_of_the_manual();
+        let mut expected = encode_file_header(&id()).to_vec();
+        expected.extend_from_slice(&record().encode(&id(), 64));
+        expected.extend_from_slice(b"strew some seeds\n");
+        expected.resize(expected.len().next_multiple_of(8), 0);
+        assert_eq!(crate::id::hex(&dump), crate::id::hex(&expected));
+        let read = decode_file_header(&dump).ok().unwrap();
+        assert!(read == id());
+        assert_eq!(Record::decode(&dump[64..], &read, 64), Some(record()));
+        assert_eq!(64 + record().extent(), dump.len() as u64);
+    }
+
+    #[test]
+    fn file_header_with_any_bit_wrong_is_refused() {
+        let good = encode_file_header(&id());
+        for bit in 0..good.len() * 8 {
+            let mut bad = good;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode_file_header(&bad).is_err(), "bit {bit}");
+        }
+        for cut in 0..good.len() {
+            assert!(decode_file_header(&good[..cut]).is_err());
+            assert!(is_unfinished_creation(&good[..cut]));
+        }
+        assert!(is_unfinished_creation(&[0; 64]));
+        assert!(!is_unfinished_creation(&good));
+        assert!(!is_unfinished_creation(b"something of the user's"));
+        assert!(!is_unfinished_creation(&[0; 65]));
+    }
+
+    #[test]
+    fn record_header_is_read_only_whole_in_its_pack_and_at_its_place() {
+        let good = record().encode(&id(), 128);
+        assert_eq!(Record::decode(&good, &id(), 128), Some(record()));
+        assert_eq!(Record::decode(&good, &id(), 136), None, "another place");
+        let mut other = id();
+        other.0[31] ^= 1;
+        assert_eq!(Record::decode(&good, &other, 128), None, "another pack");
+        for cut in 0..good.len() {
+            assert_eq!(Record::decode(&good[..cut], &id(), 128), None);
+        }
+        for bit in 0..good.len() * 8 {
+            let mut bad = good;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Record::decode(&bad, &id(), 128), None, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused_even_with_a_checksum() {
+        for (kind_of_record, len, possible) in [
+            (TYPE_BLOCK, 0, false),
+            (TYPE_BLOCK, BLOCK_SIZE_MAX as u32, true),
+            (TYPE_BLOCK, BLOCK_SIZE_MAX as u32 + 1, false),
+            (77, 0, true),
+            (77, u32::MAX, false),
+        ] {
+            let record = Record {
+                kind_of_record,
+                len,
+                ..record()
+            };
+            let bytes = record.encode(&id(), 64);
+            assert_eq!(Record::decode(&bytes, &id(), 64).is_some(), possible);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The pack store on disks that fail, and on files that somebody else has changed.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::block::{Form, Role as BlockRole};
+use std::cell::Cell;
+use std::io::IoSlice;
+
+const CAPACITY: u64 = 1 << 20;
+
+/// A disk that neither fails nor waits.
+const FAST: Disk = Disk {
+    sync: |_| Ok(()),
+    ..disk::SYSTEM
+};
+
+fn block(payload: &[u8]) -> Block {
+    let kind = Kind {
+        role: BlockRole::Leaf,
+        form: Form::Plain,
+    };
+    Block::new(kind, payload.to_vec()).unwrap()
+}
+
+/// Ten blocks of different lengths.
+fn ten() -> Vec<Block> {
+    (0..10u8)
+        .map(|n| block(&vec![n; 5 + 11 * usize::from(n)]))
+        .collect()
+}
+
+fn open(disk: Disk, dir: &Path) -> Result<PackStore, StoreError> {
+    let lock = DirLock::acquire(dir, Role::Serve).unwrap();
+    PackStore::open_on(disk, lock, CAPACITY, [7; 32])
+}
+
+fn put_all(store: &mut PackStore, blocks: &[Block]) {
+    for block in blocks {
+        assert!(matches!(store.put(block), Ok(Put::Written(_))));
+    }
+    store.begin_commit().unwrap();
+}
+
+/// Which of the blocks the store serves, each compared byte by byte.
+fn served(store: &mut PackStore, blocks: &[Block]) -> Vec<bool> {
+    blocks
+        .iter()
+        .map(|block| match store.check(&block.id()) {
+            Some((kind, len)) => {
+                assert_eq!((kind, len as usize), (block.kind(), block.payload().len()));
+                assert_eq!(store.payload(&block.id()), Some(block.payload()));
+                true
+            }
+            None => false,
+        })
+        .collect()
+}
+
+fn error_kind(result: Result<PackStore, StoreError>) -> ErrorKind {
+    match result {
+        Err(StoreError::Io(_, error)) => error.kind(),
+        Err(other) => panic!("another error: {other}"),
+        Ok(_) => panic!("it opened"),
+    }
+}
+
+#[test]
+fn every_truncation_opens_to_the_records_before_it_and_then_cleanly() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks = ten();
+    put_all(&mut open(FAST, dir.path()).unwrap(), &blocks);
+    let path = dir.path().join("pack");
+    let whole = std::fs::read(&path).unwrap();
+    for len in (FILE_HEADER_LEN..=whole.len()).rev() {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        let mut end = FILE_HEADER_LEN as u64;
+        let mut expected = Vec::new();
+        for block in &blocks {
+            end += record::extent(block.payload().len() as u32);
+            expected.push(end <= len as u64);
+        }
+        let mut store = open(FAST, dir.path()).unwrap();
+        assert_eq!(served(&mut store, &blocks), expected, "cut at {len}");
+        let cut = store.opened().cut_bytes;
+        drop(store);
+        assert_eq!(path.metadata().unwrap().len() + cut, len as u64);
+        let mut store = open(FAST, dir.path()).unwrap();
+        assert_eq!(store.opened().cut_bytes, 0);
+        assert_eq!(served(&mut store, &blocks), expected, "cut at {len}");
+    }
+}
+
+#[test]
+fn every_flipped_bit_costs_one_record_and_is_reported_at_each_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks = ten();
+    put_all(&mut open(FAST, dir.path()).unwrap(), &blocks);
+    let path = dir.path().join("pack");
+    let whole = std::fs::read(&path).unwrap();
+    let before: u64 = blocks[..4]
+        .iter()
+        .map(|block| record::extent(block.payload().len() as u32))
+        .sum();
+    let start = FILE_HEADER_LEN + before as usize;
+    for at in 0..RECORD_HEADER_LEN + blocks[4].payload().len() {
+        let mut bytes = whole.clone();
+        bytes[start + at] ^= 1 << (at % 8);
+        std::fs::write(&path, &bytes).unwrap();
+        for _ in 0..2 {
+            let mut store = open(FAST, dir.path()).unwrap();
+            let lost = served(&mut store, &blocks);
+            assert!(lost.iter().enumerate().all(|(i, &is)| is == (i != 4)));
+            assert_eq!(store.usage().damaged, 1);
+            assert_eq!(store.opened().damaged[0].0, start as u64);
+        }
+        assert!(bytes == std::fs::read(&path).unwrap(), "never cut");
+    }
+    // Stored again, the block is served again, now and after the next opening.
+    let mut store = open(FAST, dir.path()).unwrap();
+    put_all(&mut store, &blocks[4..5]);
+    drop(store);
+    let mut store = open(FAST, dir.path()).unwrap();
+    assert_eq!(served(&mut store, &blocks), [true; 10]);
+}
+
+#[test]
+fn damage_under_an_open_pack_is_found_before_it_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks = ten();
+    let mut store = open(FAST, dir.path()).unwrap();
+    put_all(&mut store, &blocks);
+    let id = blocks[3].id();
+    assert_eq!(store.payload(&id), None, "not before it is checked");
+    let offset = store.index[&id].offset;
+    let file = File::options()
+        .write(true)
+        .open(dir.path().join("pack"))
+        .unwrap();
+    file.write_all_at(&[99], offset + RECORD_HEADER_LEN as u64)
+        .unwrap();
+    assert!(store.has(&id));
+    assert_eq!(store.check(&id), None);
+    assert!(!store.has(&id));
+    assert_eq!((store.usage().blocks, store.usage().damaged), (9, 1));
+
+    // One that is damaged but not yet found so is not said to be held.
+    let offset = store.index[&blocks[2].id()].offset;
+    store.index.get_mut(&blocks[2].id()).unwrap().checked = false;
+    file.write_all_at(&[99], offset + RECORD_HEADER_LEN as u64)
+        .unwrap();
+    assert!(matches!(store.put(&blocks[2]), Ok(Put::Written(_))));
+    assert!(store.check(&blocks[2].id()).is_some());
+
+    // Cut behind our back: absent, and the process lives.
+    file.set_len(store.index[&blocks[6].id()].offset + 70)
+        .unwrap();
+    let expected: Vec<bool> = (0..10).map(|i| i < 6 && i != 3 && i != 2).collect();
+    assert_eq!(served(&mut store, &blocks), expected);
+}
+
+#[test]
+fn failed_sync_leaves_what_was_committed_readable_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks = ten();
+    let mut store = open(FAST, dir.path()).unwrap();
+    put_all(&mut store, &blocks[..5]);
+    let durable = store.poll_commit().unwrap();
+    assert_eq!(durable, Sequence(5));
+    assert_eq!(store.put(&blocks[0]).unwrap(), Put::Had(durable));
+    assert_eq!(store.put(&blocks[5]).unwrap(), Put::Written(Sequence(6)));
+    assert_eq!(store.put(&blocks[5]).unwrap(), Put::Had(Sequence(6)));
+    assert!(store.uncommitted() > 0);
+
+    thread_local! { static SYNCS: Cell<u32> = const { Cell::new(0) }; }
+    store.disk.sync = |_| {
+        SYNCS.set(SYNCS.get() + 1);
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    };
+    assert!(matches!(store.begin_commit(), Err(StoreError::Io(_, _))));
+    assert!(matches!(store.begin_commit(), Err(StoreError::ReadOnly)));
+    assert!(matches!(store.poll_commit(), Err(StoreError::ReadOnly)));
+    for again in [&blocks[0], &blocks[5], &blocks[6]] {
+        assert!(matches!(store.put(again), Err(StoreError::ReadOnly)));
+    }
+    assert_eq!(SYNCS.get(), 1, "a failed sync is not tried again");
+    let expected: Vec<bool> = (0..10).map(|i| i < 5).collect();
+    assert_eq!(served(&mut store, &blocks), expected);
+    assert_eq!(store.usage().blocks, 5);
+}
+
+#[test]
+fn failed_write_leaves_the_file_as_it_was_and_a_full_disk_is_a_refusal() {
+    thread_local! { static ERROR: Cell<i32> = const { Cell::new(0) }; }
+    fn failing(file: &File, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        if slices.len() == 3 && ERROR.get() != 0 {
+            // The header goes through, the rest does not.
+            return file.write_at(&slices[0], offset);
+        }
+        match ERROR.get() {
+            0 => (disk::SYSTEM.write)(file, slices, offset),
+            code => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let blocks = ten();
+    let disk = Disk {
+        write: failing,
+        ..FAST
+    };
+    let mut store = open(disk, dir.path()).unwrap();
+    put_all(&mut store, &blocks[..2]);
+    let before = (store.usage(), store.file.metadata().unwrap().len());
+    for code in [libc::ENOSPC, libc::EDQUOT, libc::EIO] {
+        ERROR.set(code);
+        let error = store.put(&blocks[2]).unwrap_err();
+        let is_full = matches!(error, StoreError::Full { .. });
+        assert_eq!(is_full, code != libc::EIO, "{error}");
+        assert!(!store.has(&blocks[2].id()));
+        let after = (store.usage(), store.file.metadata().unwrap().len());
+        assert_eq!(after, before);
+    }
+    ERROR.set(0);
+    put_all(&mut store, &blocks[2..]);
+    assert_eq!(served(&mut store, &blocks), [true; 10]);
+}
+
+#[test]
+fn uncommitted_bytes_never_pass_what_an_opening_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = DirLock::acquire(dir.path(), Role::Serve).unwrap();
+    let mut store = PackStore::open_on(FAST, lock, 1 << 30, [7; 32]).unwrap();
+    for n in 0..300u32 {
+        let mut payload = vec![0; crate::limits::BLOCK_SIZE_MAX];
+        payload[..4].copy_from_slice(&n.to_be_bytes());
+        store.put(&block(&payload)).unwrap();
+        assert!(store.uncommitted() <= UNCOMMITTED_MAX);
+    }
+    assert!(store.poll_commit().unwrap() > Sequence(0));
+}
+
+#[test]
+fn what_is_no_pack_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pack");
+    let mut other_version = record::encode_file_header(&PackId([1; 32]));
+    other_version[11] = 2;
+    let mut damaged = record::encode_file_header(&PackId([1; 32]));
+    damaged[20] ^= 1;
+    for strange in [
+        &b"a diary"[..],
+        &other_version,
+        &other_version[..12],
+        &damaged,
+        &[0; 65],
+        &[b'x'; 500],
+    ] {
+        std::fs::write(&path, strange).unwrap();
+        assert_eq!(error_kind(open(FAST, dir.path())), ErrorKind::InvalidData);
+        assert_eq!(std::fs::read(&path).unwrap(), strange);
+    }
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert!(open(FAST, dir.path()).is_err());
+}
+
+#[test]
+fn creation_that_did_not_end_is_done_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pack");
+    let header = record::encode_file_header(&PackId([1; 32]));
+    let zero = [0; FILE_HEADER_LEN];
+    let prefixes = (0..FILE_HEADER_LEN).map(|len| &header[..len]);
+    for left in prefixes.chain([&zero[..], &zero[..30]]) {
+        std::fs::write(&path, left).unwrap();
+        let store = open(FAST, dir.path()).unwrap();
+        assert_eq!(*store.opened(), Opened::default());
+        drop(store);
+        let made = std::fs::read(&path).unwrap();
+        assert!(made == record::encode_file_header(&PackId([7; 32])));
+    }
+}

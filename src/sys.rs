@@ -1,0 +1,145 @@
+//! System calls for which the standard library has no safe wrapper, each with one here. Nothing else in the
+//! program but the pack's map and lock is `unsafe`.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// 32 bytes that nobody can guess.
+pub fn entropy() -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The writing end of the pipe that signals are turned into.
+static SIGNAL_PIPE: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn write_signal(signal: libc::c_int) {
+    let byte = signal as u8;
+    // SAFETY: write is safe in a signal handler, and the pointer is to one byte on the stack. A full pipe
+    // already says that there was a signal.
+    unsafe {
+        libc::write(
+            SIGNAL_PIPE.load(Ordering::Relaxed),
+            (&raw const byte).cast(),
+            1,
+        )
+    };
+}
+
+/// From now on SIGTERM and SIGINT write their number, as one byte, to the pipe whose reading end this is.
+/// To be called once in a process.
+pub fn signal_pipe() -> io::Result<OwnedFd> {
+    let mut fds: [RawFd; 2] = [0; 2];
+    // SAFETY: the kernel fills in the two descriptors, which belong to nobody else.
+    let (reader, writer) = unsafe {
+        check(libc::pipe2(
+            fds.as_mut_ptr(),
+            libc::O_CLOEXEC | libc::O_NONBLOCK,
+        ))?;
+        (OwnedFd::from_raw_fd(fds[0]), fds[1])
+    };
+    SIGNAL_PIPE.store(writer, Ordering::Relaxed);
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: the action is zeroed, which is valid, and the handler only calls write.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = write_signal as *const () as libc::sighandler_t;
+            action.sa_flags = libc::SA_RESTART;
+            check(libc::sigaction(signal, &action, std::ptr::null_mut()))?;
+        }
+    }
+    Ok(reader)
+}
+
+/// Ends the process as SIGPIPE would have: the reader of our output has gone.
+pub fn die_by_sigpipe() -> ! {
+    // SAFETY: restores the default action and raises; no memory is touched.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::raise(libc::SIGPIPE);
+    }
+    // Only if the signal is blocked.
+    std::process::exit(141);
+}
+
+/// Makes a command the leader of a session of its own when it starts: no terminal, no signals from one.
+pub fn in_own_session(command: &mut Command) {
+    // SAFETY: setsid is safe to call between fork and exec.
+    unsafe {
+        command.pre_exec(|| check(libc::setsid()).map(|_| ()));
+    }
+}
+
+/// The user who connected this socket.
+pub fn peer_uid(socket: RawFd) -> io::Result<u32> {
+    // SAFETY: the buffer is of the type and length that the option has.
+    unsafe {
+        let mut credentials: libc::ucred = std::mem::zeroed();
+        let mut len = std::mem::size_of::<libc::ucred>() as libc::socklen_t;
+        check(libc::getsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &mut len,
+        ))?;
+        Ok(credentials.uid)
+    }
+}
+
+/// The user this process acts as.
+pub fn effective_uid() -> u32 {
+    // SAFETY: cannot fail and touches no memory.
+    unsafe { libc::geteuid() }
+}
+
+/// Asks for a socket receive buffer of so many bytes; the system may give less.
+pub fn set_receive_buffer(socket: &impl AsRawFd, bytes: usize) -> io::Result<()> {
+    let bytes = bytes as libc::c_int;
+    // SAFETY: the value is of the type and length that the option has.
+    unsafe {
+        check(libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            (&raw const bytes).cast(),
+            std::mem::size_of::<libc::c_int>() as libc::socklen_t,
+        ))?;
+    }
+    Ok(())
+}
+
+/// Bytes that a user without privileges can still write to the file system of this path.
+pub fn free_space(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the path ends in a zero byte and the buffer is of the right type.
+    unsafe {
+        let mut stat: libc::statvfs = std::mem::zeroed();
+        check(libc::statvfs(path.as_ptr(), &mut stat))?;
+        Ok(stat.f_bavail as u64 * stat.f_frsize as u64)
+    }
+}
+
+/// Whether this process may make files in a directory; the system's reason if not.
+pub fn check_writable(dir: &Path) -> io::Result<()> {
+    let dir = CString::new(dir.as_os_str().as_bytes())?;
+    // SAFETY: the path ends in a zero byte.
+    unsafe { check(libc::access(dir.as_ptr(), libc::W_OK | libc::X_OK)) }?;
+    Ok(())
+}

@@ -1,0 +1,689 @@
+//! Connections: opening, greeting, frames in, frames out, limits and time-outs. Knows nothing of what the
+//! frames are for: `keep` and `fetch` do, through [`Event`]s and the methods here. Called by the node.
+
+mod egress;
+
+pub use egress::{BlockHead, Source};
+
+use crate::id::{NodeId, NodeKey};
+use crate::limits::*;
+use crate::store::Store;
+use crate::time::Instant;
+use crate::timers::Timers;
+use crate::wire::contact::Contact;
+use crate::wire::frame::{ByeReason, Frame, FrameDecoder, Hello, PayloadFrame, PeerRole};
+use crate::wire::PROTOCOL_VERSION;
+use egress::Egress;
+use log::debug;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A connection. Counts up and is never used again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnId(pub u64);
+
+/// Where an accepted connection comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// The TCP listener.
+    Remote(SocketAddr),
+    /// The control socket.
+    Local,
+}
+
+/// What became of a connection, for those who use it.
+#[derive(Debug)]
+pub enum Event {
+    /// Both sides have greeted.
+    Opened {
+        /// The connection.
+        conn: ConnId,
+        /// The other side's greeting.
+        hello: Hello,
+    },
+    /// A frame came, after the greeting.
+    Frame {
+        /// The connection.
+        conn: ConnId,
+        /// The frame.
+        frame: Frame,
+    },
+    /// It is over; nothing more comes, and nothing more can be sent.
+    Closed {
+        /// The connection.
+        conn: ConnId,
+        /// Who was at its other end, where that was known.
+        peer: Option<NodeId>,
+        /// Why, for the log and for the user.
+        reason: String,
+    },
+    /// The other side speaks another version.
+    OtherVersion {
+        /// Where it is.
+        addr: SocketAddr,
+        /// Its version.
+        version: u8,
+    },
+}
+
+/// What the driver must do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Open a connection.
+    Connect {
+        /// Its name from now on.
+        conn: ConnId,
+        /// Where to.
+        to: SocketAddr,
+    },
+    /// There is something to write where there was nothing.
+    Flush {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// Close it, without waiting for what is queued.
+    Close {
+        /// The connection.
+        conn: ConnId,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// The driver has not said that it is connected.
+    Connecting,
+    /// The greeting of the other side has not come.
+    Greeting,
+    Open,
+    /// Closed as soon as all that is queued has been written; nothing more is read.
+    Closing,
+}
+
+struct Conn {
+    stage: Stage,
+    /// Where it goes to or comes from; `None` for a local client.
+    addr: Option<SocketAddr>,
+    /// Whom we expect, or have found, at the other end.
+    peer: Option<NodeId>,
+    decoder: FrameDecoder,
+    egress: Egress,
+    /// Answers that the other side owes us: while there are any it must not be silent for long.
+    owed: usize,
+    last_heard: Instant,
+    /// Reading is suspended by whoever uses the connection.
+    paused: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// Look whether the connection has been silent for too long.
+    Watch(ConnId),
+}
+
+/// All connections of a node.
+pub struct Transfer {
+    hello: Hello,
+    conns: BTreeMap<ConnId, Conn>,
+    /// The connection that a peer is reached by. Invariant: it is in `conns` and its `peer` is this.
+    by_peer: BTreeMap<NodeId, ConnId>,
+    /// Connections not yet begun, as too many are being opened.
+    dial_queue: VecDeque<ConnId>,
+    connecting: usize,
+    /// Peers not to be connected to before a time, at most `SHUNNED_MAX`.
+    shunned: BTreeMap<NodeId, Instant>,
+    /// Wrong blocks that a peer has sent, at most `SHUNNED_MAX` peers.
+    wrong_blocks: BTreeMap<NodeId, u32>,
+    next_conn: u64,
+    timers: Timers<Timer>,
+    commands: VecDeque<Command>,
+    events: VecDeque<Event>,
+    /// Payload and other bytes received and sent over streams.
+    pub bytes: (u64, u64),
+}
+
+impl Transfer {
+    /// No connections yet; `hello` is what this node greets with.
+    pub fn new(hello: Hello) -> Transfer {
+        Transfer {
+            hello,
+            conns: BTreeMap::new(),
+            by_peer: BTreeMap::new(),
+            dial_queue: VecDeque::new(),
+            connecting: 0,
+            shunned: BTreeMap::new(),
+            wrong_blocks: BTreeMap::new(),
+            next_conn: 1,
+            timers: Timers::default(),
+            commands: VecDeque::new(),
+            events: VecDeque::new(),
+            bytes: (0, 0),
+        }
+    }
+
+    /// Changes what later greetings say of this node.
+    pub fn set_role(&mut self, role: PeerRole) {
+        self.hello.role = role;
+    }
+
+    /// Connections to peers, and of local clients.
+    pub fn counts(&self) -> (usize, usize) {
+        let local = self
+            .conns
+            .values()
+            .filter(|conn| conn.addr.is_none())
+            .count();
+        (self.conns.len() - local, local)
+    }
+
+    /// The connection by which this peer is or will be reached: the one there is, or a new one. `None` if it is
+    /// shunned, or if there are [`CONNECTIONS_MAX`] already and all are in use.
+    pub fn reach(&mut self, now: Instant, contact: &Contact) -> Option<ConnId> {
+        if let Some(&conn) = self.by_peer.get(&contact.id) {
+            return Some(conn);
+        }
+        if self.is_shunned(now, &contact.id) || !self.make_room() {
+            return None;
+        }
+        let conn = self.dial(now, contact.addr, Some(contact.id));
+        self.by_peer.insert(contact.id, conn);
+        Some(conn)
+    }
+
+    /// Opens a connection to an address, whoever is there.
+    pub fn dial(&mut self, now: Instant, to: SocketAddr, peer: Option<NodeId>) -> ConnId {
+        let id = self.insert(now, Some(to), peer, Stage::Connecting);
+        self.dial_queue.push_back(id);
+        self.dial_next();
+        id
+    }
+
+    /// Takes in a connection that the driver has accepted. At a limit it is told so and closed.
+    pub fn accept(&mut self, now: Instant, origin: Origin) -> ConnId {
+        let (remote, local) = self.counts();
+        let (addr, full) = match origin {
+            Origin::Remote(addr) => (Some(addr), remote >= CONNECTIONS_MAX && !self.make_room()),
+            Origin::Local => (None, local >= CLIENTS_MAX),
+        };
+        let id = self.insert(now, addr, None, Stage::Greeting);
+        self.greet(id);
+        if full {
+            self.bye(id, ByeReason::Busy, "too many connections; try again later");
+        }
+        id
+    }
+
+    fn insert(
+        &mut self,
+        now: Instant,
+        addr: Option<SocketAddr>,
+        peer: Option<NodeId>,
+        stage: Stage,
+    ) -> ConnId {
+        let id = ConnId(self.next_conn);
+        self.next_conn += 1;
+        let conn = Conn {
+            stage,
+            addr,
+            peer,
+            decoder: FrameDecoder::new(addr.is_none()),
+            egress: Egress::default(),
+            owed: 0,
+            last_heard: now,
+            paused: false,
+        };
+        self.conns.insert(id, conn);
+        self.timers.set(Timer::Watch(id), now + CONNECT_TIMEOUT);
+        id
+    }
+
+    /// Closes an idle connection if there are as many as may be; false if all are in use.
+    fn make_room(&mut self) -> bool {
+        if self.counts().0 < CONNECTIONS_MAX {
+            return true;
+        }
+        let idle = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.addr.is_some() && conn.is_idle());
+        match idle
+            .min_by_key(|(_, conn)| conn.last_heard)
+            .map(|(&id, _)| id)
+        {
+            Some(id) => {
+                self.close(id, "idle, and another connection is wanted");
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn dial_next(&mut self) {
+        while self.connecting < CONNECTING_MAX {
+            let Some(id) = self.dial_queue.pop_front() else {
+                return;
+            };
+            let Some(conn) = self.conns.get(&id) else {
+                continue;
+            };
+            let to = conn.addr.expect("only remote peers are dialed");
+            self.connecting += 1;
+            self.commands.push_back(Command::Connect { conn: id, to });
+        }
+    }
+
+    fn greet(&mut self, id: ConnId) {
+        let hello = Frame::Hello(self.hello);
+        self.queue(id, |egress| egress.push(&hello));
+    }
+
+    /// The driver has opened the connection.
+    pub fn handle_connected(&mut self, now: Instant, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if conn.stage != Stage::Connecting {
+            return;
+        }
+        conn.stage = Stage::Greeting;
+        conn.last_heard = now;
+        self.connecting -= 1;
+        // Frames may have been queued while it was being opened; the greeting goes first.
+        let hello = Frame::Hello(self.hello);
+        let mut queued = std::mem::take(&mut conn.egress);
+        conn.egress.push(&hello);
+        conn.egress.append(&mut queued);
+        self.commands.push_back(Command::Flush { conn: id });
+        self.dial_next();
+    }
+
+    /// Bytes came, in any cut of the stream.
+    pub fn handle_received(&mut self, now: Instant, id: ConnId, mut bytes: &[u8]) {
+        self.bytes.0 += bytes.len() as u64;
+        while let Some(conn) = self.conns.get_mut(&id) {
+            conn.last_heard = now;
+            if conn.stage == Stage::Closing {
+                return;
+            }
+            match conn.decoder.take(&mut bytes) {
+                Ok(Some(frame)) => self.handle_frame(now, id, frame),
+                Ok(None) => return,
+                Err(malformed) => {
+                    self.bye(id, ByeReason::Protocol, &format!("{malformed}"));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle_frame(&mut self, now: Instant, id: ConnId, frame: Frame) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        match frame {
+            Frame::Hello(hello) => {
+                let peer = hello.key.id();
+                let expected = conn.peer;
+                conn.stage = Stage::Open;
+                self.timers.set(Timer::Watch(id), now + PROGRESS_TIMEOUT);
+                if conn.addr.is_none() {
+                    if hello.role != PeerRole::Client {
+                        self.bye(
+                            id,
+                            ByeReason::Protocol,
+                            "only clients use the control socket",
+                        );
+                        return;
+                    }
+                } else {
+                    if hello.role == PeerRole::Client || peer == self.hello.key.id() {
+                        self.bye(id, ByeReason::Protocol, "a peer greets with its own key");
+                        return;
+                    }
+                    if expected.is_some_and(|expected| expected != peer) {
+                        self.bye(
+                            id,
+                            ByeReason::Done,
+                            "another peer was expected at this address",
+                        );
+                        return;
+                    }
+                    conn.peer = Some(peer);
+                    self.by_peer.entry(peer).or_insert(id);
+                }
+                self.events.push_back(Event::Opened { conn: id, hello });
+            }
+            Frame::OtherVersion(version) => {
+                let text = format!(
+                    "speaks protocol version {version}, this strew speaks {PROTOCOL_VERSION}; \
+                     the older of the two must be upgraded"
+                );
+                if let Some(addr) = conn.addr {
+                    self.events.push_back(Event::OtherVersion { addr, version });
+                }
+                self.bye(id, ByeReason::Version, &text);
+            }
+            Frame::Bye { reason, text } => {
+                debug!("{} says goodbye ({reason:?}): {text}", self.name(id));
+                self.close(id, &format!("it ended the connection: {text}"));
+            }
+            frame => self.events.push_back(Event::Frame { conn: id, frame }),
+        }
+    }
+
+    /// The driver has lost the connection, or could not open it.
+    pub fn handle_closed(&mut self, now: Instant, id: ConnId, reason: &str) {
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
+        if let (Stage::Connecting | Stage::Greeting, Some(peer)) = (conn.stage, conn.peer) {
+            self.shun(now, peer, SHUN_FOR);
+        }
+        self.forget(id, reason);
+    }
+
+    /// Tells the other side why, and closes once that and all before it has been written.
+    pub fn bye(&mut self, id: ConnId, reason: ByeReason, text: &str) {
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
+        if matches!(conn.stage, Stage::Connecting) {
+            return self.close(id, text);
+        }
+        debug!("closing {}: {text}", self.name(id));
+        let frame = Frame::Bye {
+            reason,
+            text: text.to_string(),
+        };
+        self.queue(id, |egress| egress.push(&frame));
+        self.finish(id, text);
+    }
+
+    /// Closes once all that is queued has been written. Its users learn at once that it is over.
+    pub fn finish(&mut self, id: ConnId, reason: &str) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if conn.stage == Stage::Closing {
+            return;
+        }
+        conn.stage = Stage::Closing;
+        let (peer, empty) = (conn.peer, conn.egress.is_empty());
+        self.unlink(id, peer);
+        self.events.push_back(Event::Closed {
+            conn: id,
+            peer,
+            reason: reason.to_string(),
+        });
+        if empty {
+            self.drop_closing(id);
+        }
+    }
+
+    /// Closes at once.
+    pub fn close(&mut self, id: ConnId, reason: &str) {
+        if self.conns.contains_key(&id) {
+            debug!("closing {}: {reason}", self.name(id));
+            self.commands.push_back(Command::Close { conn: id });
+            self.forget(id, reason);
+        }
+    }
+
+    fn drop_closing(&mut self, id: ConnId) {
+        self.commands.push_back(Command::Close { conn: id });
+        self.timers.stop(Timer::Watch(id));
+        self.conns.remove(&id);
+    }
+
+    fn forget(&mut self, id: ConnId, reason: &str) {
+        let Some(conn) = self.conns.remove(&id) else {
+            return;
+        };
+        self.timers.stop(Timer::Watch(id));
+        if conn.stage == Stage::Connecting && !self.dial_queue.contains(&id) {
+            self.connecting -= 1;
+        }
+        self.dial_queue.retain(|&queued| queued != id);
+        self.unlink(id, conn.peer);
+        if conn.stage != Stage::Closing {
+            let (peer, reason) = (conn.peer, reason.to_string());
+            self.events.push_back(Event::Closed {
+                conn: id,
+                peer,
+                reason,
+            });
+        }
+        self.dial_next();
+    }
+
+    fn unlink(&mut self, id: ConnId, peer: Option<NodeId>) {
+        if let Some(peer) = peer {
+            if self.by_peer.get(&peer) == Some(&id) {
+                self.by_peer.remove(&peer);
+            }
+        }
+    }
+
+    /// Queues a frame. Harmless if the connection is gone.
+    pub fn send(&mut self, id: ConnId, frame: &Frame) {
+        self.queue(id, |egress| egress.push(frame));
+    }
+
+    /// Queues a block. Harmless if the connection is gone.
+    pub fn send_block(
+        &mut self,
+        id: ConnId,
+        frame: PayloadFrame,
+        block: BlockHead,
+        source: Source,
+    ) {
+        self.queue(id, |egress| egress.push_block(frame, block, source));
+    }
+
+    fn queue(&mut self, id: ConnId, push: impl FnOnce(&mut Egress)) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if conn.stage == Stage::Closing {
+            return;
+        }
+        let was_empty = conn.egress.is_empty();
+        push(&mut conn.egress);
+        if was_empty && conn.stage != Stage::Connecting {
+            self.commands.push_back(Command::Flush { conn: id });
+        }
+    }
+
+    /// The other side owes `more` answers than before.
+    pub fn expect(&mut self, now: Instant, id: ConnId, more: usize) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            if conn.owed == 0 {
+                conn.last_heard = now;
+            }
+            conn.owed += more;
+        }
+    }
+
+    /// An answer has come that was owed. False if none was: the peer answers what was not asked.
+    pub fn answered(&mut self, id: ConnId) -> bool {
+        match self.conns.get_mut(&id) {
+            Some(conn) if conn.owed > 0 => {
+                conn.owed -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Suspends or resumes reading from a connection, for whoever cannot take more from it.
+    pub fn pause(&mut self, id: ConnId, paused: bool) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.paused = paused;
+        }
+    }
+
+    /// Notes that a peer sent a block that is not what it was said to be: it is dropped, and at the second time
+    /// shunned for long.
+    pub fn handle_wrong_block(&mut self, now: Instant, id: ConnId) {
+        if let Some(peer) = self.conns.get(&id).and_then(|conn| conn.peer) {
+            if self.wrong_blocks.len() >= SHUNNED_MAX && !self.wrong_blocks.contains_key(&peer) {
+                self.wrong_blocks.pop_first();
+            }
+            let count = self.wrong_blocks.entry(peer).or_insert(0);
+            *count += 1;
+            let span = if *count > 1 { SHUN_LIAR_FOR } else { SHUN_FOR };
+            self.shun(now, peer, span);
+        }
+        self.bye(
+            id,
+            ByeReason::Protocol,
+            "the block does not match its address",
+        );
+    }
+
+    /// Does not connect to this peer for a while.
+    pub fn shun(&mut self, now: Instant, peer: NodeId, span: Duration) {
+        if self.shunned.len() >= SHUNNED_MAX {
+            self.shunned.retain(|_, until| *until > now);
+            if let Some(first) = self
+                .shunned
+                .iter()
+                .min_by_key(|(_, &until)| until)
+                .map(|(&id, _)| id)
+            {
+                if self.shunned.len() >= SHUNNED_MAX {
+                    self.shunned.remove(&first);
+                }
+            }
+        }
+        let until = self.shunned.entry(peer).or_insert(now);
+        *until = (*until).max(now + span);
+    }
+
+    /// Whether this peer is not to be connected to at present.
+    pub fn is_shunned(&self, now: Instant, peer: &NodeId) -> bool {
+        self.shunned.get(peer).is_some_and(|&until| until > now)
+    }
+
+    /// Who is at the other end, once it has greeted.
+    pub fn peer(&self, id: ConnId) -> Option<NodeId> {
+        self.conns.get(&id).and_then(|conn| conn.peer)
+    }
+
+    /// Where the other end is; `None` for a local client.
+    pub fn addr(&self, id: ConnId) -> Option<SocketAddr> {
+        self.conns.get(&id).and_then(|conn| conn.addr)
+    }
+
+    /// Whether both sides have greeted and nobody has said goodbye.
+    pub fn is_open(&self, id: ConnId) -> bool {
+        self.conns
+            .get(&id)
+            .is_some_and(|conn| conn.stage == Stage::Open)
+    }
+
+    /// Whether a client of this machine is at the other end.
+    pub fn is_local(&self, id: ConnId) -> bool {
+        self.conns.get(&id).is_some_and(|conn| conn.addr.is_none())
+    }
+
+    fn name(&self, id: ConnId) -> String {
+        match self.conns.get(&id).and_then(|conn| conn.addr) {
+            Some(addr) => format!("the connection with {addr}"),
+            None => "a client's connection".to_string(),
+        }
+    }
+
+    /// What is to be written next on this connection; fills `slices` and returns how many.
+    pub fn egress<'a>(
+        &'a self,
+        store: &'a dyn Store,
+        id: ConnId,
+        slices: &mut [IoSlice<'a>],
+    ) -> Option<usize> {
+        match self.conns.get(&id) {
+            Some(conn) if conn.stage != Stage::Connecting => conn.egress.slices(store, slices),
+            _ => Some(0),
+        }
+    }
+
+    /// `sent` bytes of what [`Transfer::egress`] gave were written.
+    pub fn consume(&mut self, now: Instant, id: ConnId, sent: usize) {
+        self.bytes.1 += sent as u64;
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        conn.egress.consume(sent);
+        // A peer that takes what we send is not silent.
+        conn.last_heard = now;
+        if conn.egress.is_empty() && conn.stage == Stage::Closing {
+            self.drop_closing(id);
+        }
+    }
+
+    /// Whether the driver should read from this connection; if not, TCP pushes back.
+    pub fn wants_read(&self, id: ConnId) -> bool {
+        self.conns.get(&id).is_some_and(|conn| {
+            !conn.paused
+                && conn.stage != Stage::Closing
+                && conn.egress.blocks() < EGRESS_BLOCKS_MAX
+                && conn.egress.small_bytes() < EGRESS_BYTES_MAX
+        })
+    }
+
+    /// Closes what has been silent for too long. Early is harmless.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(Timer::Watch(id)) = self.timers.pop_expired(now) {
+            let Some(conn) = self.conns.get(&id) else {
+                continue;
+            };
+            let silent = now.since(conn.last_heard);
+            let (limit, why) = match conn.stage {
+                Stage::Connecting | Stage::Greeting => {
+                    (CONNECT_TIMEOUT, "it did not greet in time")
+                }
+                Stage::Closing => (CONNECT_TIMEOUT, "it did not take our last words"),
+                // A client may be silent for as long as it likes: it is the user who waits.
+                Stage::Open if conn.addr.is_none() => (Duration::MAX, ""),
+                Stage::Open if conn.is_idle() => (IDLE_TIMEOUT, "idle"),
+                Stage::Open => (PROGRESS_TIMEOUT, "it stopped answering"),
+            };
+            if silent < limit {
+                let again = (conn.last_heard + limit).min(now + PROGRESS_TIMEOUT);
+                self.timers.set(Timer::Watch(id), again);
+                continue;
+            }
+            if let (Some(peer), false) = (conn.peer, conn.stage == Stage::Open && conn.is_idle()) {
+                self.shun(now, peer, SHUN_FOR);
+            }
+            self.close(id, why);
+        }
+    }
+
+    /// When to call [`Transfer::handle_timeout`].
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// The next command for the driver.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// The next event for the users of connections.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The key this node greets with.
+    pub fn key(&self) -> NodeKey {
+        self.hello.key
+    }
+}
+
+impl Conn {
+    fn is_idle(&self) -> bool {
+        self.owed == 0 && self.egress.is_empty() && self.decoder.is_between_frames()
+    }
+}

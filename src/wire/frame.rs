@@ -1,0 +1,812 @@
+//! Frames: what two peers, or a client and its peer, say to each other over a stream.
+//!
+//! A frame is a 4-byte length (of what follows it), a kind byte and a body. [`FrameDecoder`] takes any cut of
+//! the stream and gives whole frames; [`Frame::encode`] is its inverse, and [`payload_head`] writes all of a
+//! payload frame but the payload, which goes from the map to the socket.
+
+use super::codec::{Malformed, Reader};
+use super::contact::is_usable;
+use super::PROTOCOL_VERSION;
+use crate::block::Kind;
+use crate::id::{BlockId, NodeKey};
+use crate::limits::{BLOCK_SIZE_MAX, FRAME_FIELDS_MAX, OFFER_MAX, TEXT_MAX};
+use std::net::{IpAddr, SocketAddr};
+
+/// What a greeting begins with, so that another protocol is noticed at once.
+const MAGIC: &[u8; 5] = b"strew";
+
+/// A greeting has at most this many bytes, in every version.
+const HELLO_MAX: usize = 256;
+
+/// The first frame each side sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// The sender's key; zero from a client, which has none.
+    pub key: NodeKey,
+    /// Where the sender listens, UDP and TCP; zero from a client.
+    pub port: u16,
+    /// What the sender is.
+    pub role: PeerRole,
+}
+
+/// What somebody at the other end of a stream is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PeerRole {
+    /// A peer that others can reach.
+    Peer = 0,
+    /// A `serve` in client-mode: not known to be reachable, given no blocks.
+    Unreachable = 1,
+    /// A private peer: ends with its last client.
+    Private = 2,
+    /// A client, on the control socket.
+    Client = 3,
+}
+
+/// Why a connection is closed, said before it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ByeReason {
+    /// Nothing more is wanted.
+    Done = 0,
+    /// Too many connections.
+    Busy = 1,
+    /// The other version is not spoken here.
+    Version = 2,
+    /// The other side broke the protocol, or sent a wrong block.
+    Protocol = 3,
+    /// The sender of this is shutting down.
+    Shutdown = 4,
+}
+
+/// Answer to one address of an OFFER, and reason of a REFUSED.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Answer {
+    /// The block is here, durably.
+    Have = 0,
+    /// Send it.
+    Want = 1,
+    /// No room for it.
+    Full = 2,
+    /// This peer takes no blocks: it is in client-mode or ends with its client.
+    NotServing = 3,
+    /// The store cannot write.
+    Failed = 4,
+}
+
+/// Why a block that a client asked for is not given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MissingReason {
+    /// The closest live peers have all said that they do not have it.
+    Absent = 0,
+    /// No peer could be asked.
+    NoPeer = 1,
+    /// Some said they had it, and none gave it.
+    NotGiven = 2,
+}
+
+/// What a share has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Settled {
+    /// Blocks that were added, one address counted as often as it was.
+    pub blocks: u64,
+    /// Copies of the least-held block on other peers.
+    pub least: u8,
+    /// Different peers that hold any of them.
+    pub holders: u32,
+    /// Whether any other peer answered at all.
+    pub reached: bool,
+}
+
+/// One message on a stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // The frames are specified in strew-protocol(7); the fields are named as there.
+pub enum Frame {
+    /// The greeting.
+    Hello(Hello),
+    /// A greeting in a version that is not spoken here.
+    OtherVersion(u8),
+    /// The last frame of its sender.
+    Bye { reason: ByeReason, text: String },
+    /// Blocks that could be sent.
+    Offer(Vec<BlockId>),
+    /// The answers to the oldest OFFER not yet answered.
+    Want(Vec<Answer>),
+    /// A block to be stored.
+    Put {
+        id: BlockId,
+        kind: Kind,
+        payload: Vec<u8>,
+    },
+    /// The block is stored, durably.
+    Stored(BlockId),
+    /// The block is not stored.
+    Refused { id: BlockId, answer: Answer },
+    /// Asks for a block.
+    Get(BlockId),
+    /// A block that was asked for.
+    Block {
+        id: BlockId,
+        kind: Kind,
+        payload: Vec<u8>,
+    },
+    /// A block that was asked for is not here.
+    Absent(BlockId),
+    /// The nonce of a DIAL_BACK.
+    Dialed(u64),
+
+    // From here on only between a client and its peer.
+    /// Begins a share: what follows is placed.
+    Share { copies: u8, min_copies: u8 },
+    /// A block of the share.
+    Add { kind: Kind, payload: Vec<u8> },
+    /// The address of the oldest ADD not yet answered; it is written, but not yet durable.
+    Added(BlockId),
+    /// Nothing more is added: answer when all is durable here and placed.
+    Settle,
+    /// The answer to SETTLE.
+    Settled(Settled),
+    /// How far placing is: blocks that are done with, peers that hold any.
+    Progress { placed: u64, holders: u32 },
+    /// Asks for a block from wherever it is.
+    Fetch(BlockId),
+    /// The block is nowhere to be had; how many peers answered.
+    Missing {
+        id: BlockId,
+        reason: MissingReason,
+        asked: u32,
+    },
+    /// Asks for a page on the peer's state.
+    Status,
+    /// A page for the user.
+    Text(String),
+    /// An address to bootstrap from.
+    Peer(SocketAddr),
+    /// From a `serve` that wants the directory: take no new clients.
+    Yield,
+    /// What was asked cannot be done: exit status and message for the user.
+    Failed { status: u8, text: String },
+}
+
+/// Frames with a payload, whose bytes follow the fields to the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PayloadFrame {
+    /// [`Frame::Put`].
+    Put,
+    /// [`Frame::Block`].
+    Block,
+}
+
+/// Bytes of a payload frame before its payload: length, kind, address, kind of block.
+pub const PAYLOAD_HEAD: usize = 4 + 1 + 32 + 1;
+
+const HELLO: u8 = 1;
+const BYE: u8 = 2;
+const OFFER: u8 = 3;
+const WANT: u8 = 4;
+const PUT: u8 = 5;
+const STORED: u8 = 6;
+const REFUSED: u8 = 7;
+const GET: u8 = 8;
+const BLOCK: u8 = 9;
+const ABSENT: u8 = 10;
+const DIALED: u8 = 11;
+const SHARE: u8 = 32;
+const ADD: u8 = 33;
+const ADDED: u8 = 34;
+const SETTLE: u8 = 35;
+const SETTLED: u8 = 36;
+const PROGRESS: u8 = 37;
+const FETCH: u8 = 38;
+const MISSING: u8 = 39;
+const STATUS: u8 = 40;
+const TEXT: u8 = 41;
+const PEER: u8 = 42;
+const YIELD: u8 = 43;
+const FAILED: u8 = 44;
+
+/// The head of a payload frame with `len` bytes of payload, at most [`BLOCK_SIZE_MAX`].
+pub fn payload_head(
+    frame: PayloadFrame,
+    id: &BlockId,
+    kind: Kind,
+    len: usize,
+) -> [u8; PAYLOAD_HEAD] {
+    assert!(len <= BLOCK_SIZE_MAX, "a block's payload");
+    let mut head = [0; PAYLOAD_HEAD];
+    head[..4].copy_from_slice(&((1 + 32 + 1 + len) as u32).to_be_bytes());
+    head[4] = match frame {
+        PayloadFrame::Put => PUT,
+        PayloadFrame::Block => BLOCK,
+    };
+    head[5..37].copy_from_slice(&id.0);
+    head[37] = kind.to_byte();
+    head
+}
+
+impl Frame {
+    /// Appends the frame's bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[0; 4]);
+        match self {
+            Frame::Hello(hello) => {
+                out.push(HELLO);
+                out.extend_from_slice(MAGIC);
+                out.extend_from_slice(&[PROTOCOL_VERSION, hello.role as u8]);
+                out.extend_from_slice(&hello.key.0);
+                out.extend_from_slice(&hello.port.to_be_bytes());
+            }
+            Frame::OtherVersion(version) => {
+                out.push(HELLO);
+                out.extend_from_slice(MAGIC);
+                out.push(*version);
+            }
+            Frame::Bye { reason, text } => {
+                out.extend_from_slice(&[BYE, *reason as u8]);
+                out.extend_from_slice(bounded(text).as_bytes());
+            }
+            Frame::Offer(ids) => {
+                out.push(OFFER);
+                out.extend(ids.iter().flat_map(|id| id.0));
+            }
+            Frame::Want(answers) => {
+                out.push(WANT);
+                out.extend(answers.iter().map(|&answer| answer as u8));
+            }
+            Frame::Put { id, kind, payload } => {
+                out.push(PUT);
+                out.extend_from_slice(&id.0);
+                out.push(kind.to_byte());
+                out.extend_from_slice(payload);
+            }
+            Frame::Stored(id) => put_id(out, STORED, id),
+            Frame::Refused { id, answer } => {
+                put_id(out, REFUSED, id);
+                out.push(*answer as u8);
+            }
+            Frame::Get(id) => put_id(out, GET, id),
+            Frame::Block { id, kind, payload } => {
+                put_id(out, BLOCK, id);
+                out.push(kind.to_byte());
+                out.extend_from_slice(payload);
+            }
+            Frame::Absent(id) => put_id(out, ABSENT, id),
+            Frame::Dialed(nonce) => {
+                out.push(DIALED);
+                out.extend_from_slice(&nonce.to_be_bytes());
+            }
+            Frame::Share { copies, min_copies } => {
+                out.extend_from_slice(&[SHARE, *copies, *min_copies])
+            }
+            Frame::Add { kind, payload } => {
+                out.extend_from_slice(&[ADD, kind.to_byte()]);
+                out.extend_from_slice(payload);
+            }
+            Frame::Added(id) => put_id(out, ADDED, id),
+            Frame::Settle => out.push(SETTLE),
+            Frame::Settled(settled) => {
+                out.push(SETTLED);
+                out.extend_from_slice(&settled.blocks.to_be_bytes());
+                out.push(settled.least);
+                out.extend_from_slice(&settled.holders.to_be_bytes());
+                out.push(u8::from(settled.reached));
+            }
+            Frame::Progress { placed, holders } => {
+                out.push(PROGRESS);
+                out.extend_from_slice(&placed.to_be_bytes());
+                out.extend_from_slice(&holders.to_be_bytes());
+            }
+            Frame::Fetch(id) => put_id(out, FETCH, id),
+            Frame::Missing { id, reason, asked } => {
+                put_id(out, MISSING, id);
+                out.push(*reason as u8);
+                out.extend_from_slice(&asked.to_be_bytes());
+            }
+            Frame::Status => out.push(STATUS),
+            Frame::Text(text) => {
+                out.push(TEXT);
+                out.extend_from_slice(bounded(text).as_bytes());
+            }
+            Frame::Peer(addr) => {
+                out.push(PEER);
+                let ip = match addr.ip() {
+                    IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                    IpAddr::V6(ip) => ip,
+                };
+                out.extend_from_slice(&ip.octets());
+                out.extend_from_slice(&addr.port().to_be_bytes());
+            }
+            Frame::Yield => out.push(YIELD),
+            Frame::Failed { status, text } => {
+                out.extend_from_slice(&[FAILED, *status]);
+                out.extend_from_slice(bounded(text).as_bytes());
+            }
+        }
+        let len = (out.len() - start - 4) as u32;
+        out[start..start + 4].copy_from_slice(&len.to_be_bytes());
+    }
+
+    /// Reads the body of a frame that has no payload.
+    fn decode(kind: u8, body: &[u8]) -> Result<Frame, Malformed> {
+        let mut reader = Reader::new(body);
+        let frame = match kind {
+            HELLO => {
+                if &reader.array::<5>()? != MAGIC {
+                    return Err(Malformed::Value("greeting"));
+                }
+                let version = reader.u8()?;
+                if version != PROTOCOL_VERSION {
+                    // What follows is another version's business.
+                    return Ok(Frame::OtherVersion(version));
+                }
+                let role = match reader.u8()? {
+                    0 => PeerRole::Peer,
+                    1 => PeerRole::Unreachable,
+                    2 => PeerRole::Private,
+                    3 => PeerRole::Client,
+                    _ => return Err(Malformed::Value("role")),
+                };
+                Frame::Hello(Hello {
+                    role,
+                    key: NodeKey(reader.array()?),
+                    port: reader.u16()?,
+                })
+            }
+            BYE => {
+                let reason = match reader.u8()? {
+                    0 => ByeReason::Done,
+                    1 => ByeReason::Busy,
+                    2 => ByeReason::Version,
+                    3 => ByeReason::Protocol,
+                    4 => ByeReason::Shutdown,
+                    _ => return Err(Malformed::Value("reason")),
+                };
+                Frame::Bye {
+                    reason,
+                    text: take_text(&mut reader)?,
+                }
+            }
+            OFFER => {
+                let bytes = reader.rest();
+                if bytes.is_empty() || bytes.len() % 32 != 0 || bytes.len() / 32 > OFFER_MAX {
+                    return Err(Malformed::Value("number of addresses"));
+                }
+                let ids = bytes.chunks_exact(32);
+                Frame::Offer(
+                    ids.map(|id| BlockId(id.try_into().expect("32 bytes")))
+                        .collect(),
+                )
+            }
+            WANT => {
+                let bytes = reader.rest();
+                if bytes.is_empty() || bytes.len() > OFFER_MAX {
+                    return Err(Malformed::Value("number of answers"));
+                }
+                Frame::Want(
+                    bytes
+                        .iter()
+                        .map(|&byte| answer(byte))
+                        .collect::<Result<_, _>>()?,
+                )
+            }
+            STORED => Frame::Stored(BlockId(reader.array()?)),
+            REFUSED => Frame::Refused {
+                id: BlockId(reader.array()?),
+                answer: answer(reader.u8()?)?,
+            },
+            GET => Frame::Get(BlockId(reader.array()?)),
+            ABSENT => Frame::Absent(BlockId(reader.array()?)),
+            DIALED => Frame::Dialed(reader.u64()?),
+            SHARE => Frame::Share {
+                copies: reader.u8()?,
+                min_copies: reader.u8()?,
+            },
+            ADDED => Frame::Added(BlockId(reader.array()?)),
+            SETTLE => Frame::Settle,
+            SETTLED => Frame::Settled(Settled {
+                blocks: reader.u64()?,
+                least: reader.u8()?,
+                holders: reader.u32()?,
+                reached: match reader.u8()? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(Malformed::Value("boolean")),
+                },
+            }),
+            PROGRESS => Frame::Progress {
+                placed: reader.u64()?,
+                holders: reader.u32()?,
+            },
+            FETCH => Frame::Fetch(BlockId(reader.array()?)),
+            MISSING => Frame::Missing {
+                id: BlockId(reader.array()?),
+                reason: match reader.u8()? {
+                    0 => MissingReason::Absent,
+                    1 => MissingReason::NoPeer,
+                    2 => MissingReason::NotGiven,
+                    _ => return Err(Malformed::Value("reason")),
+                },
+                asked: reader.u32()?,
+            },
+            STATUS => Frame::Status,
+            TEXT => Frame::Text(take_text(&mut reader)?),
+            PEER => {
+                let ip = IpAddr::from(reader.array::<16>()?).to_canonical();
+                let addr = SocketAddr::new(ip, reader.u16()?);
+                if !is_usable(&addr) {
+                    return Err(Malformed::Value("address"));
+                }
+                Frame::Peer(addr)
+            }
+            YIELD => Frame::Yield,
+            FAILED => Frame::Failed {
+                status: reader.u8()?,
+                text: take_text(&mut reader)?,
+            },
+            _ => return Err(Malformed::Value("frame kind")),
+        };
+        reader.end()?;
+        Ok(frame)
+    }
+}
+
+fn put_id(out: &mut Vec<u8>, kind: u8, id: &BlockId) {
+    out.push(kind);
+    out.extend_from_slice(&id.0);
+}
+
+fn answer(byte: u8) -> Result<Answer, Malformed> {
+    match byte {
+        0 => Ok(Answer::Have),
+        1 => Ok(Answer::Want),
+        2 => Ok(Answer::Full),
+        3 => Ok(Answer::NotServing),
+        4 => Ok(Answer::Failed),
+        _ => Err(Malformed::Value("answer")),
+    }
+}
+
+/// The text, cut to what a frame may carry.
+fn bounded(text: &str) -> &str {
+    let mut len = text.len().min(TEXT_MAX);
+    while !text.is_char_boundary(len) {
+        len -= 1;
+    }
+    &text[..len]
+}
+
+fn take_text(reader: &mut Reader<'_>) -> Result<String, Malformed> {
+    let bytes = reader.rest();
+    if bytes.len() > TEXT_MAX {
+        return Err(Malformed::Value("length of a text"));
+    }
+    String::from_utf8(bytes.to_vec()).map_err(|_| Malformed::Value("text"))
+}
+
+/// Bytes of fields before the payload, for the kinds that carry one.
+fn payload_fields(kind: u8) -> Option<usize> {
+    match kind {
+        PUT | BLOCK => Some(33),
+        ADD => Some(1),
+        _ => None,
+    }
+}
+
+/// Cuts a stream into frames. Holds one frame at most: its fields, bounded by `FRAME_FIELDS_MAX`, and its
+/// payload, bounded by `BLOCK_SIZE_MAX`.
+pub struct FrameDecoder {
+    /// Whether frames that only a client and its peer exchange are accepted.
+    local: bool,
+    /// Nothing but a greeting is accepted, and that is short, until one has come.
+    greeted: bool,
+    /// The head (length and kind) and fields read so far.
+    fields: Vec<u8>,
+    /// The payload read so far, in a buffer of the right size once its length is known.
+    payload: Vec<u8>,
+}
+
+impl FrameDecoder {
+    /// A decoder at the start of a stream.
+    pub fn new(local: bool) -> FrameDecoder {
+        FrameDecoder {
+            local,
+            greeted: false,
+            fields: Vec::new(),
+            payload: Vec::new(),
+        }
+    }
+
+    /// Whether the stream stands between two frames.
+    pub fn is_between_frames(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// Takes bytes off the front of `input`, up to the end of a frame, and returns that frame if it is whole.
+    /// After an error the stream cannot be read further.
+    pub fn take(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, Malformed> {
+        if !fill(&mut self.fields, 5, input) {
+            return Ok(None);
+        }
+        let len = u32::from_be_bytes([
+            self.fields[0],
+            self.fields[1],
+            self.fields[2],
+            self.fields[3],
+        ]);
+        let kind = self.fields[4];
+        let body = self.body_len(len, kind)?;
+        let fields = payload_fields(kind).unwrap_or(body);
+        if !fill(&mut self.fields, 5 + fields, input) {
+            return Ok(None);
+        }
+        if self.payload.capacity() == 0 {
+            self.payload.reserve_exact(body - fields);
+        }
+        if !fill(&mut self.payload, body - fields, input) {
+            return Ok(None);
+        }
+        let payload = std::mem::take(&mut self.payload);
+        let mut reader = Reader::new(&self.fields[5..]);
+        let frame = match kind {
+            PUT | BLOCK => {
+                let id = BlockId(reader.array()?);
+                let block_kind = block_kind(&mut reader)?;
+                match kind {
+                    PUT => Frame::Put {
+                        id,
+                        kind: block_kind,
+                        payload,
+                    },
+                    _ => Frame::Block {
+                        id,
+                        kind: block_kind,
+                        payload,
+                    },
+                }
+            }
+            ADD => Frame::Add {
+                kind: block_kind(&mut reader)?,
+                payload,
+            },
+            _ => Frame::decode(kind, &self.fields[5..])?,
+        };
+        self.fields.clear();
+        self.greeted = true;
+        Ok(Some(frame))
+    }
+
+    /// The length of the body of a frame of this kind, if one so long may come here and now.
+    fn body_len(&self, len: u32, kind: u8) -> Result<usize, Malformed> {
+        let body = (len as usize)
+            .checked_sub(1)
+            .ok_or(Malformed::Value("frame length"))?;
+        if (kind == HELLO) == self.greeted {
+            return Err(Malformed::Value("order of frames"));
+        }
+        if kind >= SHARE && !self.local {
+            return Err(Malformed::Value("frame kind"));
+        }
+        let possible = match payload_fields(kind) {
+            Some(fields) => fields + 1..=fields + BLOCK_SIZE_MAX,
+            None if kind == HELLO => 0..=HELLO_MAX,
+            None => 0..=FRAME_FIELDS_MAX,
+        };
+        if possible.contains(&body) {
+            Ok(body)
+        } else {
+            Err(Malformed::Value("frame length"))
+        }
+    }
+}
+
+fn block_kind(reader: &mut Reader<'_>) -> Result<Kind, Malformed> {
+    Kind::from_byte(reader.u8()?).ok_or(Malformed::Value("kind of block"))
+}
+
+/// Moves bytes from `input` to `buffer` until that has `len`; whether it has.
+fn fill(buffer: &mut Vec<u8>, len: usize, input: &mut &[u8]) -> bool {
+    let missing = len.saturating_sub(buffer.len()).min(input.len());
+    let (head, rest) = input.split_at(missing);
+    buffer.extend_from_slice(head);
+    *input = rest;
+    buffer.len() >= len
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Form, Role};
+    use crate::rng::Rng;
+
+    const KIND: Kind = Kind {
+        role: Role::Leaf,
+        form: Form::Encrypted,
+    };
+
+    fn hello() -> Frame {
+        Frame::Hello(Hello {
+            key: NodeKey([3; 32]),
+            port: 7873,
+            role: PeerRole::Peer,
+        })
+    }
+
+    fn one_of_each() -> Vec<Frame> {
+        let id = BlockId([9; 32]);
+        vec![
+            Frame::Bye {
+                reason: ByeReason::Busy,
+                text: "too many".into(),
+            },
+            Frame::Offer(vec![id; 3]),
+            Frame::Want(vec![Answer::Have, Answer::Want, Answer::Full]),
+            Frame::Put {
+                id,
+                kind: KIND,
+                payload: vec![1; 1000],
+            },
+            Frame::Stored(id),
+            Frame::Refused {
+                id,
+                answer: Answer::NotServing,
+            },
+            Frame::Get(id),
+            Frame::Block {
+                id,
+                kind: KIND,
+                payload: vec![7],
+            },
+            Frame::Absent(id),
+            Frame::Dialed(5),
+            Frame::Share {
+                copies: 8,
+                min_copies: 1,
+            },
+            Frame::Add {
+                kind: KIND,
+                payload: vec![2; 77],
+            },
+            Frame::Added(id),
+            Frame::Settle,
+            Frame::Settled(Settled {
+                blocks: 9,
+                least: 2,
+                holders: 4,
+                reached: true,
+            }),
+            Frame::Progress {
+                placed: 7,
+                holders: 3,
+            },
+            Frame::Fetch(id),
+            Frame::Missing {
+                id,
+                reason: MissingReason::NoPeer,
+                asked: 20,
+            },
+            Frame::Status,
+            Frame::Text("key value\n".into()),
+            Frame::Peer("192.0.2.1:7873".parse().expect("an address")),
+            Frame::Peer("[2001:db8::1]:1".parse().expect("an address")),
+            Frame::Yield,
+            Frame::Failed {
+                status: 8,
+                text: "full".into(),
+            },
+        ]
+    }
+
+    fn decode_all(decoder: &mut FrameDecoder, mut input: &[u8]) -> Result<Vec<Frame>, Malformed> {
+        let mut frames = Vec::new();
+        while let Some(frame) = decoder.take(&mut input)? {
+            frames.push(frame);
+        }
+        assert!(input.is_empty(), "what is no whole frame yet is held");
+        Ok(frames)
+    }
+
+    #[test]
+    fn every_frame_is_read_back_from_any_cut_of_the_stream() {
+        let mut frames = vec![hello()];
+        frames.extend(one_of_each());
+        let mut bytes = Vec::new();
+        frames.iter().for_each(|frame| frame.encode(&mut bytes));
+        let mut rng = Rng::new([1; 32]);
+        for longest in [1, 2, 7, 100, 100_000] {
+            let mut decoder = FrameDecoder::new(true);
+            let mut read = Vec::new();
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let (head, tail) = rest.split_at(rest.len().min(1 + rng.below(longest) as usize));
+                read.extend(decode_all(&mut decoder, head).expect("valid"));
+                rest = tail;
+            }
+            assert!(decoder.is_between_frames());
+            assert_eq!(read, frames);
+        }
+    }
+
+    #[test]
+    fn every_truncated_body_is_refused() {
+        for frame in one_of_each() {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            for len in 1..bytes.len() as u32 - 4 {
+                let mut stream = Vec::new();
+                hello().encode(&mut stream);
+                stream.extend_from_slice(&len.to_be_bytes());
+                stream.extend_from_slice(&bytes[4..4 + len as usize]);
+                let read = decode_all(&mut FrameDecoder::new(true), &stream);
+                // Lists, texts and payloads may be shorter, the rest may not.
+                let shorter = matches!(&read, Ok(frames) if frames[1..] != [frame.clone()]);
+                assert!(read.is_err() || shorter, "{frame:?} at {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_are_refused_before_anything_is_allocated() {
+        let head = |len: u32, kind: u8| [len.to_be_bytes().to_vec(), vec![kind]].concat();
+        let mut greeted = Vec::new();
+        hello().encode(&mut greeted);
+        for (len, kind) in [
+            (0, GET),
+            (u32::MAX, PUT),
+            (1 + 33, PUT),
+            (1 + 33 + BLOCK_SIZE_MAX as u32 + 1, BLOCK),
+            (1 + 1 + BLOCK_SIZE_MAX as u32 + 1, ADD),
+            (FRAME_FIELDS_MAX as u32 + 2, OFFER),
+            (42, HELLO),
+        ] {
+            let stream = [greeted.clone(), head(len, kind)].concat();
+            assert!(
+                decode_all(&mut FrameDecoder::new(true), &stream).is_err(),
+                "{len} {kind}"
+            );
+        }
+        let long_greeting = head(HELLO_MAX as u32 + 2, HELLO);
+        assert!(decode_all(&mut FrameDecoder::new(false), &long_greeting).is_err());
+        let before_greeting = head(33, GET);
+        assert!(decode_all(&mut FrameDecoder::new(false), &before_greeting).is_err());
+    }
+
+    #[test]
+    fn a_remote_peer_cannot_say_what_a_client_can() {
+        for frame in one_of_each() {
+            let mut stream = Vec::new();
+            hello().encode(&mut stream);
+            frame.encode(&mut stream);
+            let kind = {
+                let mut bytes = Vec::new();
+                frame.encode(&mut bytes);
+                bytes[4]
+            };
+            let read = decode_all(&mut FrameDecoder::new(false), &stream);
+            assert_eq!(read.is_err(), kind >= SHARE, "{frame:?}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_told_from_another_protocol() {
+        let mut stream = Vec::new();
+        Frame::OtherVersion(9).encode(&mut stream);
+        assert_eq!(
+            decode_all(&mut FrameDecoder::new(false), &stream),
+            Ok(vec![Frame::OtherVersion(9)])
+        );
+        assert!(decode_all(&mut FrameDecoder::new(false), b"GET / HTTP/1.1\r\n").is_err());
+    }
+
+    #[test]
+    fn payload_head_and_payload_are_the_whole_frame() {
+        let (id, payload) = (BlockId([4; 32]), vec![8; 300]);
+        let head = payload_head(PayloadFrame::Put, &id, KIND, payload.len());
+        let mut whole = Vec::new();
+        Frame::Put {
+            id,
+            kind: KIND,
+            payload: payload.clone(),
+        }
+        .encode(&mut whole);
+        assert_eq!([head.to_vec(), payload].concat(), whole);
+    }
+}

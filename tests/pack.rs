@@ -1,0 +1,213 @@
+//! The pack store from outside: its contract, its allotment, and its format as another program reads it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+use strew::block::{Block, Form, Kind, Role as BlockRole};
+use strew::store::pack::{DirLock, LockError, PackStore, Role};
+use strew::store::{Put, Sequence, Store, StoreError};
+
+const CAPACITY: u64 = 4 << 20;
+
+fn open(dir: &Path, capacity: u64) -> PackStore {
+    let lock = DirLock::acquire(dir, Role::Serve).unwrap();
+    PackStore::open(lock, capacity, [42; 32]).unwrap()
+}
+
+/// A block of this length, unlike those of other numbers.
+fn block(n: u32, len: usize) -> Block {
+    let mut payload = vec![n as u8; len];
+    payload[..4].copy_from_slice(&n.to_be_bytes());
+    let kind = Kind {
+        role: [BlockRole::Leaf, BlockRole::Node, BlockRole::Root][n as usize % 3],
+        form: [Form::Plain, Form::Encrypted][n as usize % 2],
+    };
+    Block::new(kind, payload).unwrap()
+}
+
+fn blocks() -> Vec<Block> {
+    [4, 7, 8, 9, 4096, 100_000, 262_143, 262_144]
+        .into_iter()
+        .enumerate()
+        .map(|(n, len)| block(n as u32, len))
+        .collect()
+}
+
+fn is_served(store: &mut PackStore, block: &Block) -> bool {
+    store.check(&block.id()) == Some((block.kind(), block.payload().len() as u32))
+        && store.payload(&block.id()) == Some(block.payload())
+}
+
+/// Bytes that a directory takes on its file system, itself included, as `du` counts them.
+fn disk_usage(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    files
+        .chain([dir.to_path_buf()])
+        .map(|path| path.metadata().unwrap().blocks() * 512)
+        .sum()
+}
+
+/// What the independent reader says of a pack, and its exit status; `None` where there is no Python.
+fn read_independently(pack: &Path) -> Option<(String, i32)> {
+    let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pack_reader.py");
+    let Ok(output) = Command::new("python3").arg(reader).arg(pack).output() else {
+        println!("skipped: python3 not found");
+        return None;
+    };
+    let said = String::from_utf8(output.stdout).unwrap();
+    let code = output.status.code().unwrap();
+    assert!(
+        output.stderr.is_empty(),
+        "{:?}",
+        String::from_utf8(output.stderr)
+    );
+    Some((said, code))
+}
+
+#[test]
+fn reopening_gives_back_what_was_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path(), CAPACITY);
+    for (n, block) in blocks().iter().enumerate() {
+        let sequence = Sequence(n as u64 + 1);
+        assert_eq!(store.put(block).unwrap(), Put::Written(sequence));
+        assert_eq!(store.put(block).unwrap(), Put::Had(sequence));
+        assert!(is_served(&mut store, block), "before it is durable, too");
+    }
+    assert_eq!(store.poll_commit().unwrap(), Sequence(0));
+    store.begin_commit().unwrap();
+    assert_eq!(store.poll_commit().unwrap(), Sequence(8));
+    assert_eq!(store.uncommitted(), 0);
+    let usage = store.usage();
+    drop(store);
+
+    let mut store = open(dir.path(), CAPACITY);
+    assert_eq!(store.usage(), usage);
+    assert_eq!(store.opened().records, 8);
+    assert_eq!(
+        (store.opened().cut_bytes, store.opened().damaged.len()),
+        (0, 0)
+    );
+    for block in blocks() {
+        assert!(is_served(&mut store, &block));
+        assert_eq!(store.put(&block).unwrap(), Put::Had(Sequence(0)), "durable");
+    }
+    let mode = dir.path().join("pack").metadata().unwrap().permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
+}
+
+#[test]
+fn second_opening_is_told_who_has_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), CAPACITY);
+    match DirLock::acquire(dir.path(), Role::Private) {
+        Err(LockError::Held { pid, role }) => {
+            assert_eq!(pid, Some(std::process::id()));
+            assert_eq!(role, Some(Role::Serve));
+        }
+        other => panic!("expected a held lock, got {other:?}"),
+    }
+    drop(store);
+    open(dir.path(), CAPACITY);
+}
+
+#[test]
+fn directory_never_takes_more_than_its_allotment() {
+    for len in [4, 3000, 4032, 4033, 40_000, 262_144] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path(), CAPACITY);
+        let mut n = 0;
+        let error = loop {
+            match store.put(&block(n, len)) {
+                Ok(_) => n += 1,
+                Err(error) => break error,
+            }
+            assert!(store.usage().used_bytes <= CAPACITY);
+        };
+        assert!(matches!(error, StoreError::Full { capacity: CAPACITY }));
+        assert!(n >= 13, "most of the allotment is of use: {n} of {len}");
+        store.begin_commit().unwrap();
+        assert!(disk_usage(dir.path()) <= CAPACITY);
+        let before = dir.path().join("pack").metadata().unwrap().len();
+        assert!(matches!(store.put(&block(0, len)), Ok(Put::Had(_))));
+        drop(store);
+
+        // A smaller allotment keeps what is there, and takes no more.
+        let mut store = open(dir.path(), CAPACITY / 2);
+        assert_eq!(store.usage().blocks, u64::from(n));
+        let refused = store.put(&block(n, len));
+        assert!(matches!(refused, Err(StoreError::Full { .. })));
+        let after = dir.path().join("pack").metadata().unwrap().len();
+        assert_eq!(before, after);
+    }
+}
+
+#[test]
+fn independent_reader_agrees_on_sound_and_damaged_packs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path(), CAPACITY);
+    store.set_time(1_700_000_000);
+    let mut expected = String::new();
+    for block in blocks() {
+        store.put(&block).unwrap();
+        let role = ["", "leaf", "node", "root"][usize::from(block.kind().to_byte() & 3)];
+        let star = ["", "*"][usize::from(block.kind().form == Form::Encrypted)];
+        let len = block.payload().len();
+        expected += &format!("{} {role}{star} {len} 1700000000\n", block.id());
+    }
+    store.begin_commit().unwrap();
+    drop(store);
+    let path = dir.path().join("pack");
+    let Some(answer) = read_independently(&path) else {
+        return;
+    };
+    assert_eq!(answer, (expected.clone(), 0));
+
+    // One bit of the second record's header, then one of its payload: 64 bytes, 72 of the first record, ...
+    let whole = fs::read(&path).unwrap();
+    for at in [64 + 72 + 20, 64 + 72 + 64] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let mut lines: Vec<&str> = expected.lines().collect();
+        lines[1] = "damaged: 72 bytes at 136";
+        let answer = read_independently(&path).unwrap();
+        assert_eq!(answer, (lines.join("\n") + "\n", 6));
+        assert_eq!(open(dir.path(), CAPACITY).opened().damaged, [(136, 72)]);
+    }
+    fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    assert_eq!(read_independently(&path).unwrap().1, 6);
+    fs::write(&path, &whole[1..]).unwrap();
+    assert_eq!(read_independently(&path).unwrap().1, 6);
+}
+
+#[test]
+fn independent_reader_reads_the_dump_of_the_manual() {
+    let page = include_str!("../man/strew-pack.5");
+    let lines = page.lines().filter_map(|line| {
+        let (offset, bytes) = line.split_once("  ")?;
+        (offset.len() == 8).then_some(bytes)
+    });
+    let dump: Vec<u8> = lines
+        .flat_map(str::split_whitespace)
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pack");
+    fs::write(&path, dump).unwrap();
+    let mut store = open(dir.path(), CAPACITY);
+    let kind = Kind {
+        role: BlockRole::Leaf,
+        form: Form::Plain,
+    };
+    let block = Block::new(kind, b"strew some seeds\n".to_vec()).unwrap();
+    assert!(is_served(&mut store, &block));
+    if let Some(answer) = read_independently(&path) {
+        assert_eq!(answer, (format!("{} leaf 17 1700000000\n", block.id()), 0));
+    }
+}
