@@ -240,7 +240,10 @@ mod tests {
                 let used = egress
                     .slices(&store, &mut slices)
                     .expect("the store has it");
-                let bytes = slices[..used].concat();
+                let bytes: Vec<u8> = slices[..used]
+                    .iter()
+                    .flat_map(|slice| slice.to_vec())
+                    .collect();
                 let sent = bytes.len().min(portion);
                 written.extend_from_slice(&bytes[..sent]);
                 egress.consume(sent);

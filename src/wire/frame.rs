@@ -367,7 +367,10 @@ impl Frame {
             }
             OFFER => {
                 let bytes = reader.rest();
-                if bytes.is_empty() || bytes.len() % 32 != 0 || bytes.len() / 32 > OFFER_MAX {
+                if bytes.is_empty()
+                    || !bytes.len().is_multiple_of(32)
+                    || bytes.len() / 32 > OFFER_MAX
+                {
                     return Err(Malformed::Value("number of addresses"));
                 }
                 let ids = bytes.chunks_exact(32);

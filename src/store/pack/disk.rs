@@ -93,7 +93,7 @@ mod tests {
 
     fn stingy(file: &File, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         CALLS.set(CALLS.get() + 1);
-        if CALLS.get() % 3 == 0 {
+        if CALLS.get().is_multiple_of(3) {
             return Err(ErrorKind::Interrupted.into());
         }
         file.write_at(&slices[0][..slices[0].len().min(4)], offset)
