@@ -1,0 +1,33 @@
+PREFIX = /usr/local
+CARGO = cargo
+TARGET = $${CARGO_TARGET_DIR:-target}
+
+all:
+	$(CARGO) build --release
+
+demo: all
+	STREW=$(TARGET)/release/strew sh tests/demo.sh
+
+test:
+	CARGO=$(CARGO) sh tests/run.sh
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --quiet --all-targets -- -D warnings
+
+bench: all
+	STREW=$(TARGET)/release/strew python3 tests/bench.py
+
+sim:
+	$(CARGO) test --test sim -- --nocapture
+
+install: all
+	install -D -m 755 $(TARGET)/release/strew $(DESTDIR)$(PREFIX)/bin/strew
+	for page in man/*.[157]; do \
+		install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/} || exit; \
+	done
+
+clean:
+	$(CARGO) clean
+
+.PHONY: all demo test lint bench sim install clean

@@ -1,0 +1,41 @@
+#!/bin/sh
+# All tests. Installs nothing: what a test needs and does not find is skipped, in a line that says so, and
+# counted at the end. With STREW_TEST_ALL set a skipped test is a failure.
+set -eu
+
+cargo=${CARGO:-cargo}
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+skip() { echo "skipped: $1 not found" | tee -a "$log"; }
+
+"$cargo" fmt --check
+"$cargo" clippy --quiet --all-targets -- -D warnings
+
+# Skips are told by tests that pass, whose output is shown only when asked for.
+status=0
+{ "$cargo" test -- --show-output 2>&1 || echo "failed: cargo test"; } | tee -a "$log" |
+    grep -E '^(test .* (FAILED|ignored)|test result|failed:|skipped:|error|thread .* panicked|     Running|warning)' || true
+if grep -q '^failed: cargo test' "$log"; then
+    sed -n '/^failures:/,$p' "$log"
+    status=1
+fi
+
+if command -v mandoc >/dev/null; then
+    # Found to be in order when nothing is said.
+    if lint=$(mandoc -T lint -W warning man/*.[157] 2>&1) && [ -z "$lint" ]; then
+        echo "manual pages: ok"
+    else
+        echo "$lint"
+        status=1
+    fi
+else
+    skip mandoc
+fi
+
+skipped=$(grep -c '^skipped: ' "$log" || true)
+echo "$skipped skipped"
+if [ -n "${STREW_TEST_ALL:-}" ] && [ "$skipped" -gt 0 ]; then
+    echo "nothing may be skipped here"
+    status=1
+fi
+exit $status
