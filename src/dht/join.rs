@@ -58,11 +58,24 @@ impl Join {
 
 impl Dht {
     /// A bootstrap address of the user's. Pinged at once, and again, ever more seldom, until it answers; and
-    /// whenever nobody else is known. Known ones and more than SEEDS_MAX are ignored.
+    /// whenever nobody else is known: then lookups wait for it as for the first join attempt. More than SEEDS_MAX
+    /// are ignored.
     pub fn add_seed(&mut self, now: Instant, addr: SocketAddr) {
-        if self.insert_seed(normalise(addr), true) {
-            self.ask_seed(now, normalise(addr));
+        let addr = normalise(addr);
+        let fresh = self.insert_seed(addr, true);
+        let Some(seed) = self.join.seeds.get_mut(&addr) else {
+            return;
+        };
+        if self.table.is_empty() {
+            seed.failed = false;
+            if self.join.ended {
+                self.join.ended = false;
+                self.timers.set(Timer::Join, now + JOIN_TIMEOUT);
+            }
+        } else if !fresh {
+            return;
         }
+        self.ask_seed(now, addr);
     }
 
     /// The table of an earlier run, closest or oldest first: tried some at a time, each until it fails. At most
@@ -206,6 +219,11 @@ impl Dht {
 
     pub(super) fn self_lookup_ended(&mut self, now: Instant) {
         self.join.lookup = None;
+        self.self_lookup_settled(now);
+    }
+
+    /// All who were asked have answered, but for some that may be dead.
+    pub(super) fn self_lookup_settled(&mut self, now: Instant) {
         if self.table.is_empty() || self.join.joined {
             return;
         }

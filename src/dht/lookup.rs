@@ -177,6 +177,12 @@ impl Lookup {
         }
     }
 
+    /// Whether only contacts whose first time-out has passed keep it from its end: they may be dead.
+    pub fn waits_for_late_only(&self) -> bool {
+        let states = || self.candidates.values().map(|candidate| candidate.state);
+        states().all(|state| state != State::Waiting) && states().any(|state| state == State::Late)
+    }
+
     /// A contact has answered and counts as live.
     pub fn on_reply(&mut self, id: &NodeId) {
         if self.settle(id, State::Answered) {

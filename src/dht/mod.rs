@@ -356,6 +356,19 @@ impl Dht {
             if running.started && running.owner == Owner::User {
                 self.running -= 1;
             }
+            self.abandon(id);
+        }
+    }
+
+    /// The requests of a lookup that has ended hold up no others. Looks at each request on its way.
+    fn abandon(&mut self, id: LookupId) {
+        for outstanding in self.outstanding.values_mut() {
+            if outstanding.purpose == Purpose::Lookup(id) {
+                if outstanding.attempts == 1 {
+                    self.fresh -= 1;
+                }
+                outstanding.purpose = Purpose::Abandoned;
+            }
         }
     }
 
@@ -512,6 +525,12 @@ impl Dht {
         let Some(outstanding) = self.outstanding.get_mut(&transaction) else {
             return;
         };
+        if outstanding.purpose == Purpose::Abandoned {
+            // One ping finds out whether the peer is dead, however many lookups it has failed to answer.
+            let (to, expected) = (outstanding.to, outstanding.expected);
+            self.take(transaction);
+            return self.probe(now, to, expected);
+        }
         if outstanding.attempts >= REQUEST_ATTEMPTS {
             if let Some(outstanding) = self.take(transaction) {
                 self.unanswered(now, outstanding);
@@ -573,7 +592,7 @@ impl Dht {
     /// A request has come to nothing: tells whoever wanted it.
     fn fail(&mut self, now: Instant, outstanding: Outstanding) {
         match outstanding.purpose {
-            Purpose::Probe | Purpose::Announce => {}
+            Purpose::Probe | Purpose::Announce | Purpose::Abandoned => {}
             Purpose::Seed => self.seed_failed(now, outstanding.to),
             Purpose::DialBack => self.dialer_lost(now, outstanding.to),
             Purpose::Lookup(id) => {
@@ -645,7 +664,7 @@ impl Dht {
             }
         }
         match outstanding.purpose {
-            Purpose::Probe | Purpose::Announce => {}
+            Purpose::Probe | Purpose::Announce | Purpose::Abandoned => {}
             Purpose::Seed => self.seed_answered(now, contact, header.client_mode),
             Purpose::DialBack => {
                 self.dialer_answered(now, from, reply == Reply::DialBack(true));
@@ -801,7 +820,13 @@ impl Dht {
                     self.held = true;
                     return;
                 }
-                Next::Wait => return,
+                Next::Wait => {
+                    // A dead peer delays nobody's join.
+                    if running.owner == Owner::Join && running.lookup.waits_for_late_only() {
+                        self.self_lookup_settled(now);
+                    }
+                    return;
+                }
                 Next::Done => return self.finish(now, id),
             };
             let request = match running.lookup.goal() {
@@ -819,6 +844,7 @@ impl Dht {
         let Some(running) = self.lookups.remove(&id) else {
             return;
         };
+        self.abandon(id);
         let lookup = &running.lookup;
         match running.owner {
             Owner::User => {

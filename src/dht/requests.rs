@@ -24,6 +24,8 @@ pub enum Purpose {
     Seed,
     /// Part of a lookup.
     Lookup(LookupId),
+    /// Part of a lookup that has ended: nobody waits for it, but no answer is news of its peer.
+    Abandoned,
     /// A count of copies, asked of this contact.
     Count(CountId, Contact),
     /// To be connected to.
