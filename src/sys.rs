@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -142,4 +142,43 @@ pub fn check_writable(dir: &Path) -> io::Result<()> {
     // SAFETY: the path ends in a zero byte.
     unsafe { check(libc::access(dir.as_ptr(), libc::W_OK | libc::X_OK)) }?;
     Ok(())
+}
+
+/// Writes some of the slices' bytes at this offset, and says how many.
+pub fn write_vectored_at(file: &File, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+    let too_large = |_| io::Error::from(io::ErrorKind::FileTooLarge);
+    let offset = libc::off_t::try_from(offset).map_err(too_large)?;
+    let count = slices.len() as libc::c_int;
+    // SAFETY: an `IoSlice` has the layout of an `iovec` (its documentation promises it), `count` of them are
+    // borrowed for the length of the call, and the descriptor is open as long as `file`.
+    let written = unsafe {
+        let slices = slices.as_ptr().cast::<libc::iovec>();
+        libc::pwritev(file.as_raw_fd(), slices, count, offset)
+    };
+    usize::try_from(written).map_err(|_| io::Error::last_os_error())
+}
+
+/// Starts writing these bytes back without waiting for them. Only a hint: an error of the disk is kept by the
+/// system for the next sync, which reports it; so nothing is lost by not looking here.
+pub fn start_write_back(file: &File, offset: u64, len: u64) {
+    #[cfg(target_os = "linux")]
+    if let (Ok(offset), Ok(len)) = (offset.try_into(), len.try_into()) {
+        // SAFETY: takes no pointers; the descriptor is open as long as `file`.
+        unsafe {
+            libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
+        };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, offset, len);
+}
+
+/// Keeps freed memory for the next block instead of giving it back and faulting it in again for each. Costs
+/// at most what was in use at the peak. Only where the allocator is glibc's.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: sets two parameters of the allocator; no memory is touched.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 64 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 20);
+    }
 }

@@ -11,9 +11,13 @@ use crate::block::decode::Decoder;
 use crate::block::tree::TreeError;
 use crate::block::Block;
 use crate::id::BlockId;
+use crate::limits::WANTS_PER_CLIENT;
 use crate::wire::frame::{Frame, MissingReason};
 use getopts::Options;
 use std::time::{Duration, Instant};
+
+/// Blocks asked of the peer and not answered at most, however large the buffer: half of what it allows.
+const OUTSTANDING_MAX: usize = WANTS_PER_CLIENT / 2;
 
 /// The options of this command.
 pub fn options() -> Options {
@@ -103,7 +107,10 @@ impl Fetch<'_> {
     fn run(&mut self, output: &mut Output) -> Result<(), Failure> {
         loop {
             self.verify_found(output)?;
-            while let Some(id) = self.decoder.poll_want() {
+            while self.decoder.outstanding() < OUTSTANDING_MAX {
+                let Some(id) = self.decoder.poll_want() else {
+                    break;
+                };
                 self.peer.send(&Frame::Fetch(id))?;
             }
             while let Some((offset, data)) = self.decoder.poll_data() {

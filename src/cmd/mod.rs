@@ -14,6 +14,7 @@ mod share;
 mod status;
 
 use crate::reactor::resolve;
+use crate::sys;
 use failure::{Failure, Status};
 use getopts::Options;
 use options::{Common, Parsed};
@@ -85,6 +86,7 @@ const COMMANDS: &[Command] = &[
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    sys::keep_freed_memory();
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     match dispatch(&args) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,8 @@
 //! Where data and answers go: standard output, which carries nothing else, or a file that appears whole.
 
 use super::failure::{plain, Failure, Status};
+use crate::limits::WRITE_BACK_STEP;
+use crate::sys;
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
@@ -15,7 +17,7 @@ pub fn line(text: &impl Display) -> Result<(), Failure> {
 
 fn stdout_failed(error: &io::Error) -> Result<(), Failure> {
     if error.kind() == ErrorKind::BrokenPipe {
-        crate::sys::die_by_sigpipe();
+        sys::die_by_sigpipe();
     }
     Err(Failure::file(Path::new("standard output"), error))
 }
@@ -40,6 +42,8 @@ pub struct Part {
     len: u64,
     /// Bytes that were in it at the start.
     found: u64,
+    /// Write-back has been started for everything before.
+    written_back: u64,
     force: bool,
 }
 
@@ -158,6 +162,7 @@ impl Output {
                 file.write_all(bytes)
                     .map_err(|error| Failure::file(&path, &error))?;
                 part.len += bytes.len() as u64;
+                part.start_write_back();
                 Ok(())
             }
         }
@@ -232,6 +237,7 @@ impl Part {
             file: None,
             len: 0,
             found: 0,
+            written_back: 0,
             force,
         };
         match fs::metadata(&part.path) {
@@ -269,7 +275,7 @@ impl Part {
         if !fs::metadata(parent).map_err(failed)?.is_dir() {
             return Err(failed(ErrorKind::NotADirectory.into()));
         }
-        crate::sys::check_writable(parent).map_err(failed)
+        sys::check_writable(parent).map_err(failed)
     }
 
     /// The file, made and locked if it is not open yet.
@@ -299,6 +305,15 @@ impl Part {
             self.file = Some(file);
         }
         Ok(self.file.as_mut().expect("it was opened above"))
+    }
+
+    /// Has the disk begin with what was written, so that the sync at the end is short.
+    fn start_write_back(&mut self) {
+        let len = self.len - self.written_back;
+        if let (Some(file), true) = (&self.file, len >= WRITE_BACK_STEP) {
+            sys::start_write_back(file, self.written_back, len);
+            self.written_back = self.len;
+        }
     }
 
     fn is_same_file(&self, file: &File) -> bool {

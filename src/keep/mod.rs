@@ -268,6 +268,11 @@ impl Keep {
         if holds {
             job.holders.insert(peer);
         }
+        // Every answer is a sign of life for the client, who gives up on a share that stands still.
+        let progress = Timer::Progress(job.session);
+        if !self.timers.is_set(progress) {
+            self.timers.set(progress, tools.now + PROGRESS_PERIOD);
+        }
         if job.outstanding == 0 && job.holders.len() >= job.wanted {
             self.finish(tools, id);
         } else {
@@ -281,10 +286,6 @@ impl Keep {
         };
         if let Some(session) = self.sessions.get_mut(&job.session) {
             session.finish(job.block, job.role, &job.holders);
-            if !self.timers.is_set(Timer::Progress(job.session)) {
-                self.timers
-                    .set(Timer::Progress(job.session), tools.now + PROGRESS_PERIOD);
-            }
             self.check_settled(tools, job.session);
         }
     }

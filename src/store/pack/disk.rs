@@ -2,9 +2,9 @@
 //!
 //! Not the map: that only reads. Called by the store alone.
 
+use crate::sys;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
-use std::os::fd::AsRawFd;
 
 /// The calls that can fail in ways a test must be able to bring about.
 #[derive(Clone, Copy)]
@@ -17,7 +17,7 @@ pub(super) struct Disk {
 
 /// The disk of the system.
 pub(super) const SYSTEM: Disk = Disk {
-    write: write_vectored_at,
+    write: sys::write_vectored_at,
     sync: File::sync_data,
 };
 
@@ -41,40 +41,6 @@ impl Disk {
         }
         Ok(())
     }
-}
-
-fn write_vectored_at(file: &File, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-    let offset =
-        libc::off_t::try_from(offset).map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
-    let count = slices.len() as libc::c_int;
-    // SAFETY: an `IoSlice` has the layout of an `iovec` (its documentation promises it), `count` of them are
-    // borrowed for the length of the call, and the descriptor is open as long as `file`.
-    let written = unsafe {
-        libc::pwritev(
-            file.as_raw_fd(),
-            slices.as_ptr().cast::<libc::iovec>(),
-            count,
-            offset,
-        )
-    };
-    usize::try_from(written).map_err(|_| io::Error::last_os_error())
-}
-
-/// Starts writing these bytes back without waiting for them. Only a hint: an error of the disk is kept by the
-/// system for the next sync, which reports it; so nothing is lost by not looking here.
-pub(super) fn start_write_back(file: &File, offset: u64, len: u64) {
-    #[cfg(target_os = "linux")]
-    if let (Ok(offset), Ok(len)) = (
-        libc::off64_t::try_from(offset),
-        libc::off64_t::try_from(len),
-    ) {
-        // SAFETY: takes no pointers; the descriptor is open as long as `file`.
-        unsafe {
-            libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
-        };
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (file, offset, len);
 }
 
 /// Whether the error says that the file system, or the user's share of it, has no room.

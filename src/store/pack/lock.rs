@@ -4,9 +4,8 @@
 //! store takes the lock over and holds it as long as it lives.
 
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -108,9 +107,13 @@ impl DirLock {
                 .mode(0o600)
                 .open(&path)
                 .map_err(failed("open", &path))?;
-            if !try_flock(&file).map_err(failed("lock", &path))? {
-                let (pid, role) = read_owner(&mut file);
-                return Err(LockError::Held { pid, role });
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let (pid, role) = read_owner(&mut file);
+                    return Err(LockError::Held { pid, role });
+                }
+                Err(TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
             }
             if !is_file_at(&file, &path) {
                 continue;
@@ -143,23 +146,9 @@ impl Drop for DirLock {
         if let Err(error) = self.file.set_len(0) {
             log::debug!("empty the lock of {}: {error}", self.dir.display());
         }
-        // SAFETY: takes no pointers; the descriptor is open as long as `file`.
-        if unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) } != 0 {
-            let error = io::Error::last_os_error();
+        if let Err(error) = self.file.unlock() {
             log::debug!("unlock {}: {error}", self.dir.display());
         }
-    }
-}
-
-/// Whether the lock was free, and is ours now.
-fn try_flock(file: &File) -> io::Result<bool> {
-    // SAFETY: takes no pointers; the descriptor is open as long as `file`.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(true);
-    }
-    match io::Error::last_os_error() {
-        error if error.kind() == ErrorKind::WouldBlock => Ok(false),
-        error => Err(error),
     }
 }
 

@@ -224,7 +224,7 @@ impl PackStore {
         self.map.set_end(end);
         if self.tail - self.write_back_tail >= WRITE_BACK_STEP {
             let len = self.tail - self.write_back_tail;
-            disk::start_write_back(&self.file, self.write_back_tail, len);
+            crate::sys::start_write_back(&self.file, self.write_back_tail, len);
             self.write_back_tail = self.tail;
         }
         Ok(entry)
