@@ -10,7 +10,9 @@ use strew::node::{Config, Node};
 use strew::rng::Rng;
 use strew::store::MemoryStore;
 use strew::time::Instant;
-use strew::wire::frame::{Answer, Frame, FrameDecoder, Hello, PeerRole};
+use strew::wire::frame::{
+    Answer, ByeReason, Frame, FrameDecoder, Hello, MissingReason, PeerRole, Settled,
+};
 
 const PAGES: [&str; 3] = ["strew.1", "strew-pack.5", "strew-protocol.7"];
 
@@ -247,6 +249,127 @@ fn protocol_page_shows_both_sides_of_a_placement() {
             frame.encode(&mut encoded);
         }
         assert_eq!(encoded, bytes, "{name}");
+    }
+}
+
+/// Every frame under its name in the page. What may have several items or many bytes has one.
+fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
+    let id = BlockId([9; 32]);
+    let kind = Kind::from_byte(1).expect("plain leaves have a kind");
+    let payload = vec![7];
+    let text = "t".to_string();
+    let hello = Hello {
+        key: NodeKey([1; 32]),
+        port: 7873,
+        role: PeerRole::Peer,
+    };
+    let bye = Frame::Bye {
+        reason: ByeReason::Done,
+        text: text.clone(),
+    };
+    let put = Frame::Put {
+        id,
+        kind,
+        payload: payload.clone(),
+    };
+    let block = Frame::Block {
+        id,
+        kind,
+        payload: payload.clone(),
+    };
+    let answer = Answer::Full;
+    let (copies, min_copies) = (8, 1);
+    let (placed, holders) = (3, 2);
+    let reason = MissingReason::Absent;
+    let asked = 5;
+    vec![
+        ("HELLO", Frame::Hello(hello)),
+        ("BYE", bye),
+        ("OFFER", Frame::Offer(vec![id])),
+        ("WANT", Frame::Want(vec![answer])),
+        ("PUT", put),
+        ("STORED", Frame::Stored(id)),
+        ("REFUSED", Frame::Refused { id, answer }),
+        ("GET", Frame::Get(id)),
+        ("BLOCK", block),
+        ("ABSENT", Frame::Absent(id)),
+        ("DIALED", Frame::Dialed(1)),
+        ("SHARE", Frame::Share { copies, min_copies }),
+        ("ADD", Frame::Add { kind, payload }),
+        ("ADDED", Frame::Added(id)),
+        ("SETTLE", Frame::Settle),
+        ("SETTLED", Frame::Settled(Settled::default())),
+        ("PROGRESS", Frame::Progress { placed, holders }),
+        ("FETCH", Frame::Fetch(id)),
+        ("MISSING", Frame::Missing { id, reason, asked }),
+        ("STATUS", Frame::Status),
+        ("TEXT", Frame::Text(text.clone())),
+        (
+            "PEER",
+            Frame::Peer("192.0.2.1:7873".parse().expect("an address")),
+        ),
+        ("YIELD", Frame::Yield),
+        ("FAILED", Frame::Failed { status: 1, text }),
+    ]
+}
+
+/// The first table of offsets in these lines: where each field begins, and its size; `...` is one byte.
+fn fields<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<(usize, usize)> {
+    let mut lines = lines.skip_while(|&line| line != ".It Em Offset Ta Em Size Ta Em Meaning");
+    lines.next().expect("a table of fields");
+    let rows = lines.take_while(|&line| line != ".El");
+    let rows = rows.filter_map(|line| line.strip_prefix(".It "));
+    rows.map(|row| {
+        let columns: Vec<&str> = row.split(" Ta ").collect();
+        let number = |text: &str| text.trim_end_matches(" each").parse();
+        let size = match columns[1] {
+            "..." => 1,
+            size => number(size).expect("a size"),
+        };
+        (number(columns[0]).expect("an offset"), size)
+    })
+    .collect()
+}
+
+#[test]
+fn protocol_page_has_the_kind_and_the_size_of_every_frame() {
+    let page = read("strew-protocol.7");
+    let clients = section(&page, ".Sh CLIENTS");
+    for (name, frame) in one_of_each_frame() {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        let kind = bytes[4];
+        let fields = if kind < 32 {
+            let lines = section(&page, &format!(".Ss {name}"));
+            let said = format!("Kind {kind}");
+            let said = lines[0].strip_prefix(said.as_str());
+            assert!(
+                said.is_some_and(|rest| rest.starts_with([' ', ','])),
+                "{name}"
+            );
+            fields(lines.into_iter())
+        } else {
+            let row = format!(".It {kind} Ta {name} Ta ");
+            assert!(clients.iter().any(|line| line.starts_with(&row)), "{row}");
+            let empty = clients
+                .iter()
+                .any(|line| line.contains(name) && line.ends_with("have an empty body."));
+            let words = [format!("{name}:"), format!("{name},")];
+            let is_head = |line: &&str| {
+                line.split(' ').next_back() == Some(&words[0]) || line.starts_with(&words[1])
+            };
+            match clients.iter().position(is_head) {
+                _ if empty => vec![],
+                Some(first) => fields(clients[first..].iter().copied()),
+                None => panic!("the page does not say what {name} consists of"),
+            }
+        };
+        let mut end = 5;
+        for (offset, size) in fields {
+            assert_eq!(offset, end, "{name}: a field begins where the last ends");
+            end = offset + size;
+        }
+        assert_eq!(end, bytes.len(), "{name}");
     }
 }
 
