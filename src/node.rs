@@ -613,8 +613,17 @@ impl<S: Store> Node<S> {
     /// A frame from a client on this machine.
     fn handle_client(&mut self, now: Instant, conn: ConnId, frame: Frame) {
         match frame {
-            Frame::Share { copies, min_copies } => self.keep.begin(conn, copies, min_copies),
+            Frame::Share { copies, min_copies } => {
+                if !self.keep.begin(conn, copies, min_copies) {
+                    let text = "a share before the last has settled";
+                    self.transfer.bye(conn, ByeReason::Protocol, text);
+                }
+            }
             Frame::Add { kind, payload } => self.handle_add(now, conn, kind, payload),
+            Frame::Settle if !self.keep.is_sharing(conn) => {
+                let text = "nothing is being shared";
+                self.transfer.bye(conn, ByeReason::Protocol, text);
+            }
             Frame::Settle => {
                 let (keep, mut tools) = self.keep_tools(now);
                 keep.settle(&mut tools, conn);

@@ -91,10 +91,15 @@ pub struct Keep {
 
 impl Keep {
     /// Begins a client's share: `copies` of each block are aimed at, fewer than `min_copies` are tried again.
-    pub fn begin(&mut self, client: ConnId, copies: u8, min_copies: u8) {
+    /// False, and nothing is begun, if the client's last share has not settled: its blocks are on their way.
+    pub fn begin(&mut self, client: ConnId, copies: u8, min_copies: u8) -> bool {
+        if self.sessions.contains_key(&client) {
+            return false;
+        }
         let copies = copies.min(COPIES_MAX);
         self.sessions
             .insert(client, Session::new(copies, min_copies.min(copies)));
+        true
     }
 
     /// Whether this client has begun a share and not ended it.
