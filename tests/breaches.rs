@@ -3,7 +3,8 @@
 
 use std::io::IoSlice;
 use strew::block::Kind;
-use strew::id::NodeKey;
+use strew::id::{BlockId, NodeKey};
+use strew::limits::WANTS_PER_CLIENT;
 use strew::node::{Config, Input, Node, Output};
 use strew::rng::Rng;
 use strew::store::MemoryStore;
@@ -168,4 +169,18 @@ fn settling_or_adding_outside_of_a_share_is_a_breach() {
         assert!(is_breach(frames.last()), "{frame:?}: {frames:?}");
         assert!(world.closed);
     }
+}
+
+#[test]
+fn asking_for_one_block_without_end_is_a_breach() {
+    let mut world = World::new();
+    // Lookups wait for the answer of this peer, which does not come.
+    let peer = "127.0.0.1:7874".parse().expect("an address");
+    world.send(&[Frame::Peer(peer)]);
+    let fetch = Frame::Fetch(BlockId([5; 32]));
+    let frames = world.send(&vec![fetch.clone(); WANTS_PER_CLIENT]);
+    assert!(frames.is_empty(), "all of them wait");
+    let frames = world.send(&[fetch]);
+    assert!(is_breach(frames.last()), "{:?}", frames.last());
+    assert!(world.closed);
 }

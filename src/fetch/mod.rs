@@ -76,11 +76,8 @@ pub struct Fetch {
 impl Fetch {
     /// A client wants a block that is not in the store. Beyond `WANTS_PER_CLIENT` it is told to be gone.
     pub fn want(&mut self, tools: &mut Tools<'_>, client: ConnId, id: BlockId) {
-        let held = self
-            .wants
-            .values()
-            .filter(|want| want.clients.contains(&client))
-            .count();
+        let waiting = self.wants.values().flat_map(|want| &want.clients);
+        let held = waiting.filter(|&&waiting| waiting == client).count();
         if held >= WANTS_PER_CLIENT {
             return tools.transfer.bye(
                 client,
