@@ -74,7 +74,7 @@ for file in random executable; do
     "$strew" share -d peer5 "$file" >"$file.address" 2>"$file.told"
     took=$(calculate "$(now) - $from")
     cat "$file.told"
-    least=$(sed -n 's/.*at least \([0-9]*\) copies.*/\1/p' "$file.told")
+    least=$(sed -n 's/.*at least \([0-9]*\) cop.*/\1/p' "$file.told")
     if [ -z "$copies" ] || [ "$least" -lt "$copies" ]; then copies=$least; fi
     echo "shared $file: $(size "$file") bytes in $took s, $(calculate "$(size "$file") / $took / 1048576" 0) MiB/s"
 done

@@ -182,10 +182,15 @@ impl Share<'_> {
         if length == 0 {
             super::warn_user(&format!("{name}: is empty"));
         }
-        let told = format!(
-            "{name}: {} in {blocks} blocks, at least {least} copies of each on {holders} other peers",
-            human(length)
-        );
+        let what = format!("{name}: {} in {}", human(length), count(blocks, "block"));
+        let told = match holders {
+            0 => format!("{what}, no copy but the own one"),
+            _ => format!(
+                "{what}, at least {} of each on {}",
+                count(least.into(), "copies"),
+                count(holders.into(), "other peer")
+            ),
+        };
         if least < self.min_copies {
             if !reached {
                 let why = self.peer.why_nobody();
@@ -206,6 +211,15 @@ impl Share<'_> {
         };
         say(self.common, &format!("{told}{few}"));
         Ok(())
+    }
+}
+
+/// So many of something.
+fn count(number: u64, what: &str) -> String {
+    match (number, what) {
+        (1, "copies") => "1 copy".to_string(),
+        (1, _) | (_, "copies") => format!("{number} {what}"),
+        _ => format!("{number} {what}s"),
     }
 }
 
