@@ -639,7 +639,10 @@ impl<S: Store> Node<S> {
                 self.transfer.send(conn, &Frame::Text(text));
             }
             Frame::Peer(addr) => self.dht.add_seed(now, addr),
-            Frame::Yield => self.outputs.push_back(Output::Event(Event::Yield)),
+            // A `serve` yields to nobody: it would only lose the socket that its clients find it by.
+            Frame::Yield if !self.config.serve => {
+                self.outputs.push_back(Output::Event(Event::Yield));
+            }
             _ => self
                 .transfer
                 .bye(conn, ByeReason::Protocol, "a frame that has no place here"),
