@@ -1,0 +1,11 @@
+//! Black-box tests of the built program: peers and clients as processes on 127.0.0.1, each with a data directory
+//! of its own, judged by exit status, standard output, standard error and the files that are left behind.
+
+#![allow(clippy::unwrap_used)]
+
+mod files;
+mod harness;
+mod life;
+mod nonsense;
+mod refused;
+mod streams;
