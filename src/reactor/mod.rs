@@ -50,7 +50,9 @@ const READ_SIZE: usize = 256 << 10;
 const WRITE_BUDGET: usize = 1 << 20;
 /// Slices given to one system call: a block takes two.
 const SLICES: usize = 16;
-/// How often the contacts are saved.
+/// First and longest pause before the contacts are saved again; it doubles. Soon after the start, so that a peer
+/// whose power fails finds its network again.
+const SAVE_FIRST: Duration = Duration::from_secs(5);
 const SAVE_PERIOD: Duration = Duration::from_secs(600);
 /// Pauses between attempts to resolve a name that could not be.
 const RESOLVE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -148,6 +150,7 @@ pub struct Reactor {
     /// learns that the directory is released.
     last_client: Option<Socket>,
     save_at: crate::time::Instant,
+    save_pause: Duration,
     /// The clients' socket has been taken away: no new ones.
     yielded: bool,
 }
@@ -228,7 +231,8 @@ impl Reactor {
             buffer: vec![0; READ_SIZE],
             idle_deadline: (!serve).then(|| now + PRIVATE_IDLE),
             last_client: None,
-            save_at: now + SAVE_PERIOD,
+            save_at: now + SAVE_FIRST,
+            save_pause: SAVE_FIRST,
             yielded: false,
             clock,
         };
@@ -310,9 +314,10 @@ impl Reactor {
         }
         let now = self.clock.now();
         self.node.handle_input(now, Input::Timeout);
-        if self.serve && now >= self.save_at {
+        if now >= self.save_at {
             self.save_contacts();
-            self.save_at = now + SAVE_PERIOD;
+            self.save_pause = (self.save_pause * 2).min(SAVE_PERIOD);
+            self.save_at = now + self.save_pause;
         }
         self.start_resolvers(now);
     }

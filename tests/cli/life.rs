@@ -274,6 +274,19 @@ fn restarted_serve_keeps_id_and_blocks_and_finds_its_network_again() {
 }
 
 #[test]
+fn serve_that_is_killed_finds_its_network_again() {
+    let lab = Lab::new();
+    let mut peers = lab.network(3);
+    let peer = peers.remove(2);
+    // Long before it would be stopped in good order.
+    let contacts = peer.dir.join("contacts");
+    await_true("contacts that are saved", || contacts.exists());
+    peer.kill();
+    let again = lab.serve("peer2", &[]);
+    lab.await_joined(&again, 3);
+}
+
+#[test]
 fn many_clients_at_once_survive_the_death_of_their_peer() {
     const ROUNDS: u64 = 20;
     const CLIENTS: u64 = 20;
