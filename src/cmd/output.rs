@@ -6,6 +6,7 @@ use crate::sys;
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -89,8 +90,22 @@ impl Output {
                 let file = file.map_err(|error| Failure::file(path, &error))?;
                 return Ok(Output::Direct(path.to_path_buf(), file));
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // A link to nothing is in the way as a file is.
+                if !force && fs::symlink_metadata(path).is_ok() {
+                    let message = format!(
+                        "{}: exists, as a link to nothing; give -f to replace it",
+                        path.display()
+                    );
+                    return Err(Failure::new(Status::Exists, message));
+                }
+            }
             Err(error) => return Err(Failure::file(path, &error)),
+        }
+        // `FILE/` could only be a directory, and an empty name is none: neither can be made from FILE.part.
+        if path.as_os_str().is_empty() || path.as_os_str().as_bytes().ends_with(b"/") {
+            let message = format!("-o {}: names no file", path.display());
+            return Err(Failure::new(Status::Other, message));
         }
         Part::new(path, force).map(Output::Part)
     }
@@ -185,7 +200,7 @@ impl Output {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                     let target = part.target.display();
                     let message = format!(
-                        "{target}: was made meanwhile; the data is in {}",
+                        "{target}: was made meanwhile; give -f to replace it, or rename {}",
                         path.display()
                     );
                     return Err(Failure::new(Status::Exists, message));

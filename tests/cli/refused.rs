@@ -270,6 +270,15 @@ fn outputs_that_cannot_be_used_are_left_alone() {
         .run()
         .expect_failure(1, &["old/out: ", "Not a directory"]);
     fetch("old").run().expect_failure(9, &["old: exists", "-f"]);
+    std::os::unix::fs::symlink("nowhere", lab.path("link")).expect("made");
+    fetch("link")
+        .run()
+        .expect_failure(9, &["link: exists", "link to nothing", "-f"]);
+    fs::remove_file(lab.path("link")).expect("removed");
+    for no_file in ["", "none/", "dir/none/"] {
+        let said = format!("-o {no_file}: names no file");
+        fetch(no_file).run().expect_failure(1, &[&said]);
+    }
     fetch("/dev/full")
         .run()
         .expect_failure(8, &["/dev/full: No space left"]);
