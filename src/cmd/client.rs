@@ -355,22 +355,26 @@ impl Private {
             Some(0 | 10) | None => Ok(true),
             Some(code) => {
                 let status = Status::from_number(code as u8);
-                Err(Failure::new(status, self.last_words()))
+                Err(Failure::new(status, self.last_words(status)))
             }
         }
     }
 
-    fn last_words(&self) -> String {
+    fn last_words(&self, status: Status) -> String {
         let mut text = String::new();
         if let Ok(mut log) = File::open(&self.log) {
             if log.seek(SeekFrom::Start(self.log_start)).is_ok() {
                 let _ = log.take(LAST_WORDS).read_to_string(&mut text);
             }
         }
-        let last = text
-            .lines()
-            .last()
-            .unwrap_or("the private peer ended at once");
-        last.strip_prefix("strew: ").unwrap_or(last).to_string()
+        match (text.lines().last(), status) {
+            (Some(last), _) => last.strip_prefix("strew: ").unwrap_or(last).to_string(),
+            // A full disk takes no last words.
+            (None, Status::Full) => {
+                let dir = self.log.parent().unwrap_or(&self.log).display();
+                format!("{dir}: no space left on its disk; free some, or give another --dir")
+            }
+            (None, _) => "the private peer ended at once".to_string(),
+        }
     }
 }

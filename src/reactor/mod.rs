@@ -14,6 +14,7 @@ use crate::limits::*;
 use crate::node::{Config, Event, Input, Node, Output};
 use crate::rng::Rng;
 use crate::store::pack::{DirLock, PackStore};
+use crate::store::StoreError;
 use crate::sys;
 use crate::transfer::{ConnId, Origin};
 use crate::wire::contact::normalise;
@@ -79,12 +80,19 @@ pub struct Options {
 pub enum Failure {
     /// The port is taken.
     PortInUse(SocketAddr),
+    /// The disk of the directory has no room even for an empty store; in words.
+    DiskFull(String),
     /// Anything else, in words.
     Other(String),
 }
 
 fn failed<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Failure {
     move |error| Failure::Other(format!("{what}: {error}"))
+}
+
+fn is_full(error: &io::Error) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    full.contains(&error.kind())
 }
 
 enum Socket {
@@ -182,8 +190,10 @@ impl Reactor {
                 _ => Failure::Other(format!("listen at {addr}: {error}")),
             }
         })?;
-        let store = PackStore::open(lock, capacity, entropy()?)
-            .map_err(|error| Failure::Other(error.to_string()))?;
+        let store = PackStore::open(lock, capacity, entropy()?).map_err(|error| match &error {
+            StoreError::Io(_, cause) if is_full(cause) => Failure::DiskFull(error.to_string()),
+            _ => Failure::Other(error.to_string()),
+        })?;
         let key = if serve {
             let file = dir.join("key");
             files::key(&dir, entropy()?).map_err(failed(file.display()))?

@@ -66,7 +66,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreError::Full { capacity } => {
-                write!(f, "the allotted {capacity} bytes are full; raise --capacity or use another directory")
+                write!(f, "the allotted {capacity} bytes, or the disk, are full; free some space, raise --capacity or use another directory")
             }
             StoreError::ReadOnly => {
                 f.write_str("the pack is read-only since a write to its disk failed")

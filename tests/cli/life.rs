@@ -21,8 +21,9 @@ fn held_client(lab: &Lab, dir: &str) -> Process {
         .stderr(Stdio::piped());
     let client = run.start();
     let path = lab.path(dir);
-    await_true("the client's private peer", || {
-        path.join("control.sock").exists() && owner(&path).is_some()
+    // The other one is who asks for the status.
+    await_true("the client at its private peer", || {
+        path.join("control.sock").exists() && lab.status(&path, "clients") == "2"
     });
     client
 }

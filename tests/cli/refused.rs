@@ -425,7 +425,7 @@ fn full_directory_is_status_8_and_full_peers_are_passed_over() {
 
     let other = ["share", "-d", "data/b", "-p", &addr];
     let shared = lab.strew(other).input(content.clone()).run();
-    shared.expect_said(&["at least 1 copies"]);
+    shared.expect_said(&["at least 1 copy"]);
     let address = shared.text();
     let strict = lab
         .strew(other)
@@ -433,7 +433,7 @@ fn full_directory_is_status_8_and_full_peers_are_passed_over() {
         .input(content.clone());
     let outcome = strict.run();
     outcome.expect_status(5);
-    outcome.expect_said(&["at least 1 copies", "2 were asked for"]);
+    outcome.expect_said(&["at least 1 copy", "2 were asked for"]);
     assert_eq!(String::from_utf8_lossy(&outcome.stdout).trim_end(), address);
     let used: u64 = lab
         .status(&small.dir, "used_bytes")
@@ -442,6 +442,41 @@ fn full_directory_is_status_8_and_full_peers_are_passed_over() {
     assert!(used <= 1 << 20, "{used} bytes");
     let fetch = lab.strew(["fetch", "-d", "data/c", "-p", &addr, &address]);
     assert!(fetch.run().bytes() == content);
+}
+
+#[test]
+fn full_disk_is_status_8() {
+    let lab = Lab::new();
+    fs::create_dir(lab.path("disk")).expect("made");
+    lab.file("f", &random_bytes(10 << 20, 6));
+    let shared = lab.strew(["share", "-q", "--min-copies", "0", "-d", "data", "f"]);
+    let address = shared.run().text();
+    // A small disk that nobody else sees, and that goes with the shell.
+    let script = "mount -t tmpfs -o size=3m tmpfs disk || exit 99";
+    let user = if is_root() { "-m" } else { "-rm" };
+    let on_small_disk = |command: &str| {
+        let script = format!("{script}; eval '{command}'");
+        // By way of a shell, which says so where there is no such program.
+        let exec = "exec unshare \"$@\"";
+        lab.program("sh", ["-c", exec, "sh", user, "sh", "-c", &script])
+    };
+    let probe = on_small_disk("true").run();
+    if !probe.status.success() {
+        return println!("skipped: mount namespace not found");
+    }
+    let share = "\"$STREW\" share -q --min-copies 0 --capacity 1G -d disk/d f";
+    on_small_disk(share)
+        .run()
+        .expect_failure(8, &["the disk", "free some"]);
+    let fetch = format!("\"$STREW\" fetch -d data -o disk/out {address}");
+    let outcome = on_small_disk(&fetch).run();
+    outcome.expect_failure(8, &["disk/out", "No space left", "verified bytes are in"]);
+    for command in ["share f", "serve -l 127.0.0.1:0"] {
+        let fill = "head -c 4M /dev/zero > disk/fill 2>/dev/null";
+        let command = format!("{fill}; \"$STREW\" {command} --capacity 1G -d disk/d");
+        let outcome = on_small_disk(&command).run();
+        outcome.expect_failure(8, &["disk/d", "space", "--dir"]);
+    }
 }
 
 #[test]
