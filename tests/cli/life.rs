@@ -173,6 +173,35 @@ fn client_whose_peer_is_killed_ends_with_status_1() {
 }
 
 #[test]
+fn peer_that_is_halted_is_not_waited_for_without_end() {
+    let lab = Lab::new();
+    let peers = lab.network(2);
+    let addr = peers[0].addr();
+    let share = ["share", "-q", "-d", "sharer", "-p", &addr];
+    let content = random_bytes(600_000, 3);
+    let address = lab.strew(share).input(content.clone()).run().text();
+    for peer in &peers {
+        kill(peer.pid(), libc::SIGSTOP);
+    }
+    // Its own clients are told that it does not answer, others give up when they were told to.
+    let own = lab.strew(["status", "-d"]).arg(&peers[0].dir).run();
+    own.expect_failure(10, &["does not answer", "--dir"]);
+    assert!(own.took < Duration::from_secs(20), "{:?}", own.took);
+    let fetch = ["fetch", "-d", "fetcher", "-p", &addr, "-o", "out", &address];
+    let other = lab.strew(fetch).args(["--timeout", "1s"]).run();
+    other.expect_failure(4, &["not fetched in the time given", "--timeout"]);
+    let other = lab.strew(fetch).args(["--stall", "20s"]).run();
+    let code = other.status.code().expect("it is not killed");
+    assert!([4, 7].contains(&code), "{code}: {}", other.stderr);
+    assert!(!lab.path("out").exists() && !lab.path("out.part").exists());
+    for peer in &peers {
+        kill(peer.pid(), libc::SIGCONT);
+    }
+    assert_eq!(lab.strew(fetch).run().bytes(), b"");
+    assert!(fs::read(lab.path("out")).expect("it is there") == content);
+}
+
+#[test]
 fn killed_client_leaves_no_peer_behind() {
     let lab = Lab::new();
     let dir = lab.path("d");
@@ -293,6 +322,7 @@ fn many_clients_at_once_survive_the_death_of_their_peer() {
     const CLIENTS: u64 = 20;
     let lab = Lab::new();
     let dir = lab.path("d");
+    let mut killed = 0;
     for round in 0..ROUNDS {
         let kills = round % 2 == 1;
         let outcomes = thread::scope(|scope| {
@@ -324,6 +354,8 @@ fn many_clients_at_once_survive_the_death_of_their_peer() {
                 .map(|client| client.join().expect("no hang"));
             outcomes.collect::<Vec<_>>()
         });
+        let failed = |outcome: &&Outcome| !outcome.status.success();
+        killed += outcomes.iter().filter(failed).count();
         for outcome in &outcomes {
             let code = outcome.status.code().expect("it is not killed itself");
             assert!(STATUSES.contains(&code), "{code}: {}", outcome.stderr);
@@ -337,6 +369,7 @@ fn many_clients_at_once_survive_the_death_of_their_peer() {
             assert!(lab.is_released(&dir), "after round {round}");
         }
     }
+    assert!(killed > 0, "no peer was killed at its work");
     await_true("the end of the last private peer", || {
         !is_locked(&dir.join("lock"))
     });
