@@ -244,8 +244,9 @@ pub const WANTS_PER_CLIENT: usize = 1024;
 /// A block asked of a peer and not begun after this long is asked of another as well.
 pub const HEDGE_AFTER: Duration = Duration::from_secs(2);
 
-/// How often a block's holders are looked up again when all of them failed to give it.
-pub const RELOCATE_MAX: u32 = 2;
+/// How often a block's holders are looked up again when all of them failed to give it: each finds a holder not
+/// asked before or is the last, and there is room for a neighbourhood of them.
+pub const RELOCATE_MAX: u32 = K as u32;
 
 // The store.
 

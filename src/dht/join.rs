@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::lookup::Goal;
+use super::lookup::{Goal, Lookup};
 use super::requests::Purpose;
 
 /// An address to join through.
@@ -184,7 +184,7 @@ impl Dht {
         }
         if self.join.due && !self.join.joined && self.join.lookup.is_none() {
             self.join.due = false;
-            let id = self.new_lookup(Goal::Closest(self.id.into()), Owner::Join);
+            let id = self.new_lookup(Lookup::new(Goal::Closest(self.id.into())), Owner::Join);
             self.join.lookup = Some(id);
             if let Some(running) = self.lookups.get_mut(&id) {
                 for contact in &self.join.starts {
@@ -257,7 +257,7 @@ impl Dht {
         self.join.thin_pause = (self.join.thin_pause * 2).min(REFRESH_AFTER);
         let pause = self.rng.jitter(self.join.thin_pause);
         self.timers.set(Timer::Thin, now + pause);
-        let id = self.new_lookup(Goal::Closest(self.id.into()), Owner::Refresh);
+        let id = self.new_lookup(Lookup::new(Goal::Closest(self.id.into())), Owner::Refresh);
         self.start(now, id);
     }
 

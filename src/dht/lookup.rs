@@ -6,7 +6,7 @@
 use crate::id::{BlockId, Distance, NodeId, Point};
 use crate::limits::{ALPHA, CONTACT_ADDRESSES_MAX, K, LOOKUP_CONTACTS_MAX};
 use crate::wire::contact::{Age, Contact};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a lookup is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +59,8 @@ pub struct Lookup {
     answered: usize,
     /// A holder has been found: nobody else is asked.
     found: bool,
+    /// Holders that are of no use; no more than whoever asked has tried.
+    useless: BTreeSet<NodeId>,
 }
 
 impl Lookup {
@@ -70,7 +72,13 @@ impl Lookup {
             asked: 0,
             answered: 0,
             found: false,
+            useless: BTreeSet::new(),
         }
+    }
+
+    /// The same, to which these holders are of no use: it goes on as if they did not hold the block.
+    pub fn beyond(self, useless: BTreeSet<NodeId>) -> Lookup {
+        Lookup { useless, ..self }
     }
 
     /// What it is for.
@@ -190,9 +198,11 @@ impl Lookup {
         }
     }
 
-    /// A contact holds the block; nobody else will be asked.
-    pub fn on_holder(&mut self) {
-        self.found = true;
+    /// A contact holds the block. If it is of use, which is returned, nobody else will be asked.
+    pub fn on_holder(&mut self, id: &NodeId) -> bool {
+        let of_use = !self.useless.contains(id);
+        self.found |= of_use;
+        of_use
     }
 
     /// A contact's first time-out has passed.
@@ -305,10 +315,32 @@ mod tests {
             panic!("it asks");
         };
         lookup.on_reply(&first.id);
-        lookup.on_holder();
+        assert!(lookup.on_holder(&first.id));
         assert_eq!(lookup.next(true), Next::Wait);
         lookup.on_failure(&second.id);
         assert_eq!(lookup.next(true), Next::Done);
+    }
+
+    #[test]
+    fn useless_holder_does_not_stop_the_asking() {
+        let (contacts, _) = among(30);
+        let useless: BTreeSet<NodeId> = contacts[..20].iter().map(|contact| contact.id).collect();
+        let mut lookup = Lookup::new(Goal::Holders(BlockId([0; 32]))).beyond(useless.clone());
+        for contact in contacts {
+            lookup.add(contact);
+        }
+        let mut asked = 0;
+        while let Next::Ask(contact) = lookup.next(true) {
+            asked += 1;
+            lookup.on_reply(&contact.id);
+            let of_use = lookup.on_holder(&contact.id);
+            assert_eq!(of_use, !useless.contains(&contact.id));
+        }
+        assert_eq!(lookup.next(true), Next::Done);
+        assert!(
+            asked > 1 && asked <= K,
+            "{asked} were asked until one was of use"
+        );
     }
 
     #[test]

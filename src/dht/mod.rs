@@ -339,13 +339,24 @@ impl Dht {
     /// Looks for the K closest live contacts of a point; ends with [`Event::Closest`]. Waits for the first join
     /// attempt, and while LOOKUPS_MAX others run; the caller bounds how many wait.
     pub fn find_closest(&mut self, now: Instant, target: Point) -> LookupId {
-        self.look_up(now, Goal::Closest(target))
+        self.look_up(now, Lookup::new(Goal::Closest(target)))
     }
 
     /// Looks for contacts that hold a block; ends with [`Event::HoldersDone`]. Waits as
     /// [`Dht::find_closest`] does.
     pub fn find_holders(&mut self, now: Instant, block: BlockId) -> LookupId {
-        self.look_up(now, Goal::Holders(block))
+        self.find_more_holders(now, block, BTreeSet::new())
+    }
+
+    /// The same for other holders than these, who did not give the block: it does not end at them, or they would
+    /// hide everybody behind them.
+    pub fn find_more_holders(
+        &mut self,
+        now: Instant,
+        block: BlockId,
+        useless: BTreeSet<NodeId>,
+    ) -> LookupId {
+        self.look_up(now, Lookup::new(Goal::Holders(block)).beyond(useless))
     }
 
     /// Forgets a lookup, which makes no further event; harmless if it has ended.
@@ -752,8 +763,7 @@ impl Dht {
             running.lookup.on_failure(&from.id);
         } else {
             running.lookup.on_reply(&from.id);
-            if held {
-                running.lookup.on_holder();
+            if held && running.lookup.on_holder(&from.id) {
                 if !self.timers.is_set(Timer::Linger(id)) {
                     self.timers.set(Timer::Linger(id), now + HOLDERS_LINGER);
                 }
@@ -766,18 +776,18 @@ impl Dht {
         self.pump(now, id);
     }
 
-    fn look_up(&mut self, now: Instant, goal: Goal) -> LookupId {
-        let id = self.new_lookup(goal, Owner::User);
+    fn look_up(&mut self, now: Instant, lookup: Lookup) -> LookupId {
+        let id = self.new_lookup(lookup, Owner::User);
         self.waiting.push_back(id);
         self.settle(now);
         id
     }
 
-    fn new_lookup(&mut self, goal: Goal, owner: Owner) -> LookupId {
+    fn new_lookup(&mut self, lookup: Lookup, owner: Owner) -> LookupId {
         self.next_id += 1;
         let id = LookupId(self.next_id);
         let running = Running {
-            lookup: Lookup::new(goal),
+            lookup,
             owner,
             started: false,
         };
@@ -922,7 +932,7 @@ impl Dht {
             let wanted = if bit == index { own ^ mask } else { own };
             target.0[bit / 8] = target.0[bit / 8] & !mask | wanted;
         }
-        let id = self.new_lookup(Goal::Closest(target), Owner::Refresh);
+        let id = self.new_lookup(Lookup::new(Goal::Closest(target)), Owner::Refresh);
         self.start(now, id);
     }
 

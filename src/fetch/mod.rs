@@ -43,6 +43,8 @@ struct Want {
     lookup: Option<LookupId>,
     /// Lookups that have been begun for it.
     lookups: u32,
+    /// The latest of them has found a holder that had not been asked.
+    found: bool,
     /// The most peers that answered one of its lookups.
     answered: usize,
 }
@@ -99,6 +101,7 @@ impl Fetch {
             failed: BTreeSet::new(),
             lookup: None,
             lookups: 0,
+            found: false,
             answered: 0,
         };
         self.wants.insert(id, want);
@@ -109,8 +112,11 @@ impl Fetch {
         let Some(want) = self.wants.get_mut(&id) else {
             return;
         };
-        let lookup = tools.dht.find_holders(tools.now, id);
+        let lookup = tools
+            .dht
+            .find_more_holders(tools.now, id, want.failed.clone());
         want.lookup = Some(lookup);
+        want.found = false;
         want.lookups += 1;
         self.lookups.insert(lookup, id);
     }
@@ -133,6 +139,7 @@ impl Fetch {
             || want.holders.iter().any(|holder| holder.id == contact.id);
         if !known {
             want.holders.push(contact);
+            want.found = true;
         }
         self.advance(tools, id);
         true
@@ -173,8 +180,8 @@ impl Fetch {
             if !want.holders.is_empty() {
                 self.waiting.insert((turn, id));
             } else if want.lookup.is_none() {
-                let given_up = want.failed.is_empty() || want.lookups > RELOCATE_MAX;
-                if given_up {
+                // Each further lookup is for those whom the failed ones hid; when there are none, that is all.
+                if !want.found || want.lookups > RELOCATE_MAX {
                     self.give_up(tools, id);
                 } else {
                     self.locate(tools, id);
