@@ -1,0 +1,249 @@
+//! A client's side of the control frames, in virtual time: what `share` and `fetch` say to their peer.
+
+use crate::world::{PeerId, StreamId, World};
+use std::time::Duration;
+use strew::block::address::Address;
+use strew::block::decode::Decoder;
+use strew::block::encode::Encoder;
+use strew::block::{Block, Form};
+use strew::id::NodeKey;
+use strew::time::Instant;
+use strew::wire::frame::{Frame, FrameDecoder, Hello, MissingReason, PeerRole, Settled};
+
+/// Blocks that a share has given to its peer and that are not yet answered, at most.
+const ADDS_MAX: usize = 16;
+
+/// Bytes of blocks that a fetch asks for ahead.
+const BUFFER: usize = 4 << 20;
+
+/// Which client: its place in the order of their coming.
+pub type ClientId = usize;
+
+/// What a client is there for.
+enum Task {
+    Share {
+        encoder: Encoder,
+        rest: Vec<u8>,
+        settling: bool,
+    },
+    Fetch {
+        decoder: Decoder,
+        data: Vec<u8>,
+    },
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    Shared(Address, Settled),
+    Fetched(Vec<u8>),
+    Missing(MissingReason, u32),
+    Failed(String),
+}
+
+pub struct Client {
+    pub stream: StreamId,
+    greeting: Vec<Frame>,
+    frames: FrameDecoder,
+    task: Task,
+    began: Instant,
+    /// What came of it, and how long it took.
+    pub outcome: Option<(Outcome, Duration)>,
+}
+
+impl World {
+    /// Begins to share a file through a peer.
+    pub fn begin_share(&mut self, peer: PeerId, data: &[u8], copies: u8) -> ClientId {
+        let task = Task::Share {
+            encoder: Encoder::new(Form::Encrypted),
+            rest: data.to_vec(),
+            settling: false,
+        };
+        let min_copies = 1;
+        self.begin(peer, task, vec![Frame::Share { copies, min_copies }])
+    }
+
+    /// Begins to fetch a file through a peer.
+    pub fn begin_fetch(&mut self, peer: PeerId, address: Address) -> ClientId {
+        let task = Task::Fetch {
+            decoder: Decoder::new(address, BUFFER),
+            data: Vec::new(),
+        };
+        self.begin(peer, task, Vec::new())
+    }
+
+    fn begin(&mut self, peer: PeerId, task: Task, first: Vec<Frame>) -> ClientId {
+        let hello = Frame::Hello(Hello {
+            key: NodeKey([0; 32]),
+            port: 0,
+            role: PeerRole::Client,
+        });
+        let client = Client {
+            stream: 0,
+            greeting: [vec![hello], first].concat(),
+            frames: FrameDecoder::new(true),
+            task,
+            began: self.now,
+            outcome: None,
+        };
+        self.add_client(peer, client)
+    }
+
+    /// Shares a file, to the end, which comes within `limit`.
+    pub fn share(
+        &mut self,
+        peer: PeerId,
+        data: &[u8],
+        copies: u8,
+        limit: Duration,
+    ) -> (Address, Settled) {
+        let client = self.begin_share(peer, data, copies);
+        match self.finish(client, limit) {
+            (Outcome::Shared(address, settled), _) => (address, settled),
+            (other, _) => panic!("the share ended with {other:?}"),
+        }
+    }
+
+    /// Fetches a file, to the end, which comes within `limit`.
+    pub fn fetch(&mut self, peer: PeerId, address: Address, limit: Duration) -> Outcome {
+        let client = self.begin_fetch(peer, address);
+        self.finish(client, limit).0
+    }
+
+    /// Lets time pass until a client is done, which it must be within `limit`.
+    pub fn finish(&mut self, client: ClientId, limit: Duration) -> (Outcome, Duration) {
+        self.run_until(limit, |world| world.clients[client].outcome.is_some());
+        let outcome = self.clients[client].outcome.clone();
+        outcome.unwrap_or_else(|| panic!("nothing has come of it after {limit:?}"))
+    }
+
+    /// The connection is there: greets, and says what it wants.
+    pub fn client_begins(&mut self, id: ClientId) {
+        let frames = std::mem::take(&mut self.clients[id].greeting);
+        self.client_says(id, &frames);
+        self.client_goes_on(id);
+    }
+
+    fn client_says(&mut self, id: ClientId, frames: &[Frame]) {
+        let mut bytes = Vec::new();
+        for frame in frames {
+            frame.encode(&mut bytes);
+        }
+        let stream = self.clients[id].stream;
+        self.say(stream, 0, &bytes);
+    }
+
+    /// Asks or gives as much as may be under way, and ends when all is there.
+    fn client_goes_on(&mut self, id: ClientId) {
+        let mut frames = Vec::new();
+        let mut outcome = None;
+        match &mut self.clients[id].task {
+            Task::Share {
+                encoder,
+                rest,
+                settling,
+            } => {
+                while encoder.outstanding() < ADDS_MAX {
+                    if let Some((kind, payload)) = encoder.poll_put() {
+                        frames.push(Frame::Add { kind, payload });
+                    } else if rest.is_empty() {
+                        encoder.finish();
+                        match encoder.poll_put() {
+                            Some((kind, payload)) => frames.push(Frame::Add { kind, payload }),
+                            None => break,
+                        }
+                    } else {
+                        let len = encoder.space().len().min(rest.len());
+                        let next = rest.split_off(len);
+                        encoder.push(&std::mem::replace(rest, next));
+                    }
+                }
+                if encoder.outcome().is_some() && !*settling {
+                    *settling = true;
+                    frames.push(Frame::Settle);
+                }
+            }
+            Task::Fetch { decoder, data } => {
+                loop {
+                    let mut idle = true;
+                    while let Some((offset, bytes)) = decoder.poll_data() {
+                        assert_eq!(offset, data.len() as u64, "the data comes in order");
+                        data.extend_from_slice(&bytes);
+                        idle = false;
+                    }
+                    while let Some(block) = decoder.poll_want() {
+                        frames.push(Frame::Fetch(block));
+                        idle = false;
+                    }
+                    if idle {
+                        break;
+                    }
+                }
+                if decoder.is_done() {
+                    outcome = Some(Outcome::Fetched(std::mem::take(data)));
+                }
+            }
+        }
+        if !frames.is_empty() {
+            self.client_says(id, &frames);
+        }
+        if let Some(outcome) = outcome {
+            self.client_ends(id, outcome);
+        }
+    }
+
+    fn client_ends(&mut self, id: ClientId, outcome: Outcome) {
+        let took = self.now.since(self.clients[id].began);
+        self.clients[id].outcome = Some((outcome, took));
+        let stream = self.clients[id].stream;
+        self.close_end(stream, 0);
+    }
+
+    /// Bytes from the peer.
+    pub fn client_reads(&mut self, id: ClientId, mut bytes: &[u8]) {
+        while self.clients[id].outcome.is_none() {
+            let frame = self.clients[id].frames.take(&mut bytes);
+            match frame.expect("a peer sends its client no nonsense") {
+                Some(frame) => self.client_hears(id, frame),
+                None => return,
+            }
+        }
+    }
+
+    fn client_hears(&mut self, id: ClientId, frame: Frame) {
+        let outcome = match (frame, &mut self.clients[id].task) {
+            (Frame::Hello(_) | Frame::Progress { .. }, _) => None,
+            (Frame::Added(block), Task::Share { encoder, .. }) => {
+                encoder.handle_put(block);
+                None
+            }
+            (Frame::Settled(settled), Task::Share { encoder, .. }) => {
+                let address = encoder.outcome().expect("settled after the root was added");
+                Some(Outcome::Shared(address, settled))
+            }
+            (Frame::Block { id, kind, payload }, Task::Fetch { decoder, .. }) => {
+                // A real client trusts its peer; here it is the peer that is tested.
+                let block = Block::verify(id, kind, payload);
+                let block = block.expect("a peer passes on no wrong block");
+                decoder.handle_block(block).expect("the tree is sound");
+                None
+            }
+            (Frame::Missing { reason, asked, .. }, Task::Fetch { .. }) => {
+                Some(Outcome::Missing(reason, asked))
+            }
+            (Frame::Failed { text, .. }, _) => Some(Outcome::Failed(text)),
+            (other, _) => panic!("a frame that nobody waits for: {other:?}"),
+        };
+        match outcome {
+            Some(outcome) => self.client_ends(id, outcome),
+            None => self.client_goes_on(id),
+        }
+    }
+
+    /// The peer has ended the connection.
+    pub fn client_is_left(&mut self, id: ClientId) {
+        if self.clients[id].outcome.is_none() {
+            self.client_ends(id, Outcome::Failed("the peer is gone".to_string()));
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Whole networks in virtual time: the node that the reactor drives, without sockets, everything from one seed.
+//!
+//! A failure prints its seed and the command that repeats it.
+
+mod client;
+mod files;
+mod hostile;
+mod network;
+mod peers;
+mod upkeep;
+mod world;

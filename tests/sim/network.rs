@@ -1,0 +1,108 @@
+//! Networks as the tests need them.
+
+use crate::world::{Born, Links, PeerId, World};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+use strew::block::address::Address;
+use strew::id::BlockId;
+
+/// What a peer of these networks allots.
+pub const CAPACITY: u64 = 64 << 20;
+
+/// A span of whole seconds.
+pub const fn secs(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// The private address of the peer that is born as number `n`.
+pub fn private(n: usize) -> SocketAddr {
+    let [.., high, low] = (n as u32 + 1).to_be_bytes();
+    SocketAddr::from((Ipv4Addr::new(10, 0, high, low), 7873))
+}
+
+/// The same in the range for benchmarks (RFC 2544), which is not exempt from limits per network: each in its own.
+pub fn public(n: usize) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::new(198, 18, n as u8, 1), 7873))
+}
+
+/// A `serve` at this address that joins through these peers, as far as it is none of them.
+pub fn serve(addr: SocketAddr, seeds: &[SocketAddr]) -> Born {
+    Born {
+        addr,
+        serve: true,
+        capacity: CAPACITY,
+        seeds: seeds.iter().copied().filter(|seed| *seed != addr).collect(),
+        firewalled: false,
+    }
+}
+
+impl World {
+    /// A network of so many, which started one by one, a tenth of a second apart, and have all joined.
+    pub fn of(seed: u64, links: Links, count: usize, addr: fn(usize) -> SocketAddr) -> World {
+        World::through(seed, links, count, addr, &[addr(0)])
+    }
+
+    /// The same with other peers to join through.
+    pub fn through(
+        seed: u64,
+        links: Links,
+        count: usize,
+        addr: fn(usize) -> SocketAddr,
+        seeds: &[SocketAddr],
+    ) -> World {
+        let mut world = World::new(seed, links);
+        for n in 0..count {
+            world.add_peer(serve(addr(n), seeds));
+            world.run_for(Duration::from_millis(100));
+        }
+        let joined = world.run_until(secs(120), |world| world.all_joined(world.alive()));
+        let outside: Vec<PeerId> = (0..count).filter(|&id| !world.has_joined(id)).collect();
+        assert!(joined, "these have not joined: {outside:?}");
+        world
+    }
+
+    /// A peer that is reachable and has as many contacts as one bucket holds, or as there are.
+    pub fn has_joined(&self, id: PeerId) -> bool {
+        let enough = (self.alive().count() - 1).min(strew::limits::K);
+        !self.node(id).is_client_mode() && self.status(id, "contacts") >= enough as u64
+    }
+
+    fn all_joined(&self, mut peers: impl Iterator<Item = PeerId>) -> bool {
+        peers.all(|id| self.has_joined(id))
+    }
+
+    /// Those who live.
+    pub fn alive(&self) -> impl Iterator<Item = PeerId> + '_ {
+        (0..self.peers.len()).filter(|&id| self.peers[id].node.is_some())
+    }
+
+    /// Bytes of a file that no other is like.
+    pub fn file(&mut self, len: usize) -> Vec<u8> {
+        let mut data = Vec::with_capacity(len + 64);
+        while data.len() < len {
+            data.extend_from_slice(&self.rng.bytes::<64>());
+        }
+        data.truncate(len);
+        data
+    }
+
+    /// An address under which there is nothing.
+    pub fn address(&mut self) -> Address {
+        let (id, key) = (BlockId(self.rng.bytes()), None);
+        Address { id, key }
+    }
+
+    /// A private peer that joins, as a command without a `serve` has it.
+    pub fn visitor(&mut self, first: SocketAddr) -> PeerId {
+        let addr = private(10_000 + self.peers.len());
+        self.add_peer(Born {
+            serve: false,
+            ..serve(addr, &[first])
+        })
+    }
+
+    /// Datagrams sent by all so far.
+    pub fn datagrams(&self) -> u64 {
+        self.peers.iter().map(|peer| peer.datagrams).sum()
+    }
+}
