@@ -45,6 +45,8 @@ struct Want {
     lookups: u32,
     /// The latest of them has found a holder that had not been asked.
     found: bool,
+    /// Who was asked is late, and there was nobody else to ask: the next holder found is asked at once.
+    late: bool,
     /// The most peers that answered one of its lookups.
     answered: usize,
 }
@@ -102,6 +104,7 @@ impl Fetch {
             lookup: None,
             lookups: 0,
             found: false,
+            late: false,
             answered: 0,
         };
         self.wants.insert(id, want);
@@ -114,7 +117,7 @@ impl Fetch {
         };
         let lookup = tools
             .dht
-            .find_more_holders(tools.now, id, want.failed.clone());
+            .find_more_holders(tools.now, id, &want.failed | &want.asked);
         want.lookup = Some(lookup);
         want.found = false;
         want.lookups += 1;
@@ -170,7 +173,7 @@ impl Fetch {
         };
         let turn = want.turn;
         self.waiting.remove(&(turn, id));
-        if !want.asked.is_empty() {
+        if !want.asked.is_empty() && !want.late {
             return;
         }
         if !self.ask(tools, id) {
@@ -179,7 +182,7 @@ impl Fetch {
             };
             if !want.holders.is_empty() {
                 self.waiting.insert((turn, id));
-            } else if want.lookup.is_none() {
+            } else if want.asked.is_empty() && want.lookup.is_none() {
                 // Each further lookup is for those whom the failed ones hid; when there are none, that is all.
                 if !want.found || want.lookups > RELOCATE_MAX {
                     self.give_up(tools, id);
@@ -230,6 +233,7 @@ impl Fetch {
                 tools.transfer.expect(tools.now, source.conn, 1);
             }
             want.asked.insert(contact.id);
+            want.late = false;
             self.timers.set(Timer::Hedge(id), tools.now + HEDGE_AFTER);
             return true;
         }
@@ -357,7 +361,19 @@ impl Fetch {
     pub fn handle_timeout(&mut self, tools: &mut Tools<'_>) {
         while let Some(Timer::Hedge(id)) = self.timers.pop_expired(tools.now) {
             // Sets the timer again if there was somebody to ask.
-            self.ask(tools, id);
+            if self.ask(tools, id) {
+                continue;
+            }
+            let Some(want) = self.wants.get_mut(&id) else {
+                continue;
+            };
+            want.late = true;
+            if !want.holders.is_empty() {
+                // All of them are busy: the first to become free is asked.
+                self.waiting.insert((want.turn, id));
+            } else if want.lookup.is_none() && want.found && want.lookups <= RELOCATE_MAX {
+                self.locate(tools, id);
+            }
         }
     }
 
