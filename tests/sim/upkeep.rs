@@ -143,3 +143,40 @@ fn whole_network_that_was_cut_off_comes_together_again() {
         .collect();
     assert!(together, "not together again: {alone:?}");
 }
+
+#[test]
+fn peers_that_start_at_once_behind_dead_seeds_all_join() {
+    for links in [Links::good(), Links::bad()] {
+        let mut world = World::new(seed(44), links);
+        let seeds = [private(70), private(0), private(71), private(1)];
+        for n in 0..30 {
+            world.add_peer(serve(private(n), &seeds));
+        }
+        let began = world.now;
+        let joined = world.run_until(secs(120), |world| {
+            world.alive().all(|id| world.has_joined(id))
+        });
+        assert!(joined, "all 30 are in after two minutes");
+        println!("30 that start at once: {:?}", world.now.since(began));
+    }
+}
+
+#[test]
+fn peers_go_and_come_for_an_hour_and_files_shared_meanwhile_are_fetched() {
+    let mut world = World::of(seed(45), Links::bad(), 30, private);
+    for round in 0..12 {
+        let victim = 1 + world.rng.below(29) as usize;
+        let refuses = world.rng.below(2) == 0;
+        world.kill(victim, refuses);
+        let sharer = world.alive().nth(round).expect("most are alive");
+        let data = world.file(400_000);
+        let (address, settled) = world.share(sharer, &data, 8, secs(120));
+        assert!(settled.least >= 6, "round {round}: {settled:?}");
+        world.run_for(secs(200));
+        world.revive(victim);
+        world.run_for(secs(100));
+        let other = world.alive().nth(29 - round).expect("all are alive");
+        let got = world.fetch(other, address, secs(60));
+        assert!(got == Outcome::Fetched(data), "round {round}");
+    }
+}
