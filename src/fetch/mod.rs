@@ -36,7 +36,9 @@ struct Want {
     /// Peers that say they hold it and have not been asked.
     holders: Vec<Contact>,
     /// Peers that have been asked and owe an answer.
-    asked: BTreeSet<NodeId>,
+    asked: BTreeMap<NodeId, Contact>,
+    /// Peers whose connection ended before they answered, once.
+    cut_off: BTreeSet<NodeId>,
     /// Peers that were asked and did not give it.
     failed: BTreeSet<NodeId>,
     /// The lookup that is under way for it.
@@ -99,7 +101,8 @@ impl Fetch {
             turn,
             clients: vec![client],
             holders: Vec::new(),
-            asked: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            cut_off: BTreeSet::new(),
             failed: BTreeSet::new(),
             lookup: None,
             lookups: 0,
@@ -115,9 +118,9 @@ impl Fetch {
         let Some(want) = self.wants.get_mut(&id) else {
             return;
         };
-        let lookup = tools
-            .dht
-            .find_more_holders(tools.now, id, &want.failed | &want.asked);
+        let mut useless = want.failed.clone();
+        useless.extend(want.asked.keys());
+        let lookup = tools.dht.find_more_holders(tools.now, id, useless);
         want.lookup = Some(lookup);
         want.found = false;
         want.lookups += 1;
@@ -138,7 +141,7 @@ impl Fetch {
             return true;
         };
         let known = want.failed.contains(&contact.id)
-            || want.asked.contains(&contact.id)
+            || want.asked.contains_key(&contact.id)
             || want.holders.iter().any(|holder| holder.id == contact.id);
         if !known {
             want.holders.push(contact);
@@ -232,7 +235,7 @@ impl Fetch {
                 tools.transfer.send(source.conn, &Frame::Get(id));
                 tools.transfer.expect(tools.now, source.conn, 1);
             }
-            want.asked.insert(contact.id);
+            want.asked.insert(contact.id, contact);
             want.late = false;
             self.timers.set(Timer::Hedge(id), tools.now + HEDGE_AFTER);
             return true;
@@ -335,8 +338,13 @@ impl Fetch {
         };
         for id in source.outstanding {
             if let Some(want) = self.wants.get_mut(&id) {
-                want.asked.remove(&peer);
-                want.failed.insert(peer);
+                match want.asked.remove(&peer) {
+                    // It may have been closed as idle just when we asked. Who is shunned is not reached again.
+                    Some(contact) if want.cut_off.insert(peer) => want.holders.push(contact),
+                    _ => {
+                        want.failed.insert(peer);
+                    }
+                }
             }
             self.advance(tools, id);
         }

@@ -138,3 +138,27 @@ fn nobody_takes_more_than_it_allots() {
         assert!(world.status(id, "used_bytes") <= CAPACITY);
     }
 }
+
+#[test]
+fn connection_that_is_closed_as_idle_just_when_it_is_wanted_again_loses_nothing() {
+    let mut failures = Vec::new();
+    for step in 0..40 {
+        let mut world = World::of(seed(27), Links::good(), 2, private);
+        let files = [world.file(5_000), world.file(6_000)];
+        let addresses = files.each_ref().map(|data| {
+            let (address, _) = world.share(0, data, 8, secs(60));
+            address
+        });
+        world.kill(1, true);
+        let visitor = world.visitor(private(0));
+        world.run_for(secs(100));
+        let first = world.fetch(visitor, addresses[0], secs(60));
+        assert!(first == Outcome::Fetched(files[0].clone()));
+        world.run_for(Duration::from_millis(59_500 + step * 20));
+        let second = world.fetch(visitor, addresses[1], secs(60));
+        if second != Outcome::Fetched(files[1].clone()) {
+            failures.push((step, second));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:?}");
+}
