@@ -162,6 +162,12 @@ pub const RECHECK_TRIES: u32 = 5;
 /// Connections made for DIAL_BACK in [`DIAL_BACK_PERIOD`] at most, and one to each address (private ranges
 /// exempt from the latter): nobody can have us knock at doors. Beyond it the answer is no.
 pub const DIAL_BACKS_MAX: usize = 16;
+/// Peers that have asked for DIAL_BACK remembered, so that they can be named to the next that asks. The latest.
+pub const DIAL_BACK_ASKERS_MAX: usize = 16;
+
+/// Addresses in a DIAL_BACK reply at most: enough to find one in another network.
+pub const DIAL_BACK_OTHERS_MAX: usize = 4;
+
 /// See [`DIAL_BACKS_MAX`].
 pub const DIAL_BACK_PERIOD: Duration = Duration::from_secs(10);
 

@@ -678,7 +678,9 @@ impl Dht {
             Purpose::Probe | Purpose::Announce | Purpose::Abandoned => {}
             Purpose::Seed => self.seed_answered(now, contact, header.client_mode),
             Purpose::DialBack => {
-                self.dialer_answered(now, from, reply == Reply::DialBack(true));
+                if let Reply::DialBack(will, others) = reply {
+                    self.dialer_answered(now, from, will, &others);
+                }
             }
             Purpose::Lookup(lookup) => {
                 self.lookup_answered(now, lookup, contact, header.client_mode, reply);

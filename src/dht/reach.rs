@@ -1,14 +1,14 @@
 //! Client-mode: whether others can connect to us. We are in it until some have done so because we asked
 //! (DIAL_BACK), and check again from time to time. Called by the machine on round trips, replies and timers.
 
-use super::{Dht, Event, Timer};
+use super::{may_name, Dht, Event, Timer};
 use crate::id::{NodeId, Point};
 use crate::limits::{
     DIALERS_MAX, DIAL_BACKS_WAITING_MAX, DIAL_BACK_NETWORKS, DIAL_BACK_RETRY_FIRST,
     DIAL_BACK_RETRY_MAX, DIAL_BACK_WAIT, REACHABILITY_PERIOD, RECHECK_TRIES,
 };
 use crate::time::Instant;
-use crate::wire::contact::{is_private, network, Contact};
+use crate::wire::contact::{is_private, is_usable, network, Contact};
 use crate::wire::datagram::Request;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -129,7 +129,21 @@ impl Dht {
         }
     }
 
-    pub(super) fn dialer_answered(&mut self, now: Instant, addr: SocketAddr, will: bool) {
+    /// A dialer has answered, and named others that are looking for somebody to connect to them.
+    pub(super) fn dialer_answered(
+        &mut self,
+        now: Instant,
+        addr: SocketAddr,
+        will: bool,
+        others: &[SocketAddr],
+    ) {
+        let families = self.families();
+        for other in others {
+            let sendable = is_usable(other) && families.include(other);
+            if sendable && may_name(&addr.ip(), &other.ip()) && self.wants_dialer(other) {
+                self.probe(now, *other, None);
+            }
+        }
         let Some(dialer) = self.reach.dialers.get_mut(&addr) else {
             return;
         };

@@ -3,7 +3,10 @@
 
 use super::{may_name, Dht, Event};
 use crate::id::{BlockId, Point};
-use crate::limits::{DATAGRAM_SIZE_MAX, DIAL_BACKS_MAX, DIAL_BACK_PERIOD, K, REQUESTERS_MAX};
+use crate::limits::{
+    DATAGRAM_SIZE_MAX, DIAL_BACKS_MAX, DIAL_BACK_ASKERS_MAX, DIAL_BACK_OTHERS_MAX,
+    DIAL_BACK_PERIOD, K, REQUESTERS_MAX,
+};
 use crate::time::Instant;
 use crate::wire::contact::{is_private, Contact};
 use crate::wire::datagram::{Bitmap, Header, Reply, Request};
@@ -15,6 +18,9 @@ use std::net::SocketAddr;
 pub(super) struct DialBacks {
     /// At most DIAL_BACKS_MAX, oldest first.
     recent: VecDeque<(Instant, SocketAddr, u64)>,
+    /// Proved addresses that have asked, the latest last; at most DIAL_BACK_ASKERS_MAX. Where a network begins,
+    /// all are in client-mode and in nobody's table: here they learn of each other.
+    askers: VecDeque<SocketAddr>,
 }
 
 /// What is answered to a DIAL_BACK.
@@ -29,6 +35,19 @@ enum Promise {
 }
 
 impl DialBacks {
+    /// The latest other askers that may be named to this one, who is remembered, too.
+    fn introduce(&mut self, asker: SocketAddr) -> Vec<SocketAddr> {
+        self.askers.retain(|&known| known != asker);
+        let others = self.askers.iter().rev();
+        let others = others.filter(|other| may_name(&asker.ip(), &other.ip()));
+        let others = others.copied().take(DIAL_BACK_OTHERS_MAX).collect();
+        if self.askers.len() >= DIAL_BACK_ASKERS_MAX {
+            self.askers.pop_front();
+        }
+        self.askers.push_back(asker);
+        others
+    }
+
     fn promise(&mut self, now: Instant, to: SocketAddr, nonce: u64) -> Promise {
         let fresh = |&&(at, ..): &&(Instant, SocketAddr, u64)| now.since(at) >= DIAL_BACK_PERIOD;
         while self.recent.front().filter(fresh).is_some() {
@@ -87,7 +106,8 @@ impl Dht {
                         nonce: *nonce,
                     });
                 }
-                Reply::DialBack(promise != Promise::Refused)
+                let others = self.dial_backs.introduce(from);
+                Reply::DialBack(promise != Promise::Refused, others)
             }
         };
         let token = self.tokens.make(now, &from);
@@ -144,6 +164,24 @@ impl Dht {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn askers_learn_of_the_latest_others_and_not_of_private_ones_elsewhere() {
+        let mut dial_backs = DialBacks::default();
+        let asker = |n: u8| SocketAddr::from(([192, 0, 2, n], 7));
+        for n in 0..100 {
+            dial_backs.introduce(asker(n));
+        }
+        assert_eq!(dial_backs.askers.len(), DIAL_BACK_ASKERS_MAX);
+        dial_backs.introduce("10.0.0.1:7".parse().unwrap());
+        let named = dial_backs.introduce(asker(99));
+        assert_eq!(named, [98, 97, 96, 95].map(asker));
+        assert_eq!(
+            dial_backs.introduce(asker(99)),
+            named,
+            "and not of themselves"
+        );
+    }
 
     #[test]
     fn nobody_is_knocked_at_often() {

@@ -7,7 +7,7 @@ use super::codec::{Malformed, Reader};
 use super::contact::{normalise, read_contacts, write_contacts, Contact};
 use super::PROTOCOL_VERSION;
 use crate::id::{BlockId, NodeKey, Point};
-use crate::limits::{DATAGRAM_SIZE_MAX, HAVE_MAX, K};
+use crate::limits::{DATAGRAM_SIZE_MAX, DIAL_BACK_OTHERS_MAX, HAVE_MAX, K};
 use std::net::{IpAddr, SocketAddr};
 
 /// Bytes of a header; the body follows.
@@ -349,8 +349,8 @@ pub enum Reply {
     FindNode(Vec<Contact>),
     /// What is held, and contacts as for `FindNode`.
     Have(Bitmap, Vec<Contact>),
-    /// Whether the replier will connect.
-    DialBack(bool),
+    /// Whether the replier will connect, and who else has asked it to: they may be willing, too.
+    DialBack(bool, Vec<SocketAddr>),
     /// Nothing but a token: the request's address was not proved. Always shortened.
     Nothing(Kind),
 }
@@ -362,7 +362,7 @@ impl Reply {
             Reply::Ping(_) => Kind::Ping,
             Reply::FindNode(_) => Kind::FindNode,
             Reply::Have(..) => Kind::Have,
-            Reply::DialBack(_) => Kind::DialBack,
+            Reply::DialBack(..) => Kind::DialBack,
             Reply::Nothing(kind) => *kind,
         }
     }
@@ -375,20 +375,25 @@ impl Reply {
         }
         let mut reader = Reader::new(body);
         let reply = match header.kind {
-            Kind::Ping => {
-                let ip = IpAddr::from(reader.array::<16>()?);
-                Reply::Ping(normalise(SocketAddr::new(ip, reader.u16()?)))
-            }
+            Kind::Ping => Reply::Ping(read_addr(&mut reader)?),
             Kind::FindNode => Reply::FindNode(read_contacts(&mut reader, K)?),
             Kind::Have => {
                 let bitmap = Bitmap(reader.u32()?);
                 Reply::Have(bitmap, read_contacts(&mut reader, K)?)
             }
-            Kind::DialBack => match reader.u8()? {
-                0 => Reply::DialBack(true),
-                1 => Reply::DialBack(false),
-                _ => return Err(Malformed::Value("answer to a dial back")),
-            },
+            Kind::DialBack => {
+                let will = match reader.u8()? {
+                    0 => true,
+                    1 => false,
+                    _ => return Err(Malformed::Value("answer to a dial back")),
+                };
+                let count = usize::from(reader.u8()?);
+                if count > DIAL_BACK_OTHERS_MAX {
+                    return Err(Malformed::Value("number of addresses"));
+                }
+                let others = (0..count).map(|_| read_addr(&mut reader));
+                Reply::DialBack(will, others.collect::<Result<_, _>>()?)
+            }
         };
         reader.end()?;
         Ok(reply)
@@ -403,10 +408,10 @@ impl Reply {
         header.direction = Direction::Reply;
         let room = size_max.min(DATAGRAM_SIZE_MAX) - HEADER_SIZE;
         let (fixed, contacts) = match self {
-            Reply::Ping(_) => (18, None),
+            Reply::Ping(_) => (ADDR_SIZE, None),
             Reply::FindNode(contacts) => (0, Some(contacts)),
             Reply::Have(_, contacts) => (4, Some(contacts)),
-            Reply::DialBack(_) => (1, None),
+            Reply::DialBack(_, others) => (2 + others.len() * ADDR_SIZE, None),
             Reply::Nothing(_) => (0, None),
         };
         let counts = contacts.map_or(0, |_| CONTACT_COUNTS_SIZE);
@@ -424,24 +429,38 @@ impl Reply {
             return out;
         }
         match self {
-            Reply::Ping(observed) => {
-                let ip = match observed.ip() {
-                    IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-                    IpAddr::V6(ip) => ip,
-                };
-                out.extend_from_slice(&ip.octets());
-                out.extend_from_slice(&observed.port().to_be_bytes());
-            }
+            Reply::Ping(observed) => write_addr(&mut out, observed),
             Reply::FindNode(_) => write_contacts(&mut out, taken),
             Reply::Have(bitmap, _) => {
                 out.extend_from_slice(&bitmap.0.to_be_bytes());
                 write_contacts(&mut out, taken);
             }
-            Reply::DialBack(will) => out.push(u8::from(!will)),
+            Reply::DialBack(will, others) => {
+                out.extend_from_slice(&[u8::from(!will), others.len() as u8]);
+                others.iter().for_each(|addr| write_addr(&mut out, addr));
+            }
             Reply::Nothing(_) => {}
         }
         out
     }
+}
+
+/// Bytes of an address with its port.
+const ADDR_SIZE: usize = 18;
+
+/// 16 bytes of IP address, IPv4 as v4-mapped, and 2 of port.
+fn write_addr(out: &mut Vec<u8>, addr: &SocketAddr) {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    out.extend_from_slice(&ip.octets());
+    out.extend_from_slice(&addr.port().to_be_bytes());
+}
+
+fn read_addr(reader: &mut Reader<'_>) -> Result<SocketAddr, Malformed> {
+    let ip = IpAddr::from(reader.array::<16>()?);
+    Ok(normalise(SocketAddr::new(ip, reader.u16()?)))
 }
 
 /// How many of the contacts, from the first, take at most `room` bytes; K at most.
@@ -506,8 +525,11 @@ mod tests {
             Reply::Ping("[2001:db8::1]:7".parse().unwrap()),
             Reply::FindNode(contacts(20, "2001:db8::1")),
             Reply::Have(Bitmap(0x80000001), contacts(20, "192.0.2.1")),
-            Reply::DialBack(true),
-            Reply::DialBack(false),
+            Reply::DialBack(
+                true,
+                vec!["192.0.2.1:7".parse().unwrap(); DIAL_BACK_OTHERS_MAX],
+            ),
+            Reply::DialBack(false, vec![]),
         ]
     }
 
@@ -589,7 +611,7 @@ mod tests {
                     requests().remove(2),
                     Reply::Have(Bitmap(1), contacts(20, ip)),
                 ),
-                (requests().remove(3), Reply::DialBack(true)),
+                (requests().remove(3), Reply::DialBack(true, vec![])),
             ] {
                 let asked = request.encode(sent, true);
                 let whole = reply.encode(sent, DATAGRAM_SIZE_MAX);
