@@ -1,7 +1,8 @@
 //! Finding the first peers: bootstrap addresses and the contacts of an earlier run are pinged, and through whoever
 //! answers we look for ourselves. Called by the machine as seeds answer, fail, or become due.
 
-use super::{Dht, Event, LookupId, Owner, Timer};
+use super::explore::Owner;
+use super::{Dht, Event, LookupId, Timer};
 use crate::limits::{
     JOIN_TIMEOUT, K, REFRESH_AFTER, SAVED_AT_ONCE, SAVED_PAUSE, SEEDS_MAX, SEED_CLIENT_RETRY_FIRST,
     SEED_RETRY_FIRST, SEED_RETRY_MAX, THIN_RETRY_FIRST,

@@ -3,9 +3,12 @@
 //! `node` feeds a [`Dht`] datagrams and the time, and takes from it datagrams to send and [`Event`]s. It holds
 //! no blocks and opens no connections: what is held it asks of its caller, who connects is its caller.
 //!
-//! [`table`] remembers contacts, [`lookup`] explores, [`requests`] knows what is on its way, [`token`] who has
-//! proved an address; `serve` answers others, `join` finds the first peers, `reach` decides on client-mode.
+//! [`table`] remembers contacts, [`lookup`] says whom to ask next, [`requests`] knows what is on its way,
+//! [`token`] who has proved an address. `exchange` sends requests and takes replies, `explore` runs lookups,
+//! `serve` answers others, `join` finds the first peers, `reach` decides on client-mode.
 
+mod exchange;
+mod explore;
 mod join;
 pub mod lookup;
 mod reach;
@@ -17,24 +20,22 @@ pub mod token;
 #[cfg(test)]
 mod tests;
 
-use crate::id::{BlockId, NodeId, NodeKey, Point};
+use crate::id::{BlockId, NodeId, NodeKey};
 use crate::limits::*;
 use crate::rng::Rng;
 use crate::time::Instant;
 use crate::timers::Timers;
 use crate::wire::codec::{Malformed, Reader};
-use crate::wire::contact::{is_private, is_usable, network, normalise, Age, Contact};
-use crate::wire::datagram::{
-    Bitmap, Direction, Families, Header, Kind, Reply, Request, Start, Token,
-};
+use crate::wire::contact::{is_private, is_usable, normalise, Contact};
+use crate::wire::datagram::{Bitmap, Direction, Families, Header, Request, Start};
+use explore::{Owner, Running};
 use join::Join;
-use lookup::{Goal, Lookup, Next};
 use reach::Reach;
 use requests::{Outstanding, Peers, Purpose};
 use serve::DialBacks;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use table::{Answered, Failed, Table, BUCKETS};
+use table::{Table, BUCKETS};
 use token::Tokens;
 
 /// A lookup of this node. Never used again.
@@ -158,21 +159,6 @@ enum Timer {
     Dialer(SocketAddr),
     /// When to check reachability again.
     Recheck,
-}
-
-/// Whom a lookup is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Owner {
-    User,
-    Join,
-    Refresh,
-}
-
-struct Running {
-    lookup: Lookup,
-    owner: Owner,
-    /// It is no longer in the queue.
-    started: bool,
 }
 
 /// The machine. After any call, poll transmits and events until there are none, then the time-out.
@@ -336,53 +322,6 @@ impl Dht {
         self.events.pop_front()
     }
 
-    /// Looks for the K closest live contacts of a point; ends with [`Event::Closest`]. Waits for the first join
-    /// attempt, and while LOOKUPS_MAX others run; the caller bounds how many wait.
-    pub fn find_closest(&mut self, now: Instant, target: Point) -> LookupId {
-        self.look_up(now, Lookup::new(Goal::Closest(target)))
-    }
-
-    /// Looks for contacts that hold a block; ends with [`Event::HoldersDone`]. Waits as
-    /// [`Dht::find_closest`] does.
-    pub fn find_holders(&mut self, now: Instant, block: BlockId) -> LookupId {
-        self.find_more_holders(now, block, BTreeSet::new())
-    }
-
-    /// The same for other holders than these, who did not give the block: it does not end at them, or they would
-    /// hide everybody behind them.
-    pub fn find_more_holders(
-        &mut self,
-        now: Instant,
-        block: BlockId,
-        useless: BTreeSet<NodeId>,
-    ) -> LookupId {
-        self.look_up(now, Lookup::new(Goal::Holders(block)).beyond(useless))
-    }
-
-    /// Forgets a lookup, which makes no further event; harmless if it has ended.
-    pub fn cancel(&mut self, id: LookupId) {
-        self.waiting.retain(|&waiting| waiting != id);
-        self.timers.stop(Timer::Linger(id));
-        if let Some(running) = self.lookups.remove(&id) {
-            if running.started && running.owner == Owner::User {
-                self.running -= 1;
-            }
-            self.abandon(id);
-        }
-    }
-
-    /// The requests of a lookup that has ended hold up no others. Looks at each request on its way.
-    fn abandon(&mut self, id: LookupId) {
-        for outstanding in self.outstanding.values_mut() {
-            if outstanding.purpose == Purpose::Lookup(id) {
-                if outstanding.attempts == 1 {
-                    self.fresh -= 1;
-                }
-                outstanding.purpose = Purpose::Abandoned;
-            }
-        }
-    }
-
     /// Asks one contact which of these blocks it holds; ends with [`Event::Counted`]. Sent at once: the caller
     /// bounds how many are on their way. There are 1 to HAVE_MAX blocks.
     pub fn count_have(&mut self, now: Instant, contact: Contact, blocks: &[BlockId]) -> CountId {
@@ -452,436 +391,6 @@ impl Dht {
         }
     }
 
-    fn header(&self, kind: Kind, transaction: u64, token: Token) -> Header {
-        Header {
-            kind,
-            direction: Direction::Request,
-            client_mode: self.reach.client_mode,
-            families: Families::default(),
-            shortened: false,
-            transaction,
-            key: self.key,
-            token,
-        }
-    }
-
-    fn transmit(&mut self, to: SocketAddr, payload: Vec<u8>) {
-        self.statistics.datagrams_sent += 1;
-        self.statistics.bytes_sent += payload.len() as u64;
-        self.transmits.push_back((to, payload));
-    }
-
-    /// Sends a request for the first time.
-    fn ask(
-        &mut self,
-        now: Instant,
-        to: SocketAddr,
-        expected: Option<NodeId>,
-        purpose: Purpose,
-        request: Request,
-    ) {
-        let families = match purpose {
-            Purpose::Lookup(_) => self.families(),
-            _ => Families::default(),
-        };
-        self.ask_as(
-            now,
-            Outstanding {
-                to,
-                expected,
-                purpose,
-                request,
-                families,
-                attempts: 1,
-                sent: now,
-                asked_again: false,
-            },
-        );
-    }
-
-    fn ask_as(&mut self, now: Instant, outstanding: Outstanding) {
-        let transaction = self.rng.next_u64();
-        match outstanding.purpose {
-            Purpose::Lookup(_) => self.fresh += 1,
-            Purpose::Probe => {
-                self.probing.insert(outstanding.to);
-            }
-            _ => {}
-        }
-        self.outstanding.insert(transaction, outstanding);
-        self.send(now, transaction);
-    }
-
-    /// Sends an outstanding request, with the flags and the token of now.
-    fn send(&mut self, now: Instant, transaction: u64) {
-        let Some(outstanding) = self.outstanding.get(&transaction) else {
-            return;
-        };
-        let to = outstanding.to;
-        let token = self.peers.token(now, &to);
-        let mut header = self.header(
-            outstanding.request.kind(),
-            transaction,
-            token.unwrap_or_default(),
-        );
-        header.families = outstanding.families;
-        let payload = outstanding.request.encode(header, token.is_none());
-        let timeout = self.peers.timeout(&to, outstanding.attempts);
-        self.timers.set(Timer::Resend(transaction), now + timeout);
-        self.statistics.requests_sent += 1;
-        self.transmit(to, payload);
-    }
-
-    fn resend(&mut self, now: Instant, transaction: u64) {
-        let Some(outstanding) = self.outstanding.get_mut(&transaction) else {
-            return;
-        };
-        if outstanding.purpose == Purpose::Abandoned {
-            // One ping finds out whether the peer is dead, however many lookups it has failed to answer.
-            let (to, expected) = (outstanding.to, outstanding.expected);
-            self.take(transaction);
-            return self.probe(now, to, expected);
-        }
-        if outstanding.attempts >= REQUEST_ATTEMPTS {
-            if let Some(outstanding) = self.take(transaction) {
-                self.unanswered(now, outstanding);
-            }
-            return;
-        }
-        outstanding.attempts += 1;
-        let first = outstanding.attempts == 2;
-        let (purpose, expected) = (outstanding.purpose, outstanding.expected);
-        self.send(now, transaction);
-        if let Purpose::Lookup(id) = purpose {
-            if first {
-                self.fresh -= 1;
-            }
-            if let (Some(running), Some(peer)) = (self.lookups.get_mut(&id), expected) {
-                running.lookup.on_late(&peer);
-            }
-            self.pump(now, id);
-        }
-    }
-
-    /// Takes a request off the list, with its timer and its place in the counts.
-    fn take(&mut self, transaction: u64) -> Option<Outstanding> {
-        let outstanding = self.outstanding.remove(&transaction)?;
-        self.timers.stop(Timer::Resend(transaction));
-        match outstanding.purpose {
-            Purpose::Lookup(_) if outstanding.attempts == 1 => self.fresh -= 1,
-            Purpose::Probe => {
-                self.probing.remove(&outstanding.to);
-            }
-            _ => {}
-        }
-        Some(outstanding)
-    }
-
-    /// A request has been left unanswered for good.
-    fn unanswered(&mut self, now: Instant, outstanding: Outstanding) {
-        let addr = outstanding.to;
-        self.silent.retain(|_, until| *until > now);
-        if self.silent.len() >= UNRESPONSIVE_MAX {
-            let first = self.silent.iter().min_by_key(|(_, until)| **until);
-            if let Some(addr) = first.map(|(addr, _)| *addr) {
-                self.silent.remove(&addr);
-            }
-        }
-        self.silent.insert(addr, now + UNRESPONSIVE_FOR);
-        if let Some(id) = outstanding.expected {
-            let failed = self.table.failed(now, &id, &addr);
-            if failed == Failed::Dropped {
-                log::debug!("contact {id:?} at {addr} dropped");
-            }
-            if failed != Failed::Kept {
-                self.promote(now, &id);
-            }
-        }
-        self.fail(now, outstanding);
-    }
-
-    /// A request has come to nothing: tells whoever wanted it.
-    fn fail(&mut self, now: Instant, outstanding: Outstanding) {
-        match outstanding.purpose {
-            Purpose::Probe | Purpose::Announce | Purpose::Abandoned => {}
-            Purpose::Seed => self.seed_failed(now, outstanding.to),
-            Purpose::DialBack => self.dialer_lost(now, outstanding.to),
-            Purpose::Lookup(id) => {
-                if let (Some(running), Some(peer)) =
-                    (self.lookups.get_mut(&id), outstanding.expected)
-                {
-                    running.lookup.on_failure(&peer);
-                }
-                self.pump(now, id);
-            }
-            Purpose::Count(count, contact) => self.events.push_back(Event::Counted {
-                count,
-                contact,
-                bitmap: None,
-            }),
-        }
-    }
-
-    /// A reply arrived. Believed only from where its request went and with its transaction.
-    fn accept(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        header: &Header,
-        reader: Reader<'_>,
-    ) -> Result<(), Malformed> {
-        let asked = self.outstanding.get(&header.transaction);
-        if !asked.is_some_and(|o| o.to == from && o.request.kind() == header.kind) {
-            return Err(Malformed::Value("reply that nobody asked for"));
-        }
-        if header.key == self.key {
-            return Err(Malformed::Value("key, which is our own"));
-        }
-        let reply = Reply::decode(header, reader)?;
-        let Some(mut outstanding) = self.take(header.transaction) else {
-            return Ok(());
-        };
-        let id = header.key.id();
-        let contact = Contact {
-            id,
-            key: header.key,
-            addr: from,
-            age: Age(0),
-        };
-        let round_trip = (outstanding.attempts == 1).then(|| now.since(outstanding.sent));
-        self.peers.answered(now, from, header.token, round_trip);
-        self.silent.remove(&from);
-        self.met(now, contact, header.client_mode);
-        if outstanding.expected.is_some_and(|expected| expected != id) {
-            // Somebody else lives there now: as good as no answer from who was meant.
-            self.fail(now, outstanding);
-            return Ok(());
-        }
-        if header.shortened && !outstanding.asked_again {
-            outstanding.asked_again = true;
-            outstanding.attempts = 1;
-            outstanding.sent = now;
-            self.ask_as(now, outstanding);
-            return Ok(());
-        }
-        if let Reply::Ping(addr) = reply {
-            let of = network(&from.ip());
-            self.observed.retain(|(network, _)| *network != of);
-            if self.observed.len() >= OBSERVED_MAX {
-                self.observed.pop_front();
-            }
-            if is_usable(&addr) {
-                self.observed.push_back((of, addr));
-            }
-        }
-        match outstanding.purpose {
-            Purpose::Probe | Purpose::Announce | Purpose::Abandoned => {}
-            Purpose::Seed => self.seed_answered(now, contact, header.client_mode),
-            Purpose::DialBack => {
-                if let Reply::DialBack(will, others) = reply {
-                    self.dialer_answered(now, from, will, &others);
-                }
-            }
-            Purpose::Lookup(lookup) => {
-                self.lookup_answered(now, lookup, contact, header.client_mode, reply);
-            }
-            Purpose::Count(count, contact) => {
-                let bitmap = match reply {
-                    Reply::Have(bitmap, _) => Some(bitmap),
-                    _ => None,
-                };
-                self.events.push_back(Event::Counted {
-                    count,
-                    contact,
-                    bitmap,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// A round trip with a peer is complete: it enters the table, stays or leaves.
-    fn met(&mut self, now: Instant, contact: Contact, client_mode: bool) {
-        if client_mode {
-            if self.table.has(&contact.id, &contact.addr) {
-                self.table.remove(&contact.id);
-                self.promote(now, &contact.id);
-            }
-        } else {
-            match self.table.answered(now, contact) {
-                Answered::Entered => self.join.due |= !self.join.joined,
-                Answered::Moved(old) => self.probe(now, old.addr, Some(old.id)),
-                Answered::Known | Answered::Spare | Answered::Refused => {}
-            }
-        }
-        self.consider_dialer(now, contact);
-    }
-
-    /// Pings a peer that may enter the table, unless that is under way or too many are.
-    fn probe(&mut self, now: Instant, addr: SocketAddr, expected: Option<NodeId>) {
-        if self.probing.len() < PROBES_MAX && !self.probing.contains(&addr) {
-            self.ask(now, addr, expected, Purpose::Probe, Request::Ping);
-        }
-    }
-
-    /// Pings a spare of a bucket that has room.
-    fn promote(&mut self, now: Instant, id: &NodeId) {
-        if self.probing.len() < PROBES_MAX {
-            if let Some(spare) = self.table.take_spare(id) {
-                self.probe(now, spare.addr, Some(spare.id));
-            }
-        }
-    }
-
-    fn lookup_answered(
-        &mut self,
-        now: Instant,
-        id: LookupId,
-        from: Contact,
-        client_mode: bool,
-        reply: Reply,
-    ) {
-        let families = self.families();
-        let Some(running) = self.lookups.get_mut(&id) else {
-            return;
-        };
-        let (held, contacts) = match reply {
-            Reply::FindNode(contacts) => (false, contacts),
-            Reply::Have(bitmap, contacts) => (bitmap.holds(0), contacts),
-            _ => (false, Vec::new()),
-        };
-        for contact in contacts {
-            let silent = self.silent.get(&contact.addr);
-            if contact.id != self.id
-                && families.include(&contact.addr)
-                && may_name(&from.addr.ip(), &contact.addr.ip())
-                && silent.is_none_or(|until| *until <= now)
-            {
-                running.lookup.add(contact);
-            }
-        }
-        if client_mode {
-            // It helps to find others, but is itself none to be found.
-            running.lookup.on_failure(&from.id);
-        } else {
-            running.lookup.on_reply(&from.id);
-            if held && running.lookup.on_holder(&from.id) {
-                if !self.timers.is_set(Timer::Linger(id)) {
-                    self.timers.set(Timer::Linger(id), now + HOLDERS_LINGER);
-                }
-                self.events.push_back(Event::Holder {
-                    lookup: id,
-                    contact: from,
-                });
-            }
-        }
-        self.pump(now, id);
-    }
-
-    fn look_up(&mut self, now: Instant, lookup: Lookup) -> LookupId {
-        let id = self.new_lookup(lookup, Owner::User);
-        self.waiting.push_back(id);
-        self.settle(now);
-        id
-    }
-
-    fn new_lookup(&mut self, lookup: Lookup, owner: Owner) -> LookupId {
-        self.next_id += 1;
-        let id = LookupId(self.next_id);
-        let running = Running {
-            lookup,
-            owner,
-            started: false,
-        };
-        self.lookups.insert(id, running);
-        id
-    }
-
-    /// Starts a lookup from the table.
-    fn start(&mut self, now: Instant, id: LookupId) {
-        let families = self.families();
-        let Some(running) = self.lookups.get_mut(&id) else {
-            return;
-        };
-        running.started = true;
-        if running.owner == Owner::User {
-            self.running += 1;
-        }
-        let target = running.lookup.target();
-        let usable = |contact: &Contact| families.include(&contact.addr);
-        for contact in self.table.closest(now, &target, LOOKUP_START_MAX, usable) {
-            running.lookup.add(contact);
-        }
-        let own = Point::from(self.id);
-        if let Some(touched) = self.touched.get_mut(own.common_prefix(&target)) {
-            *touched = now;
-        }
-        self.pump(now, id);
-    }
-
-    /// Lets a lookup ask whom it wants, and ends it when it is done.
-    fn pump(&mut self, now: Instant, id: LookupId) {
-        loop {
-            let may_ask = self.fresh < REQUESTS_MAX;
-            let Some(running) = self.lookups.get_mut(&id).filter(|r| r.started) else {
-                return;
-            };
-            let contact = match running.lookup.next(may_ask) {
-                Next::Ask(contact) => contact,
-                Next::Held => {
-                    self.held = true;
-                    return;
-                }
-                Next::Wait => {
-                    // A dead peer delays nobody's join.
-                    if running.owner == Owner::Join && running.lookup.waits_for_late_only() {
-                        self.self_lookup_settled(now);
-                    }
-                    return;
-                }
-                Next::Done => return self.finish(now, id),
-            };
-            let request = match running.lookup.goal() {
-                Goal::Closest(target) => Request::FindNode(target),
-                Goal::Holders(block) => Request::Have(vec![block]),
-            };
-            let purpose = Purpose::Lookup(id);
-            self.ask(now, contact.addr, Some(contact.id), purpose, request);
-        }
-    }
-
-    /// Ends a lookup.
-    fn finish(&mut self, now: Instant, id: LookupId) {
-        self.timers.stop(Timer::Linger(id));
-        let Some(running) = self.lookups.remove(&id) else {
-            return;
-        };
-        self.abandon(id);
-        let lookup = &running.lookup;
-        match running.owner {
-            Owner::User => {
-                self.running -= 1;
-                self.events.push_back(match lookup.goal() {
-                    Goal::Closest(_) => Event::Closest {
-                        lookup: id,
-                        contacts: lookup.closest(),
-                        asked: lookup.asked(),
-                    },
-                    Goal::Holders(_) => Event::HoldersDone {
-                        lookup: id,
-                        asked: lookup.asked(),
-                        answered: lookup.answered(),
-                    },
-                });
-            }
-            Owner::Join => self.self_lookup_ended(now),
-            Owner::Refresh => {
-                let pause = self.rng.jitter(REFRESH_PAUSE);
-                self.timers.set(Timer::Refresh, now + pause);
-            }
-        }
-    }
-
     /// Does what the last input has made possible.
     fn settle(&mut self, now: Instant) {
         self.join_step(now);
@@ -920,50 +429,6 @@ impl Dht {
         if idle && !self.refreshes.is_empty() {
             self.timers.set(Timer::Refresh, now);
         }
-    }
-
-    /// Looks up a random point of the next bucket that waits for it.
-    fn refresh_next(&mut self, now: Instant) {
-        let Some(index) = self.refreshes.pop_front() else {
-            return;
-        };
-        let mut target = Point(self.rng.bytes());
-        for bit in 0..=index {
-            let mask = 0x80 >> (bit % 8);
-            let own = self.id.0[bit / 8] & mask;
-            let wanted = if bit == index { own ^ mask } else { own };
-            target.0[bit / 8] = target.0[bit / 8] & !mask | wanted;
-        }
-        let id = self.new_lookup(Lookup::new(Goal::Closest(target)), Owner::Refresh);
-        self.start(now, id);
-    }
-
-    /// A datagram of another version arrived.
-    fn other_version(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        version: u8,
-        direction: Direction,
-        transaction: u64,
-    ) -> Result<(), Malformed> {
-        if direction == Direction::Request {
-            let payload = crate::wire::datagram::encode_version(transaction, &self.key);
-            self.transmit(from, payload);
-            return Ok(());
-        }
-        let asked = self.outstanding.get(&transaction);
-        if asked.is_none_or(|outstanding| outstanding.to != from) {
-            return Err(Malformed::Value("version"));
-        }
-        if self.other_versions.len() < OTHER_VERSIONS_MAX && self.other_versions.insert(from) {
-            let addr = from;
-            self.events.push_back(Event::OtherVersion { addr, version });
-        }
-        if let Some(outstanding) = self.take(transaction) {
-            self.unanswered(now, outstanding);
-        }
-        Ok(())
     }
 }
 

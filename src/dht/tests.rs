@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::id::Point;
+use crate::wire::datagram::{Kind, Token};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;

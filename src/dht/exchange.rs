@@ -1,0 +1,324 @@
+//! Requests and their replies: sending, sending again, giving up, believing what comes back. What an exchange
+//! leads to is for whoever asked: a lookup, the join, the table, a count.
+
+use super::requests::{Outstanding, Purpose};
+use super::table::{Answered, Failed};
+use super::{Dht, Event, Timer};
+use crate::id::NodeId;
+use crate::limits::*;
+use crate::time::Instant;
+use crate::wire::codec::{Malformed, Reader};
+use crate::wire::contact::{is_usable, network, Age, Contact};
+use crate::wire::datagram::{Direction, Families, Header, Kind, Reply, Request, Token};
+use std::net::SocketAddr;
+
+impl Dht {
+    pub(super) fn header(&self, kind: Kind, transaction: u64, token: Token) -> Header {
+        Header {
+            kind,
+            direction: Direction::Request,
+            client_mode: self.reach.client_mode,
+            families: Families::default(),
+            shortened: false,
+            transaction,
+            key: self.key,
+            token,
+        }
+    }
+
+    pub(super) fn transmit(&mut self, to: SocketAddr, payload: Vec<u8>) {
+        self.statistics.datagrams_sent += 1;
+        self.statistics.bytes_sent += payload.len() as u64;
+        self.transmits.push_back((to, payload));
+    }
+
+    /// Sends a request for the first time.
+    pub(super) fn ask(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        expected: Option<NodeId>,
+        purpose: Purpose,
+        request: Request,
+    ) {
+        let families = match purpose {
+            Purpose::Lookup(_) => self.families(),
+            _ => Families::default(),
+        };
+        self.ask_as(
+            now,
+            Outstanding {
+                to,
+                expected,
+                purpose,
+                request,
+                families,
+                attempts: 1,
+                sent: now,
+                asked_again: false,
+            },
+        );
+    }
+
+    pub(super) fn ask_as(&mut self, now: Instant, outstanding: Outstanding) {
+        let transaction = self.rng.next_u64();
+        match outstanding.purpose {
+            Purpose::Lookup(_) => self.fresh += 1,
+            Purpose::Probe => {
+                self.probing.insert(outstanding.to);
+            }
+            _ => {}
+        }
+        self.outstanding.insert(transaction, outstanding);
+        self.send(now, transaction);
+    }
+
+    /// Sends an outstanding request, with the flags and the token of now.
+    pub(super) fn send(&mut self, now: Instant, transaction: u64) {
+        let Some(outstanding) = self.outstanding.get(&transaction) else {
+            return;
+        };
+        let to = outstanding.to;
+        let token = self.peers.token(now, &to);
+        let mut header = self.header(
+            outstanding.request.kind(),
+            transaction,
+            token.unwrap_or_default(),
+        );
+        header.families = outstanding.families;
+        let payload = outstanding.request.encode(header, token.is_none());
+        let timeout = self.peers.timeout(&to, outstanding.attempts);
+        self.timers.set(Timer::Resend(transaction), now + timeout);
+        self.statistics.requests_sent += 1;
+        self.transmit(to, payload);
+    }
+
+    pub(super) fn resend(&mut self, now: Instant, transaction: u64) {
+        let Some(outstanding) = self.outstanding.get_mut(&transaction) else {
+            return;
+        };
+        if outstanding.purpose == Purpose::Abandoned {
+            // One ping finds out whether the peer is dead, however many lookups it has failed to answer.
+            let (to, expected) = (outstanding.to, outstanding.expected);
+            self.take(transaction);
+            return self.probe(now, to, expected);
+        }
+        if outstanding.attempts >= REQUEST_ATTEMPTS {
+            if let Some(outstanding) = self.take(transaction) {
+                self.unanswered(now, outstanding);
+            }
+            return;
+        }
+        outstanding.attempts += 1;
+        let first = outstanding.attempts == 2;
+        let (purpose, expected) = (outstanding.purpose, outstanding.expected);
+        self.send(now, transaction);
+        if let Purpose::Lookup(id) = purpose {
+            if first {
+                self.fresh -= 1;
+            }
+            if let (Some(running), Some(peer)) = (self.lookups.get_mut(&id), expected) {
+                running.lookup.on_late(&peer);
+            }
+            self.pump(now, id);
+        }
+    }
+
+    /// Takes a request off the list, with its timer and its place in the counts.
+    pub(super) fn take(&mut self, transaction: u64) -> Option<Outstanding> {
+        let outstanding = self.outstanding.remove(&transaction)?;
+        self.timers.stop(Timer::Resend(transaction));
+        match outstanding.purpose {
+            Purpose::Lookup(_) if outstanding.attempts == 1 => self.fresh -= 1,
+            Purpose::Probe => {
+                self.probing.remove(&outstanding.to);
+            }
+            _ => {}
+        }
+        Some(outstanding)
+    }
+
+    /// A request has been left unanswered for good.
+    pub(super) fn unanswered(&mut self, now: Instant, outstanding: Outstanding) {
+        let addr = outstanding.to;
+        self.silent.retain(|_, until| *until > now);
+        if self.silent.len() >= UNRESPONSIVE_MAX {
+            let first = self.silent.iter().min_by_key(|(_, until)| **until);
+            if let Some(addr) = first.map(|(addr, _)| *addr) {
+                self.silent.remove(&addr);
+            }
+        }
+        self.silent.insert(addr, now + UNRESPONSIVE_FOR);
+        if let Some(id) = outstanding.expected {
+            let failed = self.table.failed(now, &id, &addr);
+            if failed == Failed::Dropped {
+                log::debug!("contact {id:?} at {addr} dropped");
+            }
+            if failed != Failed::Kept {
+                self.promote(now, &id);
+            }
+        }
+        self.fail(now, outstanding);
+    }
+
+    /// A request has come to nothing: tells whoever wanted it.
+    pub(super) fn fail(&mut self, now: Instant, outstanding: Outstanding) {
+        match outstanding.purpose {
+            Purpose::Probe | Purpose::Announce | Purpose::Abandoned => {}
+            Purpose::Seed => self.seed_failed(now, outstanding.to),
+            Purpose::DialBack => self.dialer_lost(now, outstanding.to),
+            Purpose::Lookup(id) => {
+                if let (Some(running), Some(peer)) =
+                    (self.lookups.get_mut(&id), outstanding.expected)
+                {
+                    running.lookup.on_failure(&peer);
+                }
+                self.pump(now, id);
+            }
+            Purpose::Count(count, contact) => self.events.push_back(Event::Counted {
+                count,
+                contact,
+                bitmap: None,
+            }),
+        }
+    }
+
+    /// A reply arrived. Believed only from where its request went and with its transaction.
+    pub(super) fn accept(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        header: &Header,
+        reader: Reader<'_>,
+    ) -> Result<(), Malformed> {
+        let asked = self.outstanding.get(&header.transaction);
+        if !asked.is_some_and(|o| o.to == from && o.request.kind() == header.kind) {
+            return Err(Malformed::Value("reply that nobody asked for"));
+        }
+        if header.key == self.key {
+            return Err(Malformed::Value("key, which is our own"));
+        }
+        let reply = Reply::decode(header, reader)?;
+        let Some(mut outstanding) = self.take(header.transaction) else {
+            return Ok(());
+        };
+        let id = header.key.id();
+        let contact = Contact {
+            id,
+            key: header.key,
+            addr: from,
+            age: Age(0),
+        };
+        let round_trip = (outstanding.attempts == 1).then(|| now.since(outstanding.sent));
+        self.peers.answered(now, from, header.token, round_trip);
+        self.silent.remove(&from);
+        self.met(now, contact, header.client_mode);
+        if outstanding.expected.is_some_and(|expected| expected != id) {
+            // Somebody else lives there now: as good as no answer from who was meant.
+            self.fail(now, outstanding);
+            return Ok(());
+        }
+        if header.shortened && !outstanding.asked_again {
+            outstanding.asked_again = true;
+            outstanding.attempts = 1;
+            outstanding.sent = now;
+            self.ask_as(now, outstanding);
+            return Ok(());
+        }
+        if let Reply::Ping(addr) = reply {
+            let of = network(&from.ip());
+            self.observed.retain(|(network, _)| *network != of);
+            if self.observed.len() >= OBSERVED_MAX {
+                self.observed.pop_front();
+            }
+            if is_usable(&addr) {
+                self.observed.push_back((of, addr));
+            }
+        }
+        match outstanding.purpose {
+            Purpose::Probe | Purpose::Announce | Purpose::Abandoned => {}
+            Purpose::Seed => self.seed_answered(now, contact, header.client_mode),
+            Purpose::DialBack => {
+                if let Reply::DialBack(will, others) = reply {
+                    self.dialer_answered(now, from, will, &others);
+                }
+            }
+            Purpose::Lookup(lookup) => {
+                self.lookup_answered(now, lookup, contact, header.client_mode, reply);
+            }
+            Purpose::Count(count, contact) => {
+                let bitmap = match reply {
+                    Reply::Have(bitmap, _) => Some(bitmap),
+                    _ => None,
+                };
+                self.events.push_back(Event::Counted {
+                    count,
+                    contact,
+                    bitmap,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A round trip with a peer is complete: it enters the table, stays or leaves.
+    pub(super) fn met(&mut self, now: Instant, contact: Contact, client_mode: bool) {
+        if client_mode {
+            if self.table.has(&contact.id, &contact.addr) {
+                self.table.remove(&contact.id);
+                self.promote(now, &contact.id);
+            }
+        } else {
+            match self.table.answered(now, contact) {
+                Answered::Entered => self.join.due |= !self.join.joined,
+                Answered::Moved(old) => self.probe(now, old.addr, Some(old.id)),
+                Answered::Known | Answered::Spare | Answered::Refused => {}
+            }
+        }
+        self.consider_dialer(now, contact);
+    }
+
+    /// Pings a peer that may enter the table, unless that is under way or too many are.
+    pub(super) fn probe(&mut self, now: Instant, addr: SocketAddr, expected: Option<NodeId>) {
+        if self.probing.len() < PROBES_MAX && !self.probing.contains(&addr) {
+            self.ask(now, addr, expected, Purpose::Probe, Request::Ping);
+        }
+    }
+
+    /// Pings a spare of a bucket that has room.
+    pub(super) fn promote(&mut self, now: Instant, id: &NodeId) {
+        if self.probing.len() < PROBES_MAX {
+            if let Some(spare) = self.table.take_spare(id) {
+                self.probe(now, spare.addr, Some(spare.id));
+            }
+        }
+    }
+
+    /// A datagram of another version arrived.
+    pub(super) fn other_version(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        version: u8,
+        direction: Direction,
+        transaction: u64,
+    ) -> Result<(), Malformed> {
+        if direction == Direction::Request {
+            let payload = crate::wire::datagram::encode_version(transaction, &self.key);
+            self.transmit(from, payload);
+            return Ok(());
+        }
+        let asked = self.outstanding.get(&transaction);
+        if asked.is_none_or(|outstanding| outstanding.to != from) {
+            return Err(Malformed::Value("version"));
+        }
+        if self.other_versions.len() < OTHER_VERSIONS_MAX && self.other_versions.insert(from) {
+            let addr = from;
+            self.events.push_back(Event::OtherVersion { addr, version });
+        }
+        if let Some(outstanding) = self.take(transaction) {
+            self.unanswered(now, outstanding);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,242 @@
+//! Running lookups: starting them from the table, sending what they want to ask, telling their owners how they
+//! ended. What a lookup does next is decided in [`lookup`](super::lookup).
+
+use super::lookup::{Goal, Lookup, Next};
+use super::requests::Purpose;
+use super::{may_name, Dht, Event, LookupId, Timer};
+use crate::id::{BlockId, NodeId, Point};
+use crate::limits::*;
+use crate::time::Instant;
+use crate::wire::contact::Contact;
+use crate::wire::datagram::{Reply, Request};
+use std::collections::BTreeSet;
+
+/// Whom a lookup is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    User,
+    Join,
+    Refresh,
+}
+
+/// A lookup with what the machine knows of it.
+pub(super) struct Running {
+    pub(super) lookup: Lookup,
+    pub(super) owner: Owner,
+    /// It is no longer in the queue.
+    pub(super) started: bool,
+}
+
+impl Dht {
+    /// Looks for the K closest live contacts of a point; ends with [`Event::Closest`]. Waits for the first join
+    /// attempt, and while LOOKUPS_MAX others run; the caller bounds how many wait.
+    pub fn find_closest(&mut self, now: Instant, target: Point) -> LookupId {
+        self.look_up(now, Lookup::new(Goal::Closest(target)))
+    }
+
+    /// Looks for contacts that hold a block; ends with [`Event::HoldersDone`]. Waits as
+    /// [`Dht::find_closest`] does.
+    pub fn find_holders(&mut self, now: Instant, block: BlockId) -> LookupId {
+        self.find_more_holders(now, block, BTreeSet::new())
+    }
+
+    /// The same for other holders than these, who did not give the block: it does not end at them, or they would
+    /// hide everybody behind them.
+    pub fn find_more_holders(
+        &mut self,
+        now: Instant,
+        block: BlockId,
+        useless: BTreeSet<NodeId>,
+    ) -> LookupId {
+        self.look_up(now, Lookup::new(Goal::Holders(block)).beyond(useless))
+    }
+
+    /// Forgets a lookup, which makes no further event; harmless if it has ended.
+    pub fn cancel(&mut self, id: LookupId) {
+        self.waiting.retain(|&waiting| waiting != id);
+        self.timers.stop(Timer::Linger(id));
+        if let Some(running) = self.lookups.remove(&id) {
+            if running.started && running.owner == Owner::User {
+                self.running -= 1;
+            }
+            self.abandon(id);
+        }
+    }
+
+    /// The requests of a lookup that has ended hold up no others. Looks at each request on its way.
+    pub(super) fn abandon(&mut self, id: LookupId) {
+        for outstanding in self.outstanding.values_mut() {
+            if outstanding.purpose == Purpose::Lookup(id) {
+                if outstanding.attempts == 1 {
+                    self.fresh -= 1;
+                }
+                outstanding.purpose = Purpose::Abandoned;
+            }
+        }
+    }
+
+    pub(super) fn look_up(&mut self, now: Instant, lookup: Lookup) -> LookupId {
+        let id = self.new_lookup(lookup, Owner::User);
+        self.waiting.push_back(id);
+        self.settle(now);
+        id
+    }
+
+    pub(super) fn new_lookup(&mut self, lookup: Lookup, owner: Owner) -> LookupId {
+        self.next_id += 1;
+        let id = LookupId(self.next_id);
+        let running = Running {
+            lookup,
+            owner,
+            started: false,
+        };
+        self.lookups.insert(id, running);
+        id
+    }
+
+    /// Starts a lookup from the table.
+    pub(super) fn start(&mut self, now: Instant, id: LookupId) {
+        let families = self.families();
+        let Some(running) = self.lookups.get_mut(&id) else {
+            return;
+        };
+        running.started = true;
+        if running.owner == Owner::User {
+            self.running += 1;
+        }
+        let target = running.lookup.target();
+        let usable = |contact: &Contact| families.include(&contact.addr);
+        for contact in self.table.closest(now, &target, LOOKUP_START_MAX, usable) {
+            running.lookup.add(contact);
+        }
+        let own = Point::from(self.id);
+        if let Some(touched) = self.touched.get_mut(own.common_prefix(&target)) {
+            *touched = now;
+        }
+        self.pump(now, id);
+    }
+
+    /// Lets a lookup ask whom it wants, and ends it when it is done.
+    pub(super) fn pump(&mut self, now: Instant, id: LookupId) {
+        loop {
+            let may_ask = self.fresh < REQUESTS_MAX;
+            let Some(running) = self.lookups.get_mut(&id).filter(|r| r.started) else {
+                return;
+            };
+            let contact = match running.lookup.next(may_ask) {
+                Next::Ask(contact) => contact,
+                Next::Held => {
+                    self.held = true;
+                    return;
+                }
+                Next::Wait => {
+                    // A dead peer delays nobody's join.
+                    if running.owner == Owner::Join && running.lookup.waits_for_late_only() {
+                        self.self_lookup_settled(now);
+                    }
+                    return;
+                }
+                Next::Done => return self.finish(now, id),
+            };
+            let request = match running.lookup.goal() {
+                Goal::Closest(target) => Request::FindNode(target),
+                Goal::Holders(block) => Request::Have(vec![block]),
+            };
+            let purpose = Purpose::Lookup(id);
+            self.ask(now, contact.addr, Some(contact.id), purpose, request);
+        }
+    }
+
+    pub(super) fn lookup_answered(
+        &mut self,
+        now: Instant,
+        id: LookupId,
+        from: Contact,
+        client_mode: bool,
+        reply: Reply,
+    ) {
+        let families = self.families();
+        let Some(running) = self.lookups.get_mut(&id) else {
+            return;
+        };
+        let (held, contacts) = match reply {
+            Reply::FindNode(contacts) => (false, contacts),
+            Reply::Have(bitmap, contacts) => (bitmap.holds(0), contacts),
+            _ => (false, Vec::new()),
+        };
+        for contact in contacts {
+            let silent = self.silent.get(&contact.addr);
+            if contact.id != self.id
+                && families.include(&contact.addr)
+                && may_name(&from.addr.ip(), &contact.addr.ip())
+                && silent.is_none_or(|until| *until <= now)
+            {
+                running.lookup.add(contact);
+            }
+        }
+        if client_mode {
+            // It helps to find others, but is itself none to be found.
+            running.lookup.on_failure(&from.id);
+        } else {
+            running.lookup.on_reply(&from.id);
+            if held && running.lookup.on_holder(&from.id) {
+                if !self.timers.is_set(Timer::Linger(id)) {
+                    self.timers.set(Timer::Linger(id), now + HOLDERS_LINGER);
+                }
+                self.events.push_back(Event::Holder {
+                    lookup: id,
+                    contact: from,
+                });
+            }
+        }
+        self.pump(now, id);
+    }
+
+    /// Ends a lookup.
+    pub(super) fn finish(&mut self, now: Instant, id: LookupId) {
+        self.timers.stop(Timer::Linger(id));
+        let Some(running) = self.lookups.remove(&id) else {
+            return;
+        };
+        self.abandon(id);
+        let lookup = &running.lookup;
+        match running.owner {
+            Owner::User => {
+                self.running -= 1;
+                self.events.push_back(match lookup.goal() {
+                    Goal::Closest(_) => Event::Closest {
+                        lookup: id,
+                        contacts: lookup.closest(),
+                        asked: lookup.asked(),
+                    },
+                    Goal::Holders(_) => Event::HoldersDone {
+                        lookup: id,
+                        asked: lookup.asked(),
+                        answered: lookup.answered(),
+                    },
+                });
+            }
+            Owner::Join => self.self_lookup_ended(now),
+            Owner::Refresh => {
+                let pause = self.rng.jitter(REFRESH_PAUSE);
+                self.timers.set(Timer::Refresh, now + pause);
+            }
+        }
+    }
+
+    /// Looks up a random point of the next bucket that waits for it.
+    pub(super) fn refresh_next(&mut self, now: Instant) {
+        let Some(index) = self.refreshes.pop_front() else {
+            return;
+        };
+        let mut target = Point(self.rng.bytes());
+        for bit in 0..=index {
+            let mask = 0x80 >> (bit % 8);
+            let own = self.id.0[bit / 8] & mask;
+            let wanted = if bit == index { own ^ mask } else { own };
+            target.0[bit / 8] = target.0[bit / 8] & !mask | wanted;
+        }
+        let id = self.new_lookup(Lookup::new(Goal::Closest(target)), Owner::Refresh);
+        self.start(now, id);
+    }
+}
