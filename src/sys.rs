@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
@@ -86,8 +87,8 @@ pub fn in_own_session(command: &mut Command) {
     }
 }
 
-/// The user who connected this socket.
-pub fn peer_uid(socket: RawFd) -> io::Result<u32> {
+/// The process and the user at the other end of a Unix socket.
+pub fn peer_credentials(socket: RawFd) -> io::Result<(u32, u32)> {
     // SAFETY: the buffer is of the type and length that the option has.
     unsafe {
         let mut credentials: libc::ucred = std::mem::zeroed();
@@ -99,8 +100,64 @@ pub fn peer_uid(socket: RawFd) -> io::Result<u32> {
             (&raw mut credentials).cast(),
             &mut len,
         ))?;
-        Ok(credentials.uid)
+        Ok((credentials.pid as u32, credentials.uid))
     }
+}
+
+/// What a descriptor is ready for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ready {
+    /// Reading will not block: there is something, or the end.
+    pub read: bool,
+    /// Writing will not block.
+    pub write: bool,
+}
+
+/// Waits until a descriptor is ready to be read or written, whichever is wanted, or the time is over. A signal
+/// ends the wait early.
+pub fn wait_for(
+    fd: RawFd,
+    read: bool,
+    write: bool,
+    timeout: Option<Duration>,
+) -> io::Result<Ready> {
+    let mut events = 0;
+    if read {
+        events |= libc::POLLIN;
+    }
+    if write {
+        events |= libc::POLLOUT;
+    }
+    let mut poll = libc::pollfd {
+        fd,
+        events,
+        revents: 0,
+    };
+    // Rounded up: a wait of less than a millisecond would be none.
+    let millis = timeout.map_or(-1, |timeout| {
+        libc::c_int::try_from(timeout.as_millis() + 1).unwrap_or(libc::c_int::MAX)
+    });
+    // SAFETY: the pointer is to one structure, borrowed for the length of the call.
+    match unsafe { check(libc::poll(&mut poll, 1, millis)) } {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+        Err(_) => poll.revents = 0,
+        Ok(_) => {}
+    }
+    let over = poll.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0;
+    Ok(Ready {
+        read: read && (over || poll.revents & libc::POLLIN != 0),
+        write: write && (over || poll.revents & libc::POLLOUT != 0),
+    })
+}
+
+/// Whether a process of this id runs.
+pub fn is_alive(pid: u32) -> bool {
+    let Ok(pid) = libc::pid_t::try_from(pid) else {
+        return false;
+    };
+    // SAFETY: signal 0 sends nothing.
+    let result = unsafe { check(libc::kill(pid, 0)) };
+    pid > 0 && result.map_or_else(|error| error.raw_os_error() == Some(libc::EPERM), |_| true)
 }
 
 /// The user this process acts as.

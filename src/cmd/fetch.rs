@@ -1,6 +1,7 @@
 //! `strew fetch`: collects the blocks of an address, and writes the bytes in order.
 
-use super::client::{NoFrame, Peer};
+use super::client::{Peer, Trouble};
+use super::connect::connect;
 use super::failure::{Failure, Status};
 use super::options::{self, Common, Parsed};
 use super::output::Output;
@@ -11,13 +12,13 @@ use crate::block::decode::Decoder;
 use crate::block::tree::TreeError;
 use crate::block::Block;
 use crate::id::BlockId;
-use crate::limits::WANTS_PER_CLIENT;
+use crate::limits::EGRESS_BLOCKS_MAX;
 use crate::wire::frame::{Frame, MissingReason};
 use getopts::Options;
-use std::time::{Duration, Instant};
 
-/// Blocks asked of the peer and not answered at most, however large the buffer: half of what it allows.
-const OUTSTANDING_MAX: usize = WANTS_PER_CLIENT / 2;
+/// Blocks asked of the peer and not answered at most, however large the buffer: what it queues for a client
+/// before it reads no more from it.
+const OUTSTANDING_MAX: usize = EGRESS_BLOCKS_MAX;
 
 /// The options of this command.
 pub fn options() -> Options {
@@ -60,10 +61,9 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         parsed.path("output").as_deref(),
         parsed.matches.opt_present("force"),
     )?;
-    let peer = Peer::connect(&common)?;
+    let peer = connect(&common)?;
     let mut fetch = Fetch {
         line: Line::new(&common, &address.id.to_string()[..8]),
-        deadline: common.timeout.map(|timeout| Instant::now() + timeout),
         common: &common,
         peer,
         address,
@@ -96,7 +96,6 @@ struct Fetch<'a> {
     address: Address,
     decoder: Decoder,
     line: Line,
-    deadline: Option<Instant>,
     /// What an earlier attempt has left is being verified.
     resuming: bool,
     /// Bytes of the file that are written or were found.
@@ -111,7 +110,8 @@ impl Fetch<'_> {
                 let Some(id) = self.decoder.poll_want() else {
                     break;
                 };
-                self.peer.send(&Frame::Fetch(id))?;
+                let sent = self.peer.send(&Frame::Fetch(id));
+                sent.map_err(|trouble| self.broken_off(trouble))?;
             }
             while let Some((offset, data)) = self.decoder.poll_data() {
                 self.write(output, offset, &data)?;
@@ -190,36 +190,31 @@ impl Fetch<'_> {
 
     /// Waits for a block that was asked for.
     fn receive(&mut self) -> Result<Block, Failure> {
-        let stalled = Instant::now() + self.common.stall;
-        let deadline = self
-            .deadline
-            .map_or(stalled, |deadline| deadline.min(stalled));
         loop {
-            match self.peer.receive(Some(deadline)) {
+            match self.peer.receive() {
                 Ok(Frame::Block { id, kind, payload }) => {
                     return Ok(Block::from_own_peer(id, kind, payload));
                 }
                 Ok(Frame::Missing { id, reason, asked }) => {
-                    return Err(self.missing(id, reason, asked))
+                    return Err(self.missing(id, reason, asked));
                 }
                 Ok(Frame::Failed { status, text }) => {
                     return Err(Failure::new(Status::from_number(status), text));
                 }
                 Ok(_) => {}
-                Err(NoFrame::Gone(failure)) => return Err(failure),
-                Err(NoFrame::TimedOut) => return Err(self.timed_out(stalled)),
+                Err(trouble) => return Err(self.broken_off(trouble)),
             }
         }
     }
 
-    fn timed_out(&self, stalled: Instant) -> Failure {
+    fn broken_off(&self, trouble: Trouble) -> Failure {
         let waiting = self.decoder.outstanding();
-        let what = match Instant::now() + Duration::from_millis(1) >= stalled {
-            true => format!("no block came for {} s", self.common.stall.as_secs()),
-            false => "not fetched in the time given".to_string(),
-        };
-        let message = format!("{what}; {waiting} blocks are outstanding; try again, or give a longer --stall or --timeout");
-        Failure::new(Status::TimedOut, message)
+        trouble.into_failure(|| {
+            format!(
+                "not fetched, {}: {waiting} of its blocks are outstanding; try again, or give a longer --stall or --timeout",
+                self.peer.patience.why()
+            )
+        })
     }
 
     fn missing(&mut self, id: BlockId, reason: MissingReason, asked: u32) -> Failure {

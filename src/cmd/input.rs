@@ -5,7 +5,8 @@ use super::options::Parsed;
 use super::report;
 use crate::block::Form;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 /// A stream of bytes with a name for messages.
@@ -13,7 +14,7 @@ pub struct Input {
     /// The file's path, or `standard input`.
     pub name: PathBuf,
     /// Its bytes.
-    pub reader: Box<dyn Read>,
+    pub reader: File,
 }
 
 /// Whether content is encrypted: unless `--plain` is given.
@@ -24,12 +25,18 @@ pub fn form(parsed: &Parsed) -> Form {
     }
 }
 
+/// Whether reading may succeed if it is tried again: a signal came, or somebody has made the input non-blocking.
+pub fn is_temporary(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock)
+}
+
 fn open(path: PathBuf) -> Result<Input, Failure> {
     if path.as_os_str() == "-" {
-        return Ok(Input {
-            name: "standard input".into(),
-            reader: Box::new(io::stdin().lock()),
-        });
+        // Without the buffer of the standard library: blocks are read whole.
+        let name = PathBuf::from("standard input");
+        let descriptor = io::stdin().as_fd().try_clone_to_owned();
+        let reader = File::from(descriptor.map_err(|error| Failure::file(&name, &error))?);
+        return Ok(Input { name, reader });
     }
     let file = File::open(&path).map_err(|error| Failure::file(&path, &error))?;
     let metadata = file
@@ -44,7 +51,7 @@ fn open(path: PathBuf) -> Result<Input, Failure> {
     }
     Ok(Input {
         name: path,
-        reader: Box::new(file),
+        reader: file,
     })
 }
 

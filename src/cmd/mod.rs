@@ -2,6 +2,7 @@
 //! that is said to the user goes through.
 
 mod client;
+mod connect;
 mod failure;
 mod fetch;
 mod hash;
@@ -34,7 +35,7 @@ struct Command {
 }
 
 /// Commands of which nobody is told: a process starts itself with them.
-const HIDDEN: &[&str] = &[client::PRIVATE];
+const HIDDEN: &[&str] = &[connect::PRIVATE];
 
 /// Commands that this version does not have yet.
 const LATER: &[&str] = &["check", "pin", "verify"];
@@ -76,7 +77,7 @@ const COMMANDS: &[Command] = &[
         run: status::run,
     },
     Command {
-        name: client::PRIVATE,
+        name: connect::PRIVATE,
         synopsis: "",
         summary: "",
         options: serve::private_options,
@@ -205,7 +206,10 @@ fn start_log(parsed: &Parsed) {
         (false, 2) => "debug",
         (false, _) => "trace",
     };
-    let level = std::env::var("STREW_LOG").unwrap_or(level.to_string());
+    let set = std::env::var("STREW_LOG")
+        .ok()
+        .filter(|level| !level.is_empty());
+    let level = set.unwrap_or(level.to_string());
     let mut builder = env_logger::Builder::new();
     builder
         .parse_filters(&level)

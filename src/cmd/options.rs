@@ -93,6 +93,20 @@ pub fn parse(mut options: Options, args: &[OsString]) -> Result<Parsed, Failure>
             false => options.optflagmulti("", name, ""),
         };
     }
+    let options_end = args
+        .iter()
+        .position(|arg| arg == "--")
+        .unwrap_or(args.len());
+    for arg in &args[..options_end] {
+        // Its name and value cannot be told apart.
+        if arg.as_encoded_bytes().starts_with(b"-") && arg.to_str().is_none() {
+            let message = format!(
+                "{}: not text; give the value as an argument of its own",
+                arg.display()
+            );
+            return Err(Failure::usage(message));
+        }
+    }
     let mut raw = Vec::new();
     let text = args.iter().map(|arg| match arg.to_str() {
         Some(text) => text.to_string(),
@@ -367,6 +381,11 @@ mod tests {
         let parsed = parse(common(), &args).expect("parsed");
         assert_eq!(parsed.files(), [PathBuf::from(odd.clone()), "plain".into()]);
         assert_eq!(parsed.path("dir"), Some(odd.into()));
+        let attached = OsString::from_vec(b"--dir=\xff".to_vec());
+        assert!(
+            parse(common(), &[attached]).is_err(),
+            "and is not taken for a file"
+        );
     }
 
     #[test]

@@ -3,24 +3,52 @@
 use super::failure::{plain, Failure, Status};
 use crate::limits::WRITE_BACK_STEP;
 use crate::sys;
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// Bytes in a file's name at most, on every file system of Linux (path_resolution(7)).
+const NAME_MAX: usize = 255;
+
+/// What is added to a file's name until it is whole.
+const SUFFIX: &str = ".part";
 
 /// Prints one line of the answer. A reader that has gone ends the process as SIGPIPE does.
 pub fn line(text: &impl Display) -> Result<(), Failure> {
-    let written = writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush());
-    written.or_else(|error| stdout_failed(&error))
+    let descriptor = io::stdout().as_fd().try_clone_to_owned();
+    let text = format!("{text}\n");
+    let written = descriptor.and_then(|fd| write_all(&mut fd.into(), text.as_bytes()));
+    written.or_else(|error| pipe_failed("standard output", &error))
 }
 
-fn stdout_failed(error: &io::Error) -> Result<(), Failure> {
+fn pipe_failed(path: impl AsRef<Path>, error: &io::Error) -> Result<(), Failure> {
     if error.kind() == ErrorKind::BrokenPipe {
         sys::die_by_sigpipe();
     }
-    Err(Failure::file(Path::new("standard output"), error))
+    Err(Failure::file(path.as_ref(), error))
+}
+
+/// Writes all of it, and waits for the reader also where somebody has made the descriptor non-blocking.
+fn write_all(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(len) => bytes = &bytes[len..],
+            Err(error) => match error.kind() {
+                ErrorKind::Interrupted => {}
+                ErrorKind::WouldBlock => {
+                    sys::wait_for(file.as_raw_fd(), false, true, None)?;
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(())
 }
 
 /// What fetched data is written to.
@@ -60,7 +88,7 @@ impl Output {
                         "standard output is a terminal; give -o FILE, or -o - if you mean it";
                     return Err(Failure::usage(message));
                 }
-                let duplicate = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned();
+                let duplicate = io::stdout().as_fd().try_clone_to_owned();
                 match duplicate {
                     Ok(fd) => Ok(Output::Stdout(fd.into())),
                     Err(error) => Err(Failure::file(Path::new("standard output"), &error)),
@@ -164,13 +192,16 @@ impl Output {
             .map_err(|error| Failure::file(&path, &error))
     }
 
-    /// Writes the next bytes. A reader of standard output that has gone ends the process as SIGPIPE does.
+    /// Writes the next bytes. A reader that has gone, of standard output or of a pipe, ends the process as
+    /// SIGPIPE does.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         match self {
-            Output::Stdout(file) => file.write_all(bytes).or_else(|error| stdout_failed(&error)),
-            Output::Direct(path, file) => file
-                .write_all(bytes)
-                .map_err(|error| Failure::file(path, &error)),
+            Output::Stdout(file) => {
+                write_all(file, bytes).or_else(|error| pipe_failed("standard output", &error))
+            }
+            Output::Direct(path, file) => {
+                write_all(file, bytes).or_else(|error| pipe_failed(&path, &error))
+            }
             Output::Part(part) => {
                 let path = part.path.clone();
                 let file = part.open()?;
@@ -209,13 +240,16 @@ impl Output {
                 Err(_) => fs::rename(&path, &part.target),
             },
         };
-        let parent = part
-            .target
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        let synced =
-            renamed.and_then(|()| File::open(parent.unwrap_or(Path::new(".")))?.sync_all());
-        synced.map_err(|error| Failure::file(&part.target, &error))
+        renamed.map_err(|error| Failure::file(&part.target, &error))?;
+        // From here on there is no FILE.part to speak of.
+        part.file = None;
+        match File::open(part.parent()) {
+            Ok(parent) => parent
+                .sync_all()
+                .map_err(|error| Failure::file(&part.target, &error)),
+            // It may be one that can be written and not read: then nobody can sync it.
+            Err(_) => Ok(()),
+        }
     }
 
     /// The work has failed. What is verified stays for the next attempt, and the message says where; what is
@@ -243,9 +277,11 @@ impl Output {
 
 impl Part {
     fn new(target: &Path, force: bool) -> Result<Part, Failure> {
-        let mut name = target.file_name().unwrap_or_default().to_os_string();
-        name.push(".part");
-        let path = target.with_file_name(name);
+        let name = target.file_name().unwrap_or_default().as_bytes();
+        // A name that is too long with what is added is cut: it may then be that of another's, which is noticed.
+        let name = &name[..name.len().min(NAME_MAX - SUFFIX.len())];
+        let name = [name, SUFFIX.as_bytes()].concat();
+        let path = target.with_file_name(OsStr::from_bytes(&name));
         let mut part = Part {
             target: target.to_path_buf(),
             path,
@@ -255,7 +291,8 @@ impl Part {
             written_back: 0,
             force,
         };
-        match fs::metadata(&part.path) {
+        // A link is not followed: somebody else would choose where the data goes.
+        match fs::symlink_metadata(&part.path) {
             Ok(metadata) if !metadata.is_file() => {
                 let message = format!("{}: is in the way; remove it", part.path.display());
                 return Err(Failure::new(Status::Exists, message));
@@ -272,13 +309,16 @@ impl Part {
         Ok(part)
     }
 
+    fn parent(&self) -> &Path {
+        let parent = self.target.parent();
+        parent
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."))
+    }
+
     /// Fails early if the file could not be made; nothing is left behind.
     fn check_writable(&self) -> Result<(), Failure> {
-        let parent = self
-            .target
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
+        let parent = self.parent();
         let failed = |error: io::Error| {
             let message = format!(
                 "{}: cannot be written: {}",
@@ -298,6 +338,7 @@ impl Part {
         if self.file.is_none() {
             let mut options = OpenOptions::new();
             let options = options.read(true).write(true).create(true).truncate(false);
+            let options = options.custom_flags(libc::O_NOFOLLOW);
             let file = options
                 .open(&self.path)
                 .map_err(|error| Failure::file(&self.path, &error))?;
@@ -334,7 +375,7 @@ impl Part {
     fn is_same_file(&self, file: &File) -> bool {
         use std::os::unix::fs::MetadataExt;
         let opened = file.metadata().map(|meta| (meta.dev(), meta.ino()));
-        let named = fs::metadata(&self.path).map(|meta| (meta.dev(), meta.ino()));
+        let named = fs::symlink_metadata(&self.path).map(|meta| (meta.dev(), meta.ino()));
         matches!((opened, named), (Ok(opened), Ok(named)) if opened == named)
     }
 }
@@ -386,6 +427,28 @@ mod tests {
             fs::read(dir.path().join("file.part")).expect("there"),
             b"ours"
         );
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_part_is_not_followed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (target, victim) = (dir.path().join("file"), dir.path().join("victim"));
+        std::os::unix::fs::symlink(&victim, dir.path().join("file.part")).expect("linked");
+        for force in [false, true] {
+            let refused = Output::new(Some(&target), force).err().expect("refused");
+            assert_eq!(refused.status, Status::Exists);
+        }
+        assert!(!victim.exists());
+    }
+
+    #[test]
+    fn the_longest_name_is_no_obstacle() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let target = dir.path().join("n".repeat(NAME_MAX));
+        let mut output = Output::new(Some(&target), false).expect("writable");
+        output.write(b"abc").expect("written");
+        output.finish().expect("finished");
+        assert_eq!(fs::read(&target).expect("there"), b"abc");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `strew serve`: runs a peer until it is told to end. And its hidden sibling, the private peer of clients.
 
-use super::client::Peer;
+use super::client::{Patience, Peer};
 use super::failure::{plain, Failure, Status};
 use super::options::{self, Common, Parsed, DEFAULT_PORT};
 use super::{output, say};
@@ -11,8 +11,8 @@ use crate::sys;
 use crate::wire::frame::{ByeReason, Frame, PeerRole};
 use getopts::Options;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Pause between attempts to lock a directory whose private peer is about to end.
@@ -44,8 +44,11 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     no_arguments(parsed)?;
     let address = "an address and a port, such as 0.0.0.0:7873 or [::1]:7873";
     let listen = parsed.parsed("listen", |text| text.parse().ok(), address)?;
-    let lock = lock(&common)?;
-    let reactor = start(&common, lock, listen, true)?;
+    let signals = signals()?;
+    let Some(lock) = lock(&common, &signals)? else {
+        return Ok(());
+    };
+    let reactor = start(&common, lock, listen, true, signals)?;
     output::line(&format_args!("ready {} {}", reactor.addr(), reactor.id()))?;
     reactor.run().map_err(failure)
 }
@@ -55,7 +58,14 @@ pub fn run_private(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
     let lock = DirLock::acquire(&common.dir, Role::Private)
         .map_err(|error| in_use(&common.dir, &error))?;
-    start(&common, lock, None, false)?.run().map_err(failure)
+    start(&common, lock, None, false, signals()?)?
+        .run()
+        .map_err(failure)
+}
+
+fn signals() -> Result<OwnedFd, Failure> {
+    let failed = |error| Failure::new(Status::Other, format!("set up signals: {}", plain(&error)));
+    sys::signal_pipe().map_err(failed)
 }
 
 fn no_arguments(parsed: &Parsed) -> Result<(), Failure> {
@@ -86,13 +96,14 @@ fn in_use(dir: &Path, error: &LockError) -> Failure {
     }
 }
 
-/// Locks the directory for a `serve`. A private peer there is asked to take no new clients, and waited for.
-fn lock(common: &Common) -> Result<DirLock, Failure> {
+/// Locks the directory for a `serve`. A private peer there is asked to take no new clients, and waited for;
+/// `None` if a signal comes first.
+fn lock(common: &Common, signals: &OwnedFd) -> Result<Option<DirLock>, Failure> {
     let mut told = false;
     let mut silent_until = Instant::now() + SILENT_TIMEOUT;
     loop {
         let held = match DirLock::acquire(&common.dir, Role::Serve) {
-            Ok(lock) => return Ok(lock),
+            Ok(lock) => return Ok(Some(lock)),
             Err(error @ LockError::Io(..)) => return Err(in_use(&common.dir, &error)),
             Err(held) => held,
         };
@@ -103,7 +114,7 @@ fn lock(common: &Common) -> Result<DirLock, Failure> {
         {
             return Err(in_use(&common.dir, &held));
         }
-        if let Some((mut peer, hello)) = Peer::connect_running(&common.dir)? {
+        if let Some((mut peer, hello)) = Peer::greet(&common.dir, Patience::new(common))? {
             if hello.role != PeerRole::Private {
                 return Err(in_use(&common.dir, &held));
             }
@@ -126,7 +137,10 @@ fn lock(common: &Common) -> Result<DirLock, Failure> {
         if told {
             silent_until = Instant::now() + SILENT_TIMEOUT;
         }
-        sleep(LOCK_PAUSE);
+        let signal = sys::wait_for(signals.as_raw_fd(), true, false, Some(LOCK_PAUSE));
+        if signal.is_ok_and(|ready| ready.read) {
+            return Ok(None);
+        }
     }
 }
 
@@ -135,6 +149,7 @@ fn start(
     lock: DirLock,
     listen: Option<SocketAddr>,
     serve: bool,
+    signals: OwnedFd,
 ) -> Result<Reactor, Failure> {
     let options = reactor::Options {
         dir: common.dir.clone(),
@@ -146,6 +161,7 @@ fn start(
         capacity: common
             .capacity
             .map_or_else(|| default_capacity(&common.dir), Ok)?,
+        signals,
     };
     Reactor::start(options).map_err(failure)
 }

@@ -1,17 +1,21 @@
 //! `strew share`: cuts each input into blocks, gives them to the peer of the data directory, waits until they
 //! are durable there and placed on others, and prints the address.
 
-use super::client::{NoFrame, Peer};
+use super::client::{Patience, Peer, Trouble};
+use super::connect::connect;
 use super::failure::{Failure, Status};
-use super::input::{for_each_input, form, Input};
+use super::input::{for_each_input, form, is_temporary, Input};
 use super::options::{self, Common, Parsed};
 use super::progress::{human, Line};
 use super::{output, say};
 use crate::block::encode::Encoder;
 use crate::limits::{COPIES_DEFAULT, COPIES_MAX};
+use crate::sys;
 use crate::wire::frame::{Frame, Settled};
 use getopts::Options;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 /// Blocks given to the peer and not answered at most: 16 MiB.
@@ -49,19 +53,21 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     }
     let form = form(parsed);
     let mut peer: Option<Peer> = None;
-    let deadline = common.timeout.map(|timeout| Instant::now() + timeout);
+    let patience = Patience::new(&common);
     let result = for_each_input(parsed, |input| {
         let connected = match peer.take() {
             Some(connected) => connected,
-            None => Peer::connect(&common)?,
+            None => connect(&common)?,
         };
         let mut share = Share {
             common: &common,
             peer: connected,
             copies,
             min_copies,
-            deadline,
+            patience,
+            answers: Answers::default(),
         };
+        share.peer.patience = patience;
         let result = share.run(input, Encoder::new(form));
         // A connection on which a share was broken off is in no state for the next.
         match result {
@@ -86,7 +92,8 @@ struct Share<'a> {
     peer: Peer,
     copies: u8,
     min_copies: u8,
-    deadline: Option<Instant>,
+    patience: Patience,
+    answers: Answers,
 }
 
 /// What the peer has answered so far.
@@ -102,73 +109,96 @@ impl Share<'_> {
     fn run(&mut self, input: Input, mut encoder: Encoder) -> Result<Result<(), Failure>, Failure> {
         let Input { name, mut reader } = input;
         let mut line = Line::new(self.common, &name.display().to_string());
-        let mut answers = Answers::default();
         let mut ended = false;
-        self.peer.send(&Frame::Share {
-            copies: self.copies,
-            min_copies: self.min_copies,
-        })?;
+        let (copies, min_copies) = (self.copies, self.min_copies);
+        let begin = Frame::Share { copies, min_copies };
+        self.peer
+            .send(&begin)
+            .map_err(|trouble| self.broken_off(trouble))?;
         let address = loop {
             while let Some((kind, payload)) = encoder.poll_put() {
-                self.peer.send_add(kind, &payload)?;
+                let sent = self.peer.send_add(kind, &payload);
+                sent.map_err(|trouble| self.broken_off(trouble))?;
             }
             if let Some(address) = encoder.outcome() {
                 break address;
             }
             if ended || encoder.outstanding() >= WINDOW {
-                self.receive(&mut encoder, &mut answers)?;
+                self.receive(&mut encoder)?;
             } else {
+                self.wait_for_input(&reader)?;
                 match reader.read(encoder.space()) {
                     Ok(0) => {
                         encoder.finish();
                         ended = true;
                     }
                     Ok(len) => encoder.filled(len),
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) if is_temporary(&error) => {}
                     Err(error) => return Err(Failure::file(&name, &error)),
                 }
             }
-            line.update(encoder.length(), None, &progress(&answers));
+            line.update(encoder.length(), None, &self.answers.progress());
         };
-        self.peer.send(&Frame::Settle)?;
+        self.peer
+            .send(&Frame::Settle)
+            .map_err(|trouble| self.broken_off(trouble))?;
         let settled = loop {
-            if let Some(settled) = answers.settled {
+            if let Some(settled) = self.answers.settled {
                 break settled;
             }
-            self.receive(&mut encoder, &mut answers)?;
-            line.update(encoder.length(), None, &progress(&answers));
+            self.receive(&mut encoder)?;
+            line.update(encoder.length(), None, &self.answers.progress());
         };
         line.clear();
         output::line(&address)?;
         Ok(self.judge(&name.display().to_string(), encoder.length(), settled))
     }
 
+    /// Waits until the input has something, or its end; for as long as the user allows in all.
+    fn wait_for_input(&mut self, input: &File) -> Result<(), Failure> {
+        loop {
+            let left = self
+                .patience
+                .until()
+                .map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(self.broken_off(Trouble::TimedOut));
+            }
+            match sys::wait_for(input.as_raw_fd(), true, false, left) {
+                Ok(ready) if !ready.read => {}
+                // What is wrong with it reading will tell.
+                _ => return Ok(()),
+            }
+        }
+    }
+
     /// Waits for an answer of the peer.
-    fn receive(&mut self, encoder: &mut Encoder, answers: &mut Answers) -> Result<(), Failure> {
-        let stalled = Instant::now() + self.common.stall;
-        let deadline = self
-            .deadline
-            .map_or(stalled, |deadline| deadline.min(stalled));
-        match self.peer.receive(Some(deadline)) {
+    fn receive(&mut self, encoder: &mut Encoder) -> Result<(), Failure> {
+        match self.peer.receive() {
             Ok(Frame::Added(id)) if encoder.outstanding() > 0 => encoder.handle_put(id),
             Ok(Frame::Progress { placed, holders }) => {
-                (answers.placed, answers.holders) = (placed, holders);
+                (self.answers.placed, self.answers.holders) = (placed, holders);
             }
-            Ok(Frame::Settled(settled)) => answers.settled = Some(settled),
+            Ok(Frame::Settled(settled)) => self.answers.settled = Some(settled),
             Ok(Frame::Failed { status, text }) => {
                 return Err(Failure::new(Status::from_number(status), text));
             }
             Ok(_) => {}
-            Err(NoFrame::Gone(failure)) => return Err(failure),
-            Err(NoFrame::TimedOut) => {
-                let message = format!(
-                    "not shared in time: {} blocks were placed on {} peers; the same command goes on from there",
-                    answers.placed, answers.holders
-                );
-                return Err(Failure::new(Status::TimedOut, message));
-            }
+            Err(trouble) => return Err(self.broken_off(trouble)),
         }
         Ok(())
+    }
+
+    fn broken_off(&self, trouble: Trouble) -> Failure {
+        let Answers {
+            placed, holders, ..
+        } = self.answers;
+        trouble.into_failure(|| {
+            format!(
+                "not shared, {}: {placed} blocks were placed on {holders} peers; the same command goes on from there",
+                self.patience.why()
+            )
+        })
     }
 
     /// Says how it went, and whether that is enough.
@@ -223,9 +253,8 @@ fn count(number: u64, what: &str) -> String {
     }
 }
 
-fn progress(answers: &Answers) -> String {
-    format!(
-        ", {} blocks placed on {} peers",
-        answers.placed, answers.holders
-    )
+impl Answers {
+    fn progress(&self) -> String {
+        format!(", {} blocks placed on {} peers", self.placed, self.holders)
+    }
 }

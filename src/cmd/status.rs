@@ -1,12 +1,12 @@
 //! `strew status`: how the peer of the data directory is, in lines of `key value`.
 
-use super::client::{NoFrame, Peer};
-use super::failure::{Failure, Status};
+use super::client::Trouble;
+use super::connect::connect;
+use super::failure::Failure;
 use super::options::{self, Common, Parsed};
 use super::output;
 use crate::wire::frame::Frame;
 use getopts::Options;
-use std::time::Instant;
 
 /// The options of this command.
 pub fn options() -> Options {
@@ -21,18 +21,16 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
             "{argument}: status takes no arguments"
         )));
     }
-    let mut peer = Peer::connect(&common)?;
-    peer.send(&Frame::Status)?;
-    let stalled = Instant::now() + common.timeout.unwrap_or(common.stall).min(common.stall);
+    let mut peer = connect(&common)?;
+    let failed = |trouble: Trouble| {
+        trouble.into_failure(|| format!("the peer of {} does not answer", common.dir.display()))
+    };
+    peer.send(&Frame::Status).map_err(failed)?;
     let text = loop {
-        match peer.receive(Some(stalled)) {
+        match peer.receive() {
             Ok(Frame::Text(text)) => break text,
             Ok(_) => {}
-            Err(NoFrame::Gone(failure)) => return Err(failure),
-            Err(NoFrame::TimedOut) => {
-                let message = format!("the peer of {} does not answer", common.dir.display());
-                return Err(Failure::new(Status::TimedOut, message));
-            }
+            Err(trouble) => return Err(failed(trouble)),
         }
     };
     peer.leave();

@@ -23,9 +23,9 @@ use log::{debug, info, trace, warn};
 use mio::net::{TcpStream, UnixListener, UnixStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
-use resolve::Resolving;
+use resolve::{Name, Resolving};
 use sockets::Sockets;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -55,8 +55,9 @@ const SLICES: usize = 16;
 /// whose power fails finds its network again.
 const SAVE_FIRST: Duration = Duration::from_secs(5);
 const SAVE_PERIOD: Duration = Duration::from_secs(600);
-/// Pauses between attempts to resolve a name that could not be.
-const RESOLVE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Pause before connections are accepted again when the system has refused.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a peer is started with.
 pub struct Options {
@@ -74,6 +75,8 @@ pub struct Options {
     pub peers: Vec<String>,
     /// Bytes allotted.
     pub capacity: u64,
+    /// Where signals to end come, from [`sys::signal_pipe`].
+    pub signals: OwnedFd,
 }
 
 /// Why a peer could not be started or go on.
@@ -127,13 +130,6 @@ impl Conn {
     }
 }
 
-/// A name to be resolved until it has been.
-struct Name {
-    host: String,
-    pause: Duration,
-    at: crate::time::Instant,
-}
-
 /// A running peer.
 pub struct Reactor {
     poll: Poll,
@@ -145,6 +141,8 @@ pub struct Reactor {
     control: Option<UnixListener>,
     /// Held open for the loop.
     _signals: OwnedFd,
+    /// When to accept again, after descriptors had run out: the system says nothing when there are some again.
+    accept_at: Option<crate::time::Instant>,
     conns: BTreeMap<ConnId, Conn>,
     resolving: BTreeMap<usize, Resolving>,
     names: Vec<Name>,
@@ -174,11 +172,11 @@ impl Reactor {
             default_port,
             peers,
             capacity,
+            signals,
         } = options;
         let clock = Clock::start();
         let now = clock.now();
         let entropy = || sys::entropy().map_err(failed("read /dev/urandom"));
-        let signals = sys::signal_pipe().map_err(failed("set up signals"))?;
         let mut sockets = match listen {
             Some(addr) => Sockets::bind(addr),
             None => Sockets::bind_any(default_port),
@@ -224,6 +222,8 @@ impl Reactor {
         let mut listener = control::bind(&dir).map_err(failed(socket.display()))?;
         register(registry.register(&mut listener, CONTROL, Interest::READABLE))?;
 
+        // Opening a large pack may have taken a while.
+        let now = clock.now();
         let mut reactor = Reactor {
             poll,
             node,
@@ -232,6 +232,7 @@ impl Reactor {
             sockets,
             control: Some(listener),
             _signals: signals,
+            accept_at: None,
             conns: BTreeMap::new(),
             resolving: BTreeMap::new(),
             names: Vec::new(),
@@ -249,11 +250,7 @@ impl Reactor {
         for host in peers.into_iter().take(SEEDS_MAX) {
             match host.parse() {
                 Ok(addr) => reactor.node.add_seed(now, normalise(addr)),
-                Err(_) => reactor.names.push(Name {
-                    host,
-                    pause: RESOLVE_RETRY.0,
-                    at: now,
-                }),
+                Err(_) => reactor.names.push(Name::new(now, host)),
             }
         }
         Ok(reactor)
@@ -315,6 +312,12 @@ impl Reactor {
 
     /// One turn: each source of work gets its budget.
     fn turn(&mut self) {
+        let now = self.clock.now();
+        if self.accept_at.is_some_and(|at| now >= at) {
+            self.accept_at = None;
+            self.tcp_readable = true;
+            self.control_readable = true;
+        }
         self.receive_datagrams();
         self.accept_remote();
         self.accept_local();
@@ -369,7 +372,12 @@ impl Reactor {
                 }
                 Output::Event(event) => debug!("{event:?}"),
                 Output::Timeout(deadline) => {
-                    let own = [Some(self.save_at), self.idle_deadline, deadline];
+                    let own = [
+                        Some(self.save_at),
+                        self.idle_deadline,
+                        self.accept_at,
+                        deadline,
+                    ];
                     let names = self.names.iter().map(|name| name.at).min();
                     return own.into_iter().chain([names]).flatten().min();
                 }
@@ -483,7 +491,7 @@ impl Reactor {
                     let id = self.node.accept(now, Origin::Remote(normalise(from)));
                     self.insert(id, Socket::Tcp(socket), false);
                 }
-                Err(error) => self.tcp_readable = keep_accepting(&error),
+                Err(error) => self.tcp_readable = self.keep_accepting(&error),
             }
         }
     }
@@ -499,7 +507,7 @@ impl Reactor {
             }
             match control.accept() {
                 Ok((socket, _)) => {
-                    let uid = sys::peer_uid(socket.as_raw_fd());
+                    let uid = sys::peer_credentials(socket.as_raw_fd()).map(|(_, uid)| uid);
                     if !uid.is_ok_and(|uid| uid == sys::effective_uid() || uid == 0) {
                         warn!("refused a client of another user");
                         continue;
@@ -508,7 +516,7 @@ impl Reactor {
                     let id = self.node.accept(now, Origin::Local);
                     self.insert(id, Socket::Unix(socket), false);
                 }
-                Err(error) => self.control_readable = keep_accepting(&error),
+                Err(error) => self.control_readable = self.keep_accepting(&error),
             }
         }
     }
@@ -603,34 +611,26 @@ impl Reactor {
     fn start_resolvers(&mut self, now: crate::time::Instant) {
         while let Some(index) = self.names.iter().position(|name| name.at <= now) {
             let name = self.names.swap_remove(index);
-            let used: BTreeSet<usize> = self.resolving.keys().copied().collect();
-            let free = (FIRST_RESOLVER..FIRST_CONN).find(|token| !used.contains(token));
-            let token = free.expect("no more names than resolvers");
-            match Resolving::start(name.host.clone()) {
-                Ok(mut resolving) => {
-                    let pipe = &mut resolving.pipe;
-                    let registered =
-                        self.poll
-                            .registry()
-                            .register(pipe, Token(token), Interest::READABLE);
-                    debug!("resolving {}: {registered:?}", resolving.host);
+            let free = |token: &usize| !self.resolving.contains_key(token);
+            let token = (FIRST_RESOLVER..FIRST_CONN).find(free);
+            let token = token.expect("no more names than resolvers");
+            let started = Resolving::start(name).and_then(|mut resolving| {
+                let (registry, readable) = (self.poll.registry(), Interest::READABLE);
+                match registry.register(&mut resolving.pipe, Token(token), readable) {
+                    Ok(()) => Ok(resolving),
+                    Err(error) => Err((resolving.into_name(), error)),
+                }
+            });
+            match started {
+                Ok(resolving) => {
                     self.resolving.insert(token, resolving);
                 }
-                Err(error) => {
+                Err((name, error)) => {
                     warn!("resolve {}: {error}", name.host);
-                    self.resolve_later(name.host, name.pause);
+                    self.names.push(name.again(now));
                 }
             }
         }
-    }
-
-    fn resolve_later(&mut self, host: String, pause: Duration) {
-        let at = self.clock.now() + pause;
-        self.names.push(Name {
-            host,
-            pause: (pause * 2).min(RESOLVE_RETRY.1),
-            at,
-        });
     }
 
     fn handle_resolver(&mut self, token: usize) {
@@ -640,18 +640,17 @@ impl Reactor {
         let Some(addrs) = resolving.poll() else {
             return;
         };
-        let host = self
-            .resolving
-            .remove(&token)
-            .map(|resolving| resolving.host)
-            .unwrap_or_default();
-        if addrs.is_empty() {
-            warn!("cannot resolve {host}; trying again");
-            return self.resolve_later(host, RESOLVE_RETRY.1);
-        }
+        let Some(name) = self.resolving.remove(&token).map(Resolving::into_name) else {
+            return;
+        };
         let now = self.clock.now();
+        if addrs.is_empty() {
+            warn!("cannot resolve {}; trying again", name.host);
+            self.names.push(name.again(now));
+            return;
+        }
         for addr in addrs {
-            debug!("{host} is {addr}");
+            debug!("{} is {addr}", name.host);
             self.node.add_seed(now, normalise(addr));
         }
     }
@@ -666,6 +665,20 @@ impl Reactor {
         }
     }
 
+    /// Whether a listener may have more connections after this error: not when it has none, nor at once when
+    /// descriptors have run out.
+    fn keep_accepting(&mut self, error: &io::Error) -> bool {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => false,
+            io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => true,
+            _ => {
+                debug!("accept: {error}");
+                self.accept_at = Some(self.clock.now() + ACCEPT_PAUSE);
+                false
+            }
+        }
+    }
+
     fn stop(&mut self) {
         let now = self.clock.now();
         self.node.commit(now);
@@ -676,18 +689,5 @@ impl Reactor {
         }
         self.save_contacts();
         control::unbind(&self.dir);
-    }
-}
-
-/// Whether a listener may have more connections after this error: not when it has none, nor when descriptors
-/// have run out, as then the next event is as good a time.
-fn keep_accepting(error: &io::Error) -> bool {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => false,
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => true,
-        _ => {
-            warn!("accept: {error}");
-            false
-        }
     }
 }

@@ -1,10 +1,12 @@
 //! Host names are resolved by a child process, one at a time each, never in the loop: the system's resolver may
 //! block for many seconds.
 
+use crate::time::Instant;
 use mio::unix::pipe::Receiver;
 use std::io::{self, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// The hidden command that resolves its argument.
 pub const COMMAND: &str = "__resolve";
@@ -20,10 +22,42 @@ pub fn run(host: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// A child that is resolving a name.
+/// Pauses between attempts to resolve a name that could not be: the first, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// A name to be resolved until it has been.
+pub struct Name {
+    /// HOST:PORT.
+    pub host: String,
+    /// When to try next.
+    pub at: Instant,
+    pause: Duration,
+}
+
+impl Name {
+    /// A name to be tried at once.
+    pub fn new(now: Instant, host: String) -> Name {
+        Name {
+            host,
+            at: now,
+            pause: RETRY.0,
+        }
+    }
+
+    /// The same name, to be tried again after a pause, twice as long each time.
+    pub fn again(self, now: Instant) -> Name {
+        Name {
+            at: now + self.pause,
+            pause: (self.pause * 2).min(RETRY.1),
+            ..self
+        }
+    }
+}
+
+/// A child that is resolving a name. Dropping it ends it.
 pub struct Resolving {
     /// What it resolves.
-    pub host: String,
+    pub name: Name,
     child: Child,
     /// Where its answer comes, to be registered with the loop.
     pub pipe: Receiver,
@@ -31,26 +65,31 @@ pub struct Resolving {
 }
 
 impl Resolving {
-    /// Starts a child.
-    pub fn start(host: String) -> io::Result<Resolving> {
+    /// Starts a child; gives the name back if that cannot be.
+    pub fn start(name: Name) -> Result<Resolving, (Name, io::Error)> {
         let mut command = Command::new("/proc/self/exe");
         command
-            .args([COMMAND, &host])
+            .args([COMMAND, &name.host])
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        let mut child = command.stderr(Stdio::null()).spawn()?;
-        let stdout = child.stdout.take().expect("its standard output is a pipe");
-        let pipe = Receiver::from(stdout);
-        pipe.set_nonblocking(true)?;
-        Ok(Resolving {
-            host,
+        let mut child = match command.stderr(Stdio::null()).spawn() {
+            Ok(child) => child,
+            Err(error) => return Err((name, error)),
+        };
+        let pipe = Receiver::from(child.stdout.take().expect("its standard output is a pipe"));
+        let resolving = Resolving {
+            name,
             child,
             pipe,
             answer: Vec::new(),
-        })
+        };
+        match resolving.pipe.set_nonblocking(true) {
+            Ok(()) => Ok(resolving),
+            Err(error) => Err((resolving.into_name(), error)),
+        }
     }
 
-    /// Reads what has come; the addresses, none if it could not be resolved, once the child has ended.
+    /// Reads what has come; the addresses, none if it could not be resolved, once the child has said all.
     pub fn poll(&mut self) -> Option<Vec<SocketAddr>> {
         let mut buffer = [0; 512];
         loop {
@@ -65,9 +104,6 @@ impl Resolving {
                 Err(_) => break,
             }
         }
-        // Its output is closed: it is about to end, or is made to.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         let answer = String::from_utf8_lossy(&self.answer);
         Some(
             answer
@@ -75,5 +111,40 @@ impl Resolving {
                 .filter_map(|line| line.parse().ok())
                 .collect(),
         )
+    }
+
+    /// Ends the child; the name is left.
+    pub fn into_name(mut self) -> Name {
+        let (at, pause) = (self.name.at, self.name.pause);
+        Name {
+            host: std::mem::take(&mut self.name.host),
+            at,
+            pause,
+        }
+    }
+}
+
+impl Drop for Resolving {
+    fn drop(&mut self) {
+        // It has ended, or is made to, so that waiting does not block.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let now = Instant::EPOCH;
+        let mut name = Name::new(now, "host:1".to_string());
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            name = name.again(now);
+            pauses.push(name.at.since(now).as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
     }
 }

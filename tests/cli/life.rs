@@ -184,12 +184,14 @@ fn peer_that_is_halted_is_not_waited_for_without_end() {
         kill(peer.pid(), libc::SIGSTOP);
     }
     // Its own clients are told that it does not answer, others give up when they were told to.
-    let own = lab.strew(["status", "-d"]).arg(&peers[0].dir).run();
-    own.expect_failure(10, &["does not answer", "--dir"]);
+    let status = ["status", "--stall", "6s", "-d"];
+    let own = lab.strew(status).arg(&peers[0].dir).run();
+    let pid = format!("pid {}", peers[0].pid());
+    own.expect_failure(10, &["waiting for", "takes no clients", &pid, "--dir"]);
     assert!(own.took < Duration::from_secs(20), "{:?}", own.took);
     let fetch = ["fetch", "-d", "fetcher", "-p", &addr, "-o", "out", &address];
     let other = lab.strew(fetch).args(["--timeout", "1s"]).run();
-    other.expect_failure(4, &["not fetched in the time given", "--timeout"]);
+    other.expect_failure(4, &["not done in the time given", "--timeout"]);
     let other = lab.strew(fetch).args(["--stall", "20s"]).run();
     let code = other.status.code().expect("it is not killed");
     assert!([4, 7].contains(&code), "{code}: {}", other.stderr);

@@ -7,5 +7,6 @@ mod files;
 mod harness;
 mod life;
 mod nonsense;
+mod patience;
 mod refused;
 mod streams;

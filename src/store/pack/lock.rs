@@ -133,6 +133,15 @@ impl DirLock {
         Err(failed("lock", &path)(error))
     }
 
+    /// Who says to hold a directory, if anybody does. Only for messages: a process that was killed says so, too.
+    pub fn owner(dir: &Path) -> Option<(u32, Role)> {
+        let mut file = File::open(dir.join("lock")).ok()?;
+        match read_owner(&mut file) {
+            (Some(pid), Some(role)) => Some((pid, role)),
+            _ => None,
+        }
+    }
+
     /// The directory that is locked.
     pub fn dir(&self) -> &Path {
         &self.dir

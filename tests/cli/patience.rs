@@ -1,0 +1,206 @@
+//! Every wait of a command has an end, whoever it waits for, and what is only late is waited for.
+
+use crate::harness::*;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+#[test]
+fn buffer_larger_than_any_queue_does_not_hang_client_and_peer() {
+    let lab = Lab::new();
+    let serve = lab.serve("d", &[]);
+    let content = random_bytes(200 << 20, 1);
+    let file = lab.file("file", &content);
+    let share = ["share", "-q", "--min-copies", "0", "-d", "d"];
+    let address = lab.strew(share).arg(&file).run().text();
+    let fetch = ["fetch", "-d", "d", "--buffer", "1G", "-o", "out", &address];
+    lab.strew(fetch).run().expect_status(0);
+    assert!(std::fs::read(lab.path("out")).expect("it is there") == content);
+    serve.stop();
+}
+
+#[test]
+fn share_into_a_halted_peer_ends_in_the_time_given() {
+    let lab = Lab::new();
+    let serve = lab.serve("d", &[]);
+    let mut run = lab.strew(["share", "--timeout", "2s", "-d", "d", "/dev/zero"]);
+    run.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut share = run.start();
+    await_true("a share under way", || {
+        lab.status(&serve.dir, "tcp_bytes_received")
+            .parse::<u64>()
+            .expect("a number")
+            > 1 << 20
+    });
+    kill(serve.pid(), libc::SIGSTOP);
+    let status = share.wait(Duration::from_secs(20)).expect("it ends");
+    kill(serve.pid(), libc::SIGCONT);
+    assert_eq!(status.code(), Some(4));
+    let mut said = String::new();
+    share
+        .0
+        .stderr
+        .take()
+        .expect("it is piped")
+        .read_to_string(&mut said)
+        .expect("text");
+    assert!(
+        said.contains("not shared, not done in the time given"),
+        "{said}"
+    );
+}
+
+#[test]
+fn input_that_does_not_come_is_waited_for_only_in_the_time_given() {
+    let lab = Lab::new();
+    let mut run = lab.strew(["share", "--timeout", "1s", "--min-copies", "0", "-d", "d"]);
+    run.command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut share = run.start();
+    let mut stdin = share.0.stdin.take().expect("it is piped");
+    stdin.write_all(&[1; 600_000]).expect("taken");
+    let status = share.wait(Duration::from_secs(20)).expect("it ends");
+    assert_eq!(status.code(), Some(4));
+    drop(stdin);
+    await_true("the end of the private peer", || {
+        lab.is_released(&lab.path("d"))
+    });
+}
+
+#[test]
+fn name_that_cannot_be_resolved_is_no_obstacle_where_it_is_not_needed() {
+    let lab = Lab::new();
+    let serve = lab.serve("d", &[]);
+    let status = lab
+        .strew(["status", "-d", "d"])
+        .env("STREW_PEERS", "no-such-host.invalid:7873");
+    let status = status.run();
+    status.expect_status(0);
+    status.expect_said(&["no-such-host.invalid:7873"]);
+    let share = [
+        "share",
+        "--min-copies",
+        "0",
+        "-d",
+        "d",
+        "-p",
+        "no-such-host.invalid:7873",
+    ];
+    lab.strew(share).input("abc").run().expect_status(0);
+    serve.stop();
+}
+
+#[test]
+fn serve_that_waits_for_its_directory_ends_well_by_a_signal() {
+    let lab = Lab::new();
+    let dir = lab.path("d");
+    let mut run = lab.strew(["share", "--min-copies", "0", "-d", "d"]);
+    run.command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let client = run.start();
+    await_true("a private peer", || dir.join("control.sock").exists());
+    let log = lab.path("serve.stderr");
+    let mut run = lab.strew(["serve", "-l", "127.0.0.1:0", "-d", "d"]);
+    run.command
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&log).expect("a log"));
+    let mut serve = run.start();
+    await_true("a serve that waits", || {
+        std::fs::read_to_string(&log)
+            .expect("a log")
+            .contains("waiting for the clients")
+    });
+    kill(serve.id(), libc::SIGTERM);
+    let status = serve.wait(Duration::from_secs(5)).expect("it ends");
+    assert_eq!(status.code(), Some(0));
+    drop(client);
+}
+
+#[test]
+fn output_that_does_not_block_is_waited_for() {
+    let lab = Lab::new();
+    let serve = lab.serve("d", &[]);
+    let content = random_bytes(3 << 20, 4);
+    let file = lab.file("file", &content);
+    let share = ["share", "-q", "--min-copies", "0", "-d", "d"];
+    let address = lab.strew(share).arg(&file).run().text();
+    let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    theirs.set_nonblocking(true).expect("set");
+    let mut run = lab.strew(["fetch", "-d", "d", &address]);
+    run.command.stdout(std::os::fd::OwnedFd::from(theirs));
+    let mut fetch = run.start();
+    let mut got = vec![0; content.len()];
+    ours.read_exact(&mut got).expect("all of it");
+    assert!(got == content);
+    let status = fetch.wait(LIMIT).expect("it ends");
+    assert_eq!(status.code(), Some(0));
+    serve.stop();
+}
+
+#[test]
+fn pipe_by_name_whose_reader_has_gone_ends_it_as_a_pipe_does() {
+    let lab = Lab::new();
+    let serve = lab.serve("d", &[]);
+    let file = lab.file("file", &random_bytes(3 << 20, 5));
+    let share = ["share", "-q", "--min-copies", "0", "-d", "d"];
+    let address = lab.strew(share).arg(&file).run().text();
+    lab.program("mkfifo", ["fifo"]).run().expect_status(0);
+    let mut run = lab.strew(["fetch", "-d", "d", "-o", "fifo", &address]);
+    run.command.stderr(Stdio::null());
+    let mut fetch = run.start();
+    let mut reader = std::fs::File::open(lab.path("fifo")).expect("opened");
+    reader.read_exact(&mut [0]).expect("a byte");
+    drop(reader);
+    let status = fetch.wait(LIMIT).expect("it ends");
+    assert_eq!(status.signal(), Some(libc::SIGPIPE));
+    serve.stop();
+}
+
+#[test]
+fn peer_that_ran_out_of_descriptors_accepts_again() {
+    let lab = Lab::new();
+    let dir = lab.path("d");
+    let log = std::fs::File::create(lab.path("log")).expect("a log");
+    let script = "ulimit -n 24; exec \"$STREW\" serve -l 127.0.0.1:0 -d d";
+    let mut run = lab.program("sh", ["-c", script]);
+    run.command.stdout(Stdio::null()).stderr(log);
+    let serve = run.start();
+    let listen = || lab.status(&dir, "listen");
+    await_true("a serve", || dir.join("control.sock").exists());
+    let addr = listen();
+    let conns: Vec<_> = (0..24)
+        .map(|_| std::net::TcpStream::connect(&addr).expect("in the queue at least"))
+        .collect();
+    // They have used up what there is; a client that comes now is served when they go.
+    let mut status = lab.strew(["status", "--stall", "20s", "-d", "d"]);
+    status.command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut status = status.start();
+    assert!(
+        status.wait(Duration::from_millis(300)).is_none(),
+        "no descriptor is left for it"
+    );
+    drop(conns);
+    let status = status.wait(LIMIT).expect("it ends");
+    assert_eq!(status.code(), Some(0));
+    kill(serve.id(), libc::SIGTERM);
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused_by_every_command() {
+    let lab = Lab::new();
+    for command in ["share", "fetch", "hash", "status", "serve"] {
+        for setting in [
+            ["--stall", "junk"],
+            ["--capacity", "junk"],
+            ["--progress", "junk"],
+        ] {
+            let run = lab.strew([command]).args(setting).run();
+            run.expect_failure(2, &[setting[0], "junk"]);
+        }
+    }
+}
