@@ -1,6 +1,7 @@
 #!/bin/sh
-# Formatting, clippy and all tests, the manual pages' among them. Installs nothing: what a test needs and does not find is skipped, in a line that says so, and
-# counted at the end. With STREW_TEST_ALL set a skipped test is a failure.
+# Formatting, clippy and all tests, the manual pages' among them. Installs nothing: what a test needs and does
+# not find is skipped, in a line that says so, and counted at the end. With STREW_TEST_ALL set a skipped test is
+# a failure.
 set -eu
 
 cargo=${CARGO:-cargo}

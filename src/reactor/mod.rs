@@ -9,6 +9,7 @@ pub mod control;
 pub mod files;
 pub mod resolve;
 mod sockets;
+mod streams;
 
 use crate::limits::*;
 use crate::node::{Config, Event, Input, Node, Output};
@@ -16,21 +17,22 @@ use crate::rng::Rng;
 use crate::store::pack::{DirLock, PackStore};
 use crate::store::StoreError;
 use crate::sys;
-use crate::transfer::{ConnId, Origin};
+use crate::transfer::ConnId;
 use crate::wire::contact::normalise;
 use clock::Clock;
 use log::{debug, info, trace, warn};
-use mio::net::{TcpStream, UnixListener, UnixStream};
+use mio::net::UnixListener;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::{Events, Interest, Poll, Token};
 use resolve::{Name, Resolving};
 use sockets::Sockets;
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice, Read, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
+use streams::{Conn, Socket};
 
 const UDP: Token = Token(0);
 const TCP: Token = Token(1);
@@ -43,21 +45,12 @@ const FIRST_CONN: usize = FIRST_RESOLVER + RESOLVERS_MAX;
 
 /// Datagrams handled in one turn at most.
 const DATAGRAMS_PER_TURN: usize = 64;
-/// Connections accepted in one turn at most, from each listener.
-const ACCEPTS_PER_TURN: usize = 16;
 /// Bytes read at once, and from one connection in one turn: a block, hashed in a fraction of a millisecond.
 const READ_SIZE: usize = 256 << 10;
-/// Bytes written to one connection in one turn.
-const WRITE_BUDGET: usize = 1 << 20;
-/// Slices given to one system call: a block takes two.
-const SLICES: usize = 16;
 /// First and longest pause before the contacts are saved again; it doubles. Soon after the start, so that a peer
 /// whose power fails finds its network again.
 const SAVE_FIRST: Duration = Duration::from_secs(5);
 const SAVE_PERIOD: Duration = Duration::from_secs(600);
-
-/// Pause before connections are accepted again when the system has refused.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a peer is started with.
 pub struct Options {
@@ -96,38 +89,6 @@ fn failed<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) 
 fn is_full(error: &io::Error) -> bool {
     let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
     full.contains(&error.kind())
-}
-
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-struct Conn {
-    socket: Socket,
-    /// For a connection that we open: the system has not said that it is there.
-    connecting: bool,
-    /// The system has not said `WouldBlock` since it last said that there is something.
-    readable: bool,
-    writable: bool,
-    /// The node has something to write.
-    flush: bool,
-}
-
-impl Conn {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.socket {
-            Socket::Tcp(socket) => socket.read(buffer),
-            Socket::Unix(socket) => socket.read(buffer),
-        }
-    }
-
-    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match &mut self.socket {
-            Socket::Tcp(socket) => socket.write_vectored(slices),
-            Socket::Unix(socket) => socket.write_vectored(slices),
-        }
-    }
 }
 
 /// A running peer.
@@ -385,55 +346,6 @@ impl Reactor {
         }
     }
 
-    fn connect(&mut self, id: ConnId, to: SocketAddr) {
-        match TcpStream::connect(to) {
-            Ok(socket) => self.insert(id, Socket::Tcp(socket), true),
-            Err(error) => self.lost(id, &error.to_string()),
-        }
-    }
-
-    fn insert(&mut self, id: ConnId, mut socket: Socket, connecting: bool) {
-        let token = Token(FIRST_CONN + id.0 as usize);
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let registry: &Registry = self.poll.registry();
-        let registered = match &mut socket {
-            Socket::Tcp(socket) => registry.register(socket, token, both),
-            Socket::Unix(socket) => registry.register(socket, token, both),
-        };
-        match registered {
-            Ok(()) => {
-                let conn = Conn {
-                    socket,
-                    connecting,
-                    readable: false,
-                    writable: false,
-                    flush: !connecting,
-                };
-                self.conns.insert(id, conn);
-            }
-            Err(error) => self.lost(id, &error.to_string()),
-        }
-    }
-
-    /// The system has ended a connection.
-    fn lost(&mut self, id: ConnId, reason: &str) {
-        self.close(id);
-        let now = self.clock.now();
-        self.node
-            .handle_input(now, Input::Closed { conn: id, reason });
-    }
-
-    fn close(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.remove(&id) else {
-            return;
-        };
-        if let Socket::Unix(_) = conn.socket {
-            if !self.serve {
-                self.last_client = Some(conn.socket);
-            }
-        }
-    }
-
     /// Whether a private peer has nobody left to work for.
     fn has_ended(&mut self) -> bool {
         if self.serve {
@@ -474,135 +386,6 @@ impl Reactor {
                     io::ErrorKind::WouldBlock => self.udp_readable = false,
                     // An earlier datagram was answered by ICMP; the next read may succeed.
                     _ => trace!("receive: {error}"),
-                },
-            }
-        }
-    }
-
-    fn accept_remote(&mut self) {
-        for _ in 0..ACCEPTS_PER_TURN {
-            if !self.tcp_readable {
-                return;
-            }
-            match self.sockets.tcp.accept() {
-                Ok((socket, from)) => {
-                    let _ = socket.set_nodelay(true);
-                    let now = self.clock.now();
-                    let id = self.node.accept(now, Origin::Remote(normalise(from)));
-                    self.insert(id, Socket::Tcp(socket), false);
-                }
-                Err(error) => self.tcp_readable = self.keep_accepting(&error),
-            }
-        }
-    }
-
-    fn accept_local(&mut self) {
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(control) = &self.control else {
-                self.control_readable = false;
-                return;
-            };
-            if !self.control_readable {
-                return;
-            }
-            match control.accept() {
-                Ok((socket, _)) => {
-                    let uid = sys::peer_credentials(socket.as_raw_fd()).map(|(_, uid)| uid);
-                    if !uid.is_ok_and(|uid| uid == sys::effective_uid() || uid == 0) {
-                        warn!("refused a client of another user");
-                        continue;
-                    }
-                    let now = self.clock.now();
-                    let id = self.node.accept(now, Origin::Local);
-                    self.insert(id, Socket::Unix(socket), false);
-                }
-                Err(error) => self.control_readable = self.keep_accepting(&error),
-            }
-        }
-    }
-
-    /// Reads and writes what one connection's budget allows.
-    fn serve_conn(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(&id) else {
-            return;
-        };
-        if conn.connecting {
-            if conn.writable {
-                self.finish_connecting(id);
-            }
-            return;
-        }
-        if conn.readable && self.node.wants_read(id) {
-            match conn.read(&mut self.buffer) {
-                Ok(0) => return self.lost(id, "closed by the other side"),
-                Ok(len) => {
-                    let now = self.clock.now();
-                    let bytes = &self.buffer[..len];
-                    self.node
-                        .handle_input(now, Input::Received { conn: id, bytes });
-                    self.drain_outputs();
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => conn.readable = false,
-                    io::ErrorKind::Interrupted => {}
-                    _ => return self.lost(id, &error.to_string()),
-                },
-            }
-        }
-        self.write(id);
-    }
-
-    fn finish_connecting(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(&id) else {
-            return;
-        };
-        let Socket::Tcp(socket) = &conn.socket else {
-            return;
-        };
-        let error = socket.take_error().ok().flatten();
-        match (error, socket.peer_addr()) {
-            (None, Ok(_)) => {
-                let _ = socket.set_nodelay(true);
-                conn.connecting = false;
-                let now = self.clock.now();
-                self.node.handle_input(now, Input::Connected { conn: id });
-            }
-            (None, Err(error)) if error.kind() == io::ErrorKind::NotConnected => {
-                conn.writable = false
-            }
-            (Some(error), _) | (None, Err(error)) => self.lost(id, &error.to_string()),
-        }
-    }
-
-    fn write(&mut self, id: ConnId) {
-        let mut budget = WRITE_BUDGET;
-        while budget > 0 {
-            let Some(conn) = self.conns.get_mut(&id) else {
-                return;
-            };
-            if !conn.writable || !conn.flush {
-                return;
-            }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let used = match self.node.egress(id, &mut slices) {
-                Some(0) => {
-                    conn.flush = false;
-                    return;
-                }
-                Some(used) => used,
-                None => return self.lost(id, "a block that was being sent is lost"),
-            };
-            match conn.write(&slices[..used]) {
-                Ok(sent) => {
-                    budget = budget.saturating_sub(sent);
-                    let now = self.clock.now();
-                    self.node.consume(now, id, sent);
-                    self.drain_outputs();
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => conn.writable = false,
-                    io::ErrorKind::Interrupted => {}
-                    _ => return self.lost(id, &error.to_string()),
                 },
             }
         }
@@ -661,20 +444,6 @@ impl Reactor {
         if !contacts.is_empty() {
             if let Err(error) = files::save_contacts(&self.dir, &contacts) {
                 warn!("{}: {error}", self.dir.join("contacts").display());
-            }
-        }
-    }
-
-    /// Whether a listener may have more connections after this error: not when it has none, nor at once when
-    /// descriptors have run out.
-    fn keep_accepting(&mut self, error: &io::Error) -> bool {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => false,
-            io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => true,
-            _ => {
-                debug!("accept: {error}");
-                self.accept_at = Some(self.clock.now() + ACCEPT_PAUSE);
-                false
             }
         }
     }

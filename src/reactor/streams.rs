@@ -1,0 +1,251 @@
+//! The streams of a peer: accepting and opening them, reading and writing as far as a turn's budget goes.
+
+use super::{Reactor, FIRST_CONN};
+use crate::node::Input;
+use crate::sys;
+use crate::transfer::{ConnId, Origin};
+use crate::wire::contact::normalise;
+use log::{debug, warn};
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
+use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+/// Connections accepted in one turn at most, from each listener.
+const ACCEPTS_PER_TURN: usize = 16;
+/// Bytes written to one connection in one turn.
+const WRITE_BUDGET: usize = 1 << 20;
+/// Slices given to one system call: a block takes two.
+const SLICES: usize = 16;
+/// Pause before connections are accepted again when the system has refused.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A stream of either kind.
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A connection as the loop knows it.
+pub(super) struct Conn {
+    pub(super) socket: Socket,
+    /// For a connection that we open: the system has not said that it is there.
+    pub(super) connecting: bool,
+    /// The system has not said `WouldBlock` since it last said that there is something.
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// The node has something to write.
+    pub(super) flush: bool,
+}
+
+impl Conn {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => socket.read(buffer),
+            Socket::Unix(socket) => socket.read(buffer),
+        }
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => socket.write_vectored(slices),
+            Socket::Unix(socket) => socket.write_vectored(slices),
+        }
+    }
+}
+
+impl Reactor {
+    pub(super) fn connect(&mut self, id: ConnId, to: SocketAddr) {
+        match TcpStream::connect(to) {
+            Ok(socket) => self.insert(id, Socket::Tcp(socket), true),
+            Err(error) => self.lost(id, &error.to_string()),
+        }
+    }
+
+    pub(super) fn insert(&mut self, id: ConnId, mut socket: Socket, connecting: bool) {
+        let token = Token(FIRST_CONN + id.0 as usize);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let registry: &Registry = self.poll.registry();
+        let registered = match &mut socket {
+            Socket::Tcp(socket) => registry.register(socket, token, both),
+            Socket::Unix(socket) => registry.register(socket, token, both),
+        };
+        match registered {
+            Ok(()) => {
+                let conn = Conn {
+                    socket,
+                    connecting,
+                    readable: false,
+                    writable: false,
+                    flush: !connecting,
+                };
+                self.conns.insert(id, conn);
+            }
+            Err(error) => self.lost(id, &error.to_string()),
+        }
+    }
+
+    /// The system has ended a connection.
+    pub(super) fn lost(&mut self, id: ConnId, reason: &str) {
+        self.close(id);
+        let now = self.clock.now();
+        self.node
+            .handle_input(now, Input::Closed { conn: id, reason });
+    }
+
+    pub(super) fn close(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.remove(&id) else {
+            return;
+        };
+        if let Socket::Unix(_) = conn.socket {
+            if !self.serve {
+                self.last_client = Some(conn.socket);
+            }
+        }
+    }
+
+    pub(super) fn accept_remote(&mut self) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            if !self.tcp_readable {
+                return;
+            }
+            match self.sockets.tcp.accept() {
+                Ok((socket, from)) => {
+                    let _ = socket.set_nodelay(true);
+                    let now = self.clock.now();
+                    let id = self.node.accept(now, Origin::Remote(normalise(from)));
+                    self.insert(id, Socket::Tcp(socket), false);
+                }
+                Err(error) => self.tcp_readable = self.keep_accepting(&error),
+            }
+        }
+    }
+
+    pub(super) fn accept_local(&mut self) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(control) = &self.control else {
+                self.control_readable = false;
+                return;
+            };
+            if !self.control_readable {
+                return;
+            }
+            match control.accept() {
+                Ok((socket, _)) => {
+                    let uid = sys::peer_credentials(socket.as_raw_fd()).map(|(_, uid)| uid);
+                    if !uid.is_ok_and(|uid| uid == sys::effective_uid() || uid == 0) {
+                        warn!("refused a client of another user");
+                        continue;
+                    }
+                    let now = self.clock.now();
+                    let id = self.node.accept(now, Origin::Local);
+                    self.insert(id, Socket::Unix(socket), false);
+                }
+                Err(error) => self.control_readable = self.keep_accepting(&error),
+            }
+        }
+    }
+
+    /// Whether a listener may have more connections after this error: not when it has none, nor at once when
+    /// descriptors have run out.
+    pub(super) fn keep_accepting(&mut self, error: &io::Error) -> bool {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => false,
+            io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => true,
+            _ => {
+                debug!("accept: {error}");
+                self.accept_at = Some(self.clock.now() + ACCEPT_PAUSE);
+                false
+            }
+        }
+    }
+
+    /// Reads and writes what one connection's budget allows.
+    pub(super) fn serve_conn(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if conn.connecting {
+            if conn.writable {
+                self.finish_connecting(id);
+            }
+            return;
+        }
+        if conn.readable && self.node.wants_read(id) {
+            match conn.read(&mut self.buffer) {
+                Ok(0) => return self.lost(id, "closed by the other side"),
+                Ok(len) => {
+                    let now = self.clock.now();
+                    let bytes = &self.buffer[..len];
+                    self.node
+                        .handle_input(now, Input::Received { conn: id, bytes });
+                    self.drain_outputs();
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => conn.readable = false,
+                    io::ErrorKind::Interrupted => {}
+                    _ => return self.lost(id, &error.to_string()),
+                },
+            }
+        }
+        self.write(id);
+    }
+
+    pub(super) fn finish_connecting(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let Socket::Tcp(socket) = &conn.socket else {
+            return;
+        };
+        let error = socket.take_error().ok().flatten();
+        match (error, socket.peer_addr()) {
+            (None, Ok(_)) => {
+                let _ = socket.set_nodelay(true);
+                conn.connecting = false;
+                let now = self.clock.now();
+                self.node.handle_input(now, Input::Connected { conn: id });
+            }
+            (None, Err(error)) if error.kind() == io::ErrorKind::NotConnected => {
+                conn.writable = false
+            }
+            (Some(error), _) | (None, Err(error)) => self.lost(id, &error.to_string()),
+        }
+    }
+
+    pub(super) fn write(&mut self, id: ConnId) {
+        let mut budget = WRITE_BUDGET;
+        while budget > 0 {
+            let Some(conn) = self.conns.get_mut(&id) else {
+                return;
+            };
+            if !conn.writable || !conn.flush {
+                return;
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let used = match self.node.egress(id, &mut slices) {
+                Some(0) => {
+                    conn.flush = false;
+                    return;
+                }
+                Some(used) => used,
+                None => return self.lost(id, "a block that was being sent is lost"),
+            };
+            match conn.write(&slices[..used]) {
+                Ok(sent) => {
+                    budget = budget.saturating_sub(sent);
+                    let now = self.clock.now();
+                    self.node.consume(now, id, sent);
+                    self.drain_outputs();
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => conn.writable = false,
+                    io::ErrorKind::Interrupted => {}
+                    _ => return self.lost(id, &error.to_string()),
+                },
+            }
+        }
+    }
+}
