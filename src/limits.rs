@@ -105,7 +105,7 @@ pub const TOKEN_FRESH: Duration = Duration::from_secs(240);
 pub const LOOKUP_START_MAX: usize = 2 * K;
 
 /// Addresses of one contact that a lookup tries at most: one that a stranger made up must not hide the true one.
-pub const CONTACT_ADDRESSES_MAX: u8 = 3;
+pub const CONTACT_ADDRESSES_MAX: usize = 3;
 
 /// How long a lookup for a block waits for further holders after the first.
 pub const HOLDERS_LINGER: Duration = Duration::from_millis(300);

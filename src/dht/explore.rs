@@ -164,9 +164,12 @@ impl Dht {
             Reply::Have(bitmap, contacts) => (bitmap.holds(0), contacts),
             _ => (false, Vec::new()),
         };
+        let mut named = BTreeSet::new();
         for contact in contacts {
             let silent = self.silent.get(&contact.addr);
+            // One address from each who names it: nobody alone makes up as many as are tried.
             if contact.id != self.id
+                && named.insert(contact.id)
                 && families.include(&contact.addr)
                 && may_name(&from.addr.ip(), &contact.addr.ip())
                 && silent.is_none_or(|until| *until <= now)
@@ -176,7 +179,7 @@ impl Dht {
         }
         if client_mode {
             // It helps to find others, but is itself none to be found.
-            running.lookup.on_failure(&from.id);
+            running.lookup.on_excluded(&from.id);
         } else {
             running.lookup.on_reply(&from.id);
             if held && running.lookup.on_holder(&from.id) {

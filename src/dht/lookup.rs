@@ -7,6 +7,7 @@ use crate::id::{BlockId, Distance, NodeId, Point};
 use crate::limits::{ALPHA, CONTACT_ADDRESSES_MAX, K, LOOKUP_CONTACTS_MAX};
 use crate::wire::contact::{Age, Contact};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 /// What a lookup is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +26,10 @@ enum State {
     /// Asked again; may yet answer.
     Late,
     Answered,
+    /// Silent at every address known for it.
     Failed,
+    /// It has answered, and is none of whom the lookup may name.
+    Excluded,
 }
 
 struct Candidate {
@@ -33,8 +37,23 @@ struct Candidate {
     state: State,
     /// Its ages as various peers gave them; at most K.
     ages: Vec<Age>,
-    /// Addresses tried, this one included.
-    addresses: u8,
+    /// Addresses that were named for it, at most CONTACT_ADDRESSES_MAX: whoever named one may have made it up.
+    /// Those before `contact`'s own have failed, those behind it have not been tried.
+    addresses: Vec<SocketAddr>,
+}
+
+impl Candidate {
+    /// Goes on to the next address, to be asked there; false if there is none.
+    fn try_next_address(&mut self) -> bool {
+        let mut untried = self.addresses.iter();
+        untried.find(|addr| **addr == self.contact.addr);
+        let Some(&addr) = untried.next() else {
+            return false;
+        };
+        self.contact.addr = addr;
+        self.state = State::New;
+        true
+    }
 }
 
 /// What a lookup does next.
@@ -111,12 +130,12 @@ impl Lookup {
             if known.ages.len() < K {
                 known.ages.push(contact.age);
             }
-            let other = known.contact.addr != contact.addr;
-            if other && known.state == State::Failed && known.addresses < CONTACT_ADDRESSES_MAX {
-                // Whoever named it first may have made its address up.
-                known.contact = contact;
-                known.state = State::New;
-                known.addresses += 1;
+            let is_new = !known.addresses.contains(&contact.addr);
+            if is_new && known.addresses.len() < CONTACT_ADDRESSES_MAX {
+                known.addresses.push(contact.addr);
+                if known.state == State::Failed {
+                    known.try_next_address();
+                }
             }
             return;
         }
@@ -132,7 +151,7 @@ impl Lookup {
             contact,
             state: State::New,
             ages: vec![contact.age],
-            addresses: 1,
+            addresses: vec![contact.addr],
         };
         self.candidates.insert(distance, candidate);
     }
@@ -162,7 +181,7 @@ impl Lookup {
                 break;
             }
             match candidate.state {
-                State::Failed => {}
+                State::Failed | State::Excluded => {}
                 State::Late => pending = true,
                 State::Answered => live += 1,
                 State::Waiting => {
@@ -210,21 +229,30 @@ impl Lookup {
         self.settle(id, State::Late);
     }
 
-    /// A contact did not answer, or is none of whom the lookup may name.
+    /// A contact has answered, and is none of whom the lookup may name.
+    pub fn on_excluded(&mut self, id: &NodeId) {
+        self.settle(id, State::Excluded);
+    }
+
+    /// A contact did not answer where it was asked. It is asked at its next address if another was named.
     pub fn on_failure(&mut self, id: &NodeId) {
-        self.settle(id, State::Failed);
+        if let Some(candidate) = self.open_candidate(id) {
+            if !candidate.try_next_address() {
+                candidate.state = State::Failed;
+            }
+        }
     }
 
     fn settle(&mut self, id: &NodeId, state: State) -> bool {
+        let candidate = self.open_candidate(id);
+        candidate.map(|open| open.state = state).is_some()
+    }
+
+    /// A candidate that owes an answer.
+    fn open_candidate(&mut self, id: &NodeId) -> Option<&mut Candidate> {
         let distance = self.target().distance(&(*id).into());
-        let Some(candidate) = self.candidates.get_mut(&distance) else {
-            return false;
-        };
-        let open = matches!(candidate.state, State::Waiting | State::Late);
-        if open {
-            candidate.state = state;
-        }
-        open
+        let candidate = self.candidates.get_mut(&distance)?;
+        matches!(candidate.state, State::Waiting | State::Late).then_some(candidate)
     }
 
     /// The at most K closest that have answered, closest first, each with the median of the ages it was given.
@@ -250,7 +278,6 @@ mod tests {
     use super::*;
     use crate::id::NodeKey;
     use crate::rng::Rng;
-    use std::net::SocketAddr;
 
     fn contact(rng: &mut Rng) -> Contact {
         let addr = SocketAddr::from(([127, 0, 0, 1], 7));
@@ -361,8 +388,45 @@ mod tests {
                 lookup.on_failure(&other.id);
             }
         }
-        let asked = usize::from(CONTACT_ADDRESSES_MAX);
-        assert!(lookup.asked() <= asked + ALPHA);
+        assert!(lookup.asked() <= CONTACT_ADDRESSES_MAX + ALPHA);
+    }
+
+    #[test]
+    fn true_address_named_while_a_made_up_one_is_asked_is_asked_next() {
+        for late in [false, true] {
+            let (contacts, mut lookup) = among(0);
+            assert!(contacts.is_empty());
+            let made_up = contact(&mut Rng::new([2; 32]));
+            let mut real = made_up;
+            real.addr.set_port(8);
+            lookup.add(made_up);
+            assert_eq!(lookup.next(true), Next::Ask(made_up));
+            if late {
+                lookup.on_late(&made_up.id);
+            }
+            // It is named once, by one who is asked meanwhile, and then never again.
+            lookup.add(real);
+            lookup.add(made_up);
+            assert_eq!(lookup.next(true), Next::Wait, "one address at a time");
+            lookup.on_failure(&made_up.id);
+            assert_eq!(lookup.next(true), Next::Ask(real));
+            lookup.add(made_up);
+            lookup.on_reply(&real.id);
+            assert_eq!(lookup.next(true), Next::Done);
+            assert_eq!(lookup.closest(), [real]);
+        }
+    }
+
+    #[test]
+    fn contact_that_answers_and_is_excluded_is_not_sought_elsewhere() {
+        let (contacts, mut lookup) = among(1);
+        assert_eq!(lookup.next(true), Next::Ask(contacts[0]));
+        let mut other = contacts[0];
+        other.addr.set_port(8);
+        lookup.add(other);
+        lookup.on_excluded(&other.id);
+        assert_eq!(lookup.next(true), Next::Done);
+        assert_eq!(lookup.closest(), []);
     }
 
     #[test]
