@@ -141,6 +141,10 @@ pub const REQUESTERS_MAX: usize = 32;
 /// Peers remembered as those to ask for DIAL_BACK at most; beyond it nobody is added.
 pub const DIALERS_MAX: usize = 32;
 
+/// Peers of one network (IPv4 /24, IPv6 /56) among them at most, private ranges exempt: those of a single network
+/// cannot keep all others from being asked.
+pub const DIALERS_PER_NETWORK: usize = 2;
+
 /// DIAL_BACK requests, and connections promised by them, waited for at once at most.
 pub const DIAL_BACKS_WAITING_MAX: usize = 4;
 

@@ -239,9 +239,12 @@ impl Dht {
             Purpose::Probe | Purpose::Announce | Purpose::Abandoned => {}
             Purpose::Seed => self.seed_answered(now, contact, header.client_mode),
             Purpose::DialBack => {
-                if let Reply::DialBack(will, others) = reply {
-                    self.dialer_answered(now, from, will, &others);
-                }
+                // Whoever does not take the token that it has just given does not come either.
+                let (will, others) = match reply {
+                    Reply::DialBack(will, others) => (will, others),
+                    _ => (false, Vec::new()),
+                };
+                self.dialer_answered(now, from, will, &others);
             }
             Purpose::Lookup(lookup) => {
                 self.lookup_answered(now, lookup, contact, header.client_mode, reply);

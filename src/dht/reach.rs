@@ -4,8 +4,8 @@
 use super::{may_name, Dht, Event, Timer};
 use crate::id::{NodeId, Point};
 use crate::limits::{
-    DIALERS_MAX, DIAL_BACKS_WAITING_MAX, DIAL_BACK_NETWORKS, DIAL_BACK_RETRY_FIRST,
-    DIAL_BACK_RETRY_MAX, DIAL_BACK_WAIT, REACHABILITY_PERIOD, RECHECK_TRIES,
+    DIALERS_MAX, DIALERS_PER_NETWORK, DIAL_BACKS_WAITING_MAX, DIAL_BACK_NETWORKS,
+    DIAL_BACK_RETRY_FIRST, DIAL_BACK_RETRY_MAX, DIAL_BACK_WAIT, REACHABILITY_PERIOD, RECHECK_TRIES,
 };
 use crate::time::Instant;
 use crate::wire::contact::{is_private, is_usable, network, Contact};
@@ -24,8 +24,6 @@ enum State {
     Asked(u64),
     /// It said it will.
     Promised(u64),
-    /// It did.
-    Connected,
 }
 
 /// A peer that may connect to us.
@@ -40,7 +38,7 @@ pub(super) struct Reach {
     pub(super) client_mode: bool,
     /// We ask for connections now.
     seeking: bool,
-    /// At most DIALERS_MAX.
+    /// At most DIALERS_MAX, none of them of a network in `networks`.
     dialers: BTreeMap<SocketAddr, Dialer>,
     /// From where somebody has connected since we began to seek.
     networks: BTreeSet<IpAddr>,
@@ -71,13 +69,21 @@ impl Dht {
             let waits = [State::Asked(nonce), State::Promised(nonce)].contains(&dialer.state);
             waits && dialer.id == from
         });
-        let Some((&asked, dialer)) = dialer else {
+        let Some((&asked, _)) = dialer else {
             return;
         };
-        dialer.state = State::Connected;
-        self.timers.stop(Timer::Dialer(asked));
+        self.forget_dialer(asked);
         let ip = addr.ip().to_canonical();
-        self.reach.networks.insert(network(&ip));
+        let connected = network(&ip);
+        self.reach.networks.insert(connected);
+        // The others of that network would prove nothing new, and are in the way of those who would.
+        let others = self.reach.dialers.keys().copied();
+        let useless: Vec<SocketAddr> = others
+            .filter(|other| network(&other.ip()) == connected)
+            .collect();
+        for other in useless {
+            self.forget_dialer(other);
+        }
         if is_private(&ip) || self.reach.networks.len() >= DIAL_BACK_NETWORKS {
             self.reachable(now);
         }
@@ -86,9 +92,22 @@ impl Dht {
 
     /// Whether a round trip with this address would help us to leave client-mode.
     pub(super) fn wants_dialer(&self, addr: &SocketAddr) -> bool {
-        self.reach.seeking
-            && self.reach.dialers.len() < DIALERS_MAX
-            && !self.reach.dialers.contains_key(addr)
+        let reach = &self.reach;
+        let of = network(&addr.ip());
+        if !reach.seeking
+            || reach.dialers.len() >= DIALERS_MAX
+            || reach.dialers.contains_key(addr)
+            || reach.networks.contains(&of)
+        {
+            return false;
+        }
+        let same = |dialer: &&SocketAddr| network(&dialer.ip()) == of;
+        is_private(&addr.ip()) || reach.dialers.keys().filter(same).count() < DIALERS_PER_NETWORK
+    }
+
+    fn forget_dialer(&mut self, addr: SocketAddr) {
+        self.reach.dialers.remove(&addr);
+        self.timers.stop(Timer::Dialer(addr));
     }
 
     /// A round trip with this peer is complete; it may be asked to connect.
@@ -109,13 +128,12 @@ impl Dht {
     pub(super) fn dialer_due(&mut self, now: Instant, addr: SocketAddr) {
         let busy = |dialer: &&Dialer| matches!(dialer.state, State::Asked(_) | State::Promised(_));
         let waiting = self.reach.dialers.values().filter(busy).count();
-        let useless = self.reach.networks.contains(&network(&addr.ip()));
         let Some(dialer) = self.reach.dialers.get_mut(&addr) else {
             return;
         };
         match dialer.state {
             State::Promised(_) => self.dialer_failed(now, addr),
-            State::Resting if waiting >= DIAL_BACKS_WAITING_MAX || useless => {
+            State::Resting if waiting >= DIAL_BACKS_WAITING_MAX => {
                 let pause = self.rng.jitter(DIAL_BACK_RETRY_FIRST);
                 self.timers.set(Timer::Dialer(addr), now + pause);
             }
@@ -125,7 +143,7 @@ impl Dht {
                 let id = Some(dialer.id);
                 self.ask(now, addr, id, Purpose::DialBack, Request::DialBack(nonce));
             }
-            State::Asked(_) | State::Connected => {}
+            State::Asked(_) => {}
         }
     }
 
@@ -223,6 +241,219 @@ impl Dht {
         let max = 2 * DIAL_BACKS_WAITING_MAX;
         for contact in self.table.closest(now, &anywhere, max, |_| true) {
             self.consider_dialer(now, contact);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::dht::Config;
+    use crate::id::NodeKey;
+    use crate::limits::{DATAGRAM_SIZE_MAX, REACHABILITY_PERIOD};
+    use crate::rng::Rng;
+    use crate::wire::codec::Reader;
+    use crate::wire::datagram::{Direction, Families, Header, Kind, Reply, Start, Token};
+
+    /// What a scripted peer does when it is asked for DIAL_BACK.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Manner {
+        /// Connects.
+        Dials,
+        /// Says that it will, and does not.
+        Promises,
+        /// Says that it will not.
+        Refuses,
+        /// Does not take the token that it gives, however often it is asked.
+        Forgets,
+    }
+
+    /// A serving node among scripted peers, which answer at once.
+    struct Scene {
+        now: Instant,
+        node: Dht,
+        peers: BTreeMap<SocketAddr, (NodeKey, Manner)>,
+        asked: BTreeSet<SocketAddr>,
+        events: Vec<Event>,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let now = Instant::since_epoch(Duration::from_secs(1_000_000));
+            let config = Config {
+                serve: true,
+                ipv4: true,
+                ipv6: true,
+            };
+            Scene {
+                now,
+                node: Dht::new(now, NodeKey([1; 32]), config, Rng::new([1; 32])),
+                peers: BTreeMap::new(),
+                asked: BTreeSet::new(),
+                events: Vec::new(),
+            }
+        }
+
+        /// A peer pings the node, which so comes to know it.
+        fn meet(&mut self, addr: &str, manner: Manner) {
+            let addr: SocketAddr = addr.parse().unwrap();
+            let mut key = [7; 32];
+            key[..2].copy_from_slice(&(self.peers.len() as u16).to_be_bytes());
+            self.peers.insert(addr, (NodeKey(key), manner));
+            let header = header(NodeKey(key), 1);
+            let ping = Request::Ping.encode(header, true);
+            self.node.handle_datagram(self.now, addr, &ping, &|_| false);
+            self.run(Duration::ZERO);
+        }
+
+        fn answer(&mut self, to: SocketAddr, payload: &[u8]) {
+            let Some(&(key, manner)) = self.peers.get(&to) else {
+                return;
+            };
+            let mut reader = Reader::new(payload);
+            let Start::Ours(asked) = Header::decode(&mut reader).unwrap() else {
+                panic!("a node speaks its own version");
+            };
+            if asked.direction == Direction::Reply {
+                return;
+            }
+            let mut nonce = None;
+            let reply = match Request::decode(asked.kind, reader).unwrap() {
+                Request::Ping => Reply::Ping("203.0.113.9:7".parse().unwrap()),
+                Request::FindNode(_) => Reply::FindNode(Vec::new()),
+                Request::Have(_) => panic!("nobody looks for a block"),
+                Request::DialBack(wanted) => {
+                    self.asked.insert(to);
+                    nonce = (manner == Manner::Dials).then_some(wanted);
+                    match manner {
+                        Manner::Forgets => Reply::Nothing(Kind::DialBack),
+                        Manner::Refuses => Reply::DialBack(false, Vec::new()),
+                        Manner::Dials | Manner::Promises => Reply::DialBack(true, Vec::new()),
+                    }
+                }
+            };
+            let reply = reply.encode(header(key, asked.transaction), DATAGRAM_SIZE_MAX);
+            self.node.handle_datagram(self.now, to, &reply, &|_| false);
+            if let Some(nonce) = nonce {
+                let mut from = to;
+                from.set_port(40_000);
+                self.node
+                    .handle_dialed_back(self.now, key.id(), from, nonce);
+            }
+        }
+
+        fn run(&mut self, span: Duration) {
+            let end = self.now + span;
+            loop {
+                while let Some((to, payload)) = self.node.poll_transmit() {
+                    self.answer(to, &payload);
+                }
+                while let Some(event) = self.node.poll_event() {
+                    self.events.push(event);
+                }
+                match self.node.next_timeout().filter(|next| *next <= end) {
+                    Some(next) => {
+                        self.now = self.now.max(next);
+                        self.node.handle_timeout(self.now);
+                    }
+                    None => break,
+                }
+            }
+            self.now = end;
+        }
+    }
+
+    fn header(key: NodeKey, transaction: u64) -> Header {
+        Header {
+            kind: Kind::Ping,
+            direction: Direction::Request,
+            client_mode: false,
+            families: Families::default(),
+            shortened: false,
+            transaction,
+            key,
+            token: Token([9; 8]),
+        }
+    }
+
+    #[test]
+    fn two_public_networks_end_client_mode_and_one_does_not() {
+        let mut scene = Scene::new();
+        scene.meet("192.0.2.1:7", Manner::Dials);
+        scene.meet("192.0.2.2:7", Manner::Dials);
+        scene.run(Duration::from_secs(30));
+        assert!(scene.node.is_client_mode(), "both are of one network");
+        assert_eq!(scene.asked.len(), 1, "the second could prove nothing new");
+        scene.meet("198.51.100.1:7", Manner::Dials);
+        assert!(!scene.node.is_client_mode());
+        assert!(scene.events.contains(&Event::ClientMode(false)));
+    }
+
+    #[test]
+    fn peers_that_answer_dial_back_with_nothing_do_not_keep_others_from_being_asked() {
+        let mut scene = Scene::new();
+        for n in 0..DIAL_BACKS_WAITING_MAX {
+            scene.meet(&format!("10.0.0.{n}:7"), Manner::Forgets);
+        }
+        assert_eq!(scene.asked.len(), DIAL_BACKS_WAITING_MAX);
+        scene.meet("10.0.1.1:7", Manner::Dials);
+        scene.run(Duration::from_secs(5));
+        assert!(!scene.node.is_client_mode());
+    }
+
+    #[test]
+    fn many_addresses_of_one_network_leave_room_for_those_of_another() {
+        for manner in [Manner::Dials, Manner::Promises] {
+            let mut scene = Scene::new();
+            for n in 1..=2 * DIALERS_MAX {
+                scene.meet(&format!("192.0.2.{n}:7"), manner);
+            }
+            scene.run(Duration::from_secs(5));
+            assert!(scene.node.reach.dialers.len() <= DIALERS_PER_NETWORK);
+            scene.meet("198.51.100.1:7", Manner::Dials);
+            scene.meet("203.0.113.1:7", Manner::Dials);
+            scene.run(Duration::from_secs(5));
+            assert!(!scene.node.is_client_mode());
+            assert!(scene.node.reach.dialers.is_empty());
+        }
+    }
+
+    #[test]
+    fn peer_to_whom_nobody_can_connect_any_more_is_in_client_mode_again_until_somebody_can() {
+        let mut scene = Scene::new();
+        for n in 1..=6 {
+            scene.meet(&format!("192.0.{n}.1:7"), Manner::Dials);
+        }
+        assert!(!scene.node.is_client_mode());
+        scene.run(REACHABILITY_PERIOD * 2);
+        let ended = |scene: &Scene| {
+            let modes = scene.events.iter();
+            let modes = modes.filter(|event| matches!(event, Event::ClientMode(_)));
+            modes.cloned().collect::<Vec<Event>>()
+        };
+        assert_eq!(
+            ended(&scene),
+            [Event::ClientMode(false)],
+            "a check that succeeds changes nothing"
+        );
+        for manner in [Manner::Refuses, Manner::Promises] {
+            scene.events.clear();
+            for peer in scene.peers.values_mut() {
+                peer.1 = manner;
+            }
+            scene.run(REACHABILITY_PERIOD * 2);
+            assert!(scene.node.is_client_mode());
+            assert_eq!(ended(&scene), [Event::ClientMode(true)]);
+
+            // They are forgotten one by one, and met again by the pings of the upkeep.
+            scene.events.clear();
+            for peer in scene.peers.values_mut() {
+                peer.1 = Manner::Dials;
+            }
+            scene.run(REACHABILITY_PERIOD);
+            assert!(!scene.node.is_client_mode());
+            assert_eq!(ended(&scene), [Event::ClientMode(false)]);
         }
     }
 }
