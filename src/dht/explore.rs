@@ -51,8 +51,9 @@ impl Dht {
         self.look_up(now, Lookup::new(Goal::Holders(block)).beyond(useless))
     }
 
-    /// Forgets a lookup, which makes no further event; harmless if it has ended.
-    pub fn cancel(&mut self, id: LookupId) {
+    /// Forgets a lookup, which makes no further event, and starts one that waited for it; harmless if it has
+    /// ended.
+    pub fn cancel(&mut self, now: Instant, id: LookupId) {
         self.waiting.retain(|&waiting| waiting != id);
         self.timers.stop(Timer::Linger(id));
         if let Some(running) = self.lookups.remove(&id) {
@@ -61,6 +62,7 @@ impl Dht {
             }
             self.abandon(id);
         }
+        self.settle(now);
     }
 
     /// The requests of a lookup that has ended hold up no others. Looks at each request on its way.

@@ -271,6 +271,42 @@ fn private_peer_joins_through_a_lone_serve_within_moments() {
 }
 
 #[test]
+fn lookup_that_waits_starts_when_another_is_cancelled() {
+    let mut net = Net::of(30, 0);
+    net.dead.extend(1..30);
+    let now = net.now;
+    let node = &mut net.nodes[0];
+    let points = |n: u8| Point([n; 32]);
+    let running: Vec<LookupId> = (0..LOOKUPS_MAX as u8)
+        .map(|n| node.find_closest(now, points(n)))
+        .collect();
+    let waiting = node.find_closest(now, points(99));
+    assert!(!node.lookups[&waiting].started);
+    node.cancel(now, running[3]);
+    assert!(node.lookups[&waiting].started);
+    let next = node.find_closest(now, points(100));
+    node.cancel(now, next);
+    node.cancel(now, next);
+    assert_eq!((node.running, node.waiting.len()), (LOOKUPS_MAX, 0));
+}
+
+#[test]
+fn requests_of_a_cancelled_lookup_make_room_for_those_that_are_held() {
+    let mut net = Net::of(60, 0);
+    net.dead.extend(1..60);
+    let now = net.now;
+    let node = &mut net.nodes[0];
+    let lookups: Vec<LookupId> = (0..LOOKUPS_MAX as u8)
+        .map(|n| node.find_closest(now, Point([n; 32])))
+        .collect();
+    assert!(node.held && node.fresh == REQUESTS_MAX);
+    let sent = node.statistics.requests_sent;
+    node.cancel(now, lookups[0]);
+    assert_eq!(node.statistics.requests_sent, sent + ALPHA as u64);
+    assert_eq!(node.fresh, REQUESTS_MAX);
+}
+
+#[test]
 fn lookup_of_a_lonely_node_ends_at_once_with_nobody() {
     let mut net = Net::new(0);
     let one = net.add(false, None);

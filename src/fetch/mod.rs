@@ -267,7 +267,7 @@ impl Fetch {
         self.timers.stop(Timer::Hedge(id));
         if let Some(lookup) = want.lookup {
             self.lookups.remove(&lookup);
-            tools.dht.cancel(lookup);
+            tools.dht.cancel(tools.now, lookup);
         }
         Some(want)
     }

@@ -149,7 +149,7 @@ impl Keep {
         self.lookups.retain(|&lookup, job| {
             let wanted = jobs.contains_key(job);
             if !wanted {
-                tools.dht.cancel(lookup);
+                tools.dht.cancel(tools.now, lookup);
             }
             wanted
         });
