@@ -50,8 +50,13 @@ pub const REQUESTS_MAX: usize = 64;
 /// contacts can make a lookup hold.
 pub const LOOKUP_CONTACTS_MAX: usize = 200;
 
-/// First guess of a round trip to a contact never measured. Doubles with each attempt.
+/// First guess of a round trip to a contact never measured. Doubles with each attempt, up to
+/// [`RTO_UNMEASURED_MAX`].
 pub const RTO_INITIAL: Duration = Duration::from_millis(500);
+
+/// A time-out of a contact never measured is never longer. Mostly it is a dead one that somebody named, and the
+/// end of a lookup waits for it: with all attempts 2 s, in which any living one answers the first of them.
+pub const RTO_UNMEASURED_MAX: Duration = Duration::from_millis(750);
 
 /// A time-out is never shorter: a busy machine is no dead one.
 pub const RTO_MIN: Duration = Duration::from_millis(150);

@@ -3,7 +3,9 @@
 //! It decides when a request is late; `dht` sends, sends again and gives up.
 
 use crate::id::NodeId;
-use crate::limits::{RTO_INITIAL, RTO_MAX, RTO_MIN, RTT_ESTIMATES_MAX, TOKEN_FRESH};
+use crate::limits::{
+    RTO_INITIAL, RTO_MAX, RTO_MIN, RTO_UNMEASURED_MAX, RTT_ESTIMATES_MAX, TOKEN_FRESH,
+};
 use crate::time::Instant;
 use crate::wire::contact::Contact;
 use crate::wire::datagram::{Families, Request, Token};
@@ -119,12 +121,12 @@ impl Peers {
 
     /// How long to wait for an answer to the attempt of this number, from 1.
     pub fn timeout(&self, addr: &SocketAddr, attempt: u32) -> Duration {
-        let first = match self.peers.get(addr).and_then(|peer| peer.rtt) {
-            Some((smoothed, variation)) => smoothed + variation * 4,
-            None => RTO_INITIAL,
+        let (first, max) = match self.peers.get(addr).and_then(|peer| peer.rtt) {
+            Some((smoothed, variation)) => (smoothed + variation * 4, RTO_MAX),
+            None => (RTO_INITIAL, RTO_UNMEASURED_MAX),
         };
-        let first = first.clamp(RTO_MIN, RTO_MAX);
-        (first * 2u32.pow(attempt.saturating_sub(1).min(8))).min(RTO_MAX)
+        let first = first.clamp(RTO_MIN, max);
+        (first * 2u32.pow(attempt.saturating_sub(1).min(8))).min(max)
     }
 }
 
@@ -140,11 +142,13 @@ mod tests {
     fn timeout_follows_the_round_trips_within_its_bounds() {
         let mut peers = Peers::default();
         assert_eq!(peers.timeout(&addr(1), 1), RTO_INITIAL);
-        assert_eq!(peers.timeout(&addr(1), 2), RTO_INITIAL * 2);
-        assert_eq!(peers.timeout(&addr(1), 9), RTO_MAX);
+        assert_eq!(peers.timeout(&addr(1), 2), RTO_UNMEASURED_MAX);
+        assert_eq!(peers.timeout(&addr(1), 9), RTO_UNMEASURED_MAX);
         let millis = Duration::from_millis;
         peers.answered(Instant::EPOCH, addr(1), Token([1; 8]), Some(millis(200)));
         assert_eq!(peers.timeout(&addr(1), 1), millis(600));
+        assert_eq!(peers.timeout(&addr(1), 2), millis(1200));
+        assert_eq!(peers.timeout(&addr(1), 9), RTO_MAX);
         for _ in 0..50 {
             peers.answered(Instant::EPOCH, addr(1), Token([1; 8]), Some(millis(200)));
         }

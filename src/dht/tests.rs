@@ -307,6 +307,32 @@ fn requests_of_a_cancelled_lookup_make_room_for_those_that_are_held() {
 }
 
 #[test]
+fn dead_contact_never_measured_holds_up_the_end_of_a_lookup_for_two_seconds() {
+    let mut net = Net::of(30, 0);
+    net.dead.insert(7);
+    // A newcomer has measured nobody; the others name the dead one to it.
+    let newcomer = net.add(false, Some(0));
+    let began = net.now;
+    let target = Point::from(net.nodes[7].id());
+    let lookup = net.nodes[newcomer].find_closest(net.now, target);
+    let ended = |net: &Net| {
+        let mut events = net.events.iter();
+        events.any(|(_, event)| matches!(event, Event::Closest { lookup: l, .. } if *l == lookup))
+    };
+    while !ended(&net) {
+        net.run(Duration::from_millis(10));
+        assert!(net.now.since(began) < Duration::from_secs(10));
+    }
+    let took = net.now.since(began);
+    println!("a lookup with one dead contact, never measured: {took:?}");
+    assert!(
+        took >= Duration::from_millis(1900),
+        "it is given its chances"
+    );
+    assert!(took < Duration::from_millis(2200), "{took:?}");
+}
+
+#[test]
 fn lookup_of_a_lonely_node_ends_at_once_with_nobody() {
     let mut net = Net::new(0);
     let one = net.add(false, None);
