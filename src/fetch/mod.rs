@@ -169,7 +169,8 @@ impl Fetch {
         true
     }
 
-    /// Does for a want what can be done next: ask a holder, look for holders again, or give up.
+    /// Does for a want what can be done next: ask a holder, wait for one to be less busy, look for holders again, or
+    /// give up. Nothing while those asked are not late.
     fn advance(&mut self, tools: &mut Tools<'_>, id: BlockId) {
         let Some(want) = self.wants.get_mut(&id) else {
             return;
@@ -185,12 +186,12 @@ impl Fetch {
             };
             if !want.holders.is_empty() {
                 self.waiting.insert((turn, id));
-            } else if want.asked.is_empty() && want.lookup.is_none() {
+            } else if want.lookup.is_none() {
                 // Each further lookup is for those whom the failed ones hid; when there are none, that is all.
-                if !want.found || want.lookups > RELOCATE_MAX {
-                    self.give_up(tools, id);
-                } else {
+                if want.found && want.lookups <= RELOCATE_MAX {
                     self.locate(tools, id);
+                } else if want.asked.is_empty() {
+                    self.give_up(tools, id);
                 }
             }
         }
@@ -368,19 +369,10 @@ impl Fetch {
     /// Asks another holder for what is late. Early is harmless.
     pub fn handle_timeout(&mut self, tools: &mut Tools<'_>) {
         while let Some(Timer::Hedge(id)) = self.timers.pop_expired(tools.now) {
-            // Sets the timer again if there was somebody to ask.
-            if self.ask(tools, id) {
-                continue;
-            }
-            let Some(want) = self.wants.get_mut(&id) else {
-                continue;
-            };
-            want.late = true;
-            if !want.holders.is_empty() {
-                // All of them are busy: the first to become free is asked.
-                self.waiting.insert((want.turn, id));
-            } else if want.lookup.is_none() && want.found && want.lookups <= RELOCATE_MAX {
-                self.locate(tools, id);
+            // Sets the timer again if there is somebody to ask.
+            if let Some(want) = self.wants.get_mut(&id) {
+                want.late = true;
+                self.advance(tools, id);
             }
         }
     }
@@ -393,5 +385,113 @@ impl Fetch {
     /// Blocks that clients wait for.
     pub fn wanted(&self) -> usize {
         self.wants.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dht::Config;
+    use crate::id::NodeKey;
+    use crate::rng::Rng;
+    use crate::transfer::Command;
+    use crate::wire::contact::Age;
+    use crate::wire::frame::{Hello, PeerRole};
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    /// A fetch with machines that reach nobody: what lookups find is said by the test.
+    struct Alone {
+        now: Instant,
+        dht: Dht,
+        transfer: Transfer,
+        fetch: Fetch,
+    }
+
+    impl Alone {
+        fn new() -> Alone {
+            let now = Instant::since_epoch(Duration::from_secs(1_000_000));
+            let key = NodeKey([0; 32]);
+            let config = Config {
+                serve: false,
+                ipv4: true,
+                ipv6: true,
+            };
+            let hello = Hello {
+                key,
+                port: 7,
+                role: PeerRole::Private,
+            };
+            Alone {
+                now,
+                dht: Dht::new(now, key, config, Rng::new([1; 32])),
+                transfer: Transfer::new(hello),
+                fetch: Fetch::default(),
+            }
+        }
+
+        fn with<R>(&mut self, call: impl FnOnce(&mut Fetch, &mut Tools<'_>) -> R) -> R {
+            let mut tools = Tools {
+                now: self.now,
+                dht: &mut self.dht,
+                transfer: &mut self.transfer,
+            };
+            call(&mut self.fetch, &mut tools)
+        }
+
+        fn want(&self) -> &Want {
+            &self.fetch.wants[&BLOCK]
+        }
+
+        /// The lookup under way finds these and ends.
+        fn lookup_finds(&mut self, holders: &[Contact]) {
+            let lookup = self.want().lookup.expect("a lookup is under way");
+            for &holder in holders {
+                self.with(|fetch, tools| fetch.handle_holder(tools, lookup, holder));
+            }
+            self.with(|fetch, tools| fetch.handle_holders_done(tools, lookup, 20));
+        }
+
+        fn pass(&mut self, span: Duration) {
+            self.now = self.now + span;
+            self.with(|fetch, tools| fetch.handle_timeout(tools));
+        }
+
+        /// Connections begun since the last call.
+        fn connects(&mut self) -> Vec<SocketAddr> {
+            let commands = std::iter::from_fn(|| self.transfer.poll_command());
+            let to = commands.filter_map(|command| match command {
+                Command::Connect { to, .. } => Some(to),
+                _ => None,
+            });
+            to.collect()
+        }
+    }
+
+    const BLOCK: BlockId = BlockId([9; 32]);
+    const CLIENT: ConnId = ConnId(u64::MAX);
+
+    fn holder(n: u8) -> Contact {
+        let addr = SocketAddr::from(([10, 0, 0, n], 7));
+        Contact::new(NodeKey([n; 32]), addr, Age(0))
+    }
+
+    #[test]
+    fn late_block_is_looked_for_beyond_a_holder_that_cannot_be_reached() {
+        let mut alone = Alone::new();
+        alone.with(|fetch, tools| fetch.want(tools, CLIENT, BLOCK));
+        alone.lookup_finds(&[holder(1)]);
+        assert_eq!(alone.connects(), [holder(1).addr]);
+        alone.pass(HEDGE_AFTER);
+        let now = alone.now;
+        alone.transfer.shun(now, holder(2).id, SHUN_FOR);
+        alone.lookup_finds(&[holder(2)]);
+        assert_eq!(alone.connects(), []);
+        alone.lookup_finds(&[holder(3)]);
+        assert_eq!(alone.connects(), [holder(3).addr]);
+        // When a lookup finds nobody new there is nobody else; those asked may yet give it.
+        alone.pass(HEDGE_AFTER);
+        alone.lookup_finds(&[]);
+        assert!(alone.want().lookup.is_none() && !alone.want().asked.is_empty());
     }
 }
