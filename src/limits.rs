@@ -256,8 +256,13 @@ pub const PLACE_RETRY: Duration = Duration::from_secs(10);
 /// Blocks that a client may have asked for and not been given at most.
 pub const WANTS_PER_CLIENT: usize = 1024;
 
-/// A block asked of a peer and not begun after this long is asked of another as well.
+/// A block asked of a peer and not there after this long is asked of another as well. As long as none of those
+/// asked sends anything, each next one has half the time of the one before, but not less than [`HEDGE_AFTER_MIN`].
 pub const HEDGE_AFTER: Duration = Duration::from_secs(2);
+
+/// See [`HEDGE_AFTER`]: with it a neighbourhood of silent holders costs 8 s, well within [`STALL_DEFAULT`], and most
+/// peers that are alive have answered a new connection.
+pub const HEDGE_AFTER_MIN: Duration = Duration::from_millis(250);
 
 /// How often a block's holders are looked up again when all of them failed to give it: each finds a holder not
 /// asked before or is the last, and there is room for a neighbourhood of them.

@@ -14,6 +14,7 @@ use crate::wire::contact::Contact;
 use crate::wire::frame::{ByeReason, Frame, MissingReason, PayloadFrame};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The machines that fetching uses, lent for one call.
 pub struct Tools<'a> {
@@ -49,6 +50,8 @@ struct Want {
     found: bool,
     /// Who was asked is late, and there was nobody else to ask: the next holder found is asked at once.
     late: bool,
+    /// How long the next that is asked has before it is late.
+    pause: Duration,
     /// The most peers that answered one of its lookups.
     answered: usize,
 }
@@ -108,6 +111,7 @@ impl Fetch {
             lookups: 0,
             found: false,
             late: false,
+            pause: HEDGE_AFTER,
             answered: 0,
         };
         self.wants.insert(id, want);
@@ -197,7 +201,8 @@ impl Fetch {
         }
     }
 
-    /// Asks the least busy holder that has not been asked. False if there is none, or if all are busy.
+    /// Asks the least busy holder that has not been asked, one that is silent only if there is no other. False if
+    /// there is none, or if all are busy.
     fn ask(&mut self, tools: &mut Tools<'_>, id: BlockId) -> bool {
         let Some(want) = self.wants.get_mut(&id) else {
             return false;
@@ -208,17 +213,29 @@ impl Fetch {
                     .get(&contact.id)
                     .map_or(0, |source| source.outstanding.len())
             };
-            let least = want
-                .holders
-                .iter()
-                .enumerate()
-                .min_by_key(|(_, contact)| load(contact));
+            let is_busy = |contact: &Contact| load(contact) >= GETS_PER_CONNECTION;
+            // What it owes for other blocks, too: each block need not find out anew.
+            let is_silent = |contact: &Contact| {
+                let source = self.sources.get(&contact.id);
+                let owing = source.filter(|source| !source.outstanding.is_empty());
+                let heard = owing.and_then(|source| tools.transfer.last_heard(source.conn));
+                heard.is_some_and(|heard| tools.now.since(heard) >= HEDGE_AFTER / 2)
+            };
+            let least =
+                want.holders.iter().enumerate().min_by_key(|(_, contact)| {
+                    (is_busy(contact), is_silent(contact), load(contact))
+                });
             let Some((index, &contact)) = least else {
                 return false;
             };
-            if load(&contact) >= GETS_PER_CONNECTION {
+            if is_busy(&contact) {
                 return false;
             }
+            let pause = if is_silent(&contact) {
+                HEDGE_AFTER_MIN
+            } else {
+                want.pause
+            };
             want.holders.swap_remove(index);
             let Some(conn) = tools.transfer.reach(tools.now, &contact) else {
                 want.failed.insert(contact.id);
@@ -238,7 +255,7 @@ impl Fetch {
             }
             want.asked.insert(contact.id, contact);
             want.late = false;
-            self.timers.set(Timer::Hedge(id), tools.now + HEDGE_AFTER);
+            self.timers.set(Timer::Hedge(id), tools.now + pause);
             return true;
         }
     }
@@ -371,6 +388,18 @@ impl Fetch {
         while let Some(Timer::Hedge(id)) = self.timers.pop_expired(tools.now) {
             // Sets the timer again if there is somebody to ask.
             if let Some(want) = self.wants.get_mut(&id) {
+                // A peer that sends something is slow, or our own line is: to ask ever faster would clog it.
+                let silent_for = want.pause / 2;
+                let is_silent = |peer: &NodeId| {
+                    let source = self.sources.get(peer);
+                    let heard = source.and_then(|source| tools.transfer.last_heard(source.conn));
+                    heard.is_none_or(|heard| tools.now.since(heard) >= silent_for)
+                };
+                want.pause = if want.asked.keys().all(is_silent) {
+                    silent_for.max(HEDGE_AFTER_MIN)
+                } else {
+                    HEDGE_AFTER
+                };
                 want.late = true;
                 self.advance(tools, id);
             }
@@ -398,7 +427,6 @@ mod tests {
     use crate::wire::contact::Age;
     use crate::wire::frame::{Hello, PeerRole};
     use std::net::SocketAddr;
-    use std::time::Duration;
 
     /// A fetch with machines that reach nobody: what lookups find is said by the test.
     struct Alone {
@@ -493,5 +521,80 @@ mod tests {
         alone.pass(HEDGE_AFTER);
         alone.lookup_finds(&[]);
         assert!(alone.want().lookup.is_none() && !alone.want().asked.is_empty());
+    }
+    #[test]
+    fn silent_holders_are_given_ever_less_time_down_to_a_bound() {
+        let mut alone = Alone::new();
+        alone.with(|fetch, tools| fetch.want(tools, CLIENT, BLOCK));
+        let holders: Vec<Contact> = (1..=8).map(holder).collect();
+        alone.lookup_finds(&holders);
+        let mut pauses = Vec::new();
+        for asked in 1..=holders.len() {
+            assert_eq!(alone.connects().len(), 1, "after {asked}");
+            let next = alone.fetch.next_timeout().expect("the next is due");
+            pauses.push(next.since(alone.now));
+            alone.pass(next.since(alone.now));
+        }
+        let millis = [2000, 1000, 500, 250, 250, 250, 250, 250];
+        assert_eq!(pauses, millis.map(Duration::from_millis));
+    }
+
+    #[test]
+    fn holder_silent_about_one_block_is_asked_last_for_another_and_not_waited_for() {
+        let mut alone = Alone::new();
+        let find = |alone: &mut Alone, block: u8, found: u8| {
+            let block = BlockId([block; 32]);
+            if !alone.fetch.wants.contains_key(&block) {
+                alone.with(|fetch, tools| fetch.want(tools, CLIENT, block));
+            }
+            let lookup = alone.fetch.wants[&block].lookup.expect("it is sought");
+            alone.with(|fetch, tools| fetch.handle_holder(tools, lookup, holder(found)));
+        };
+        find(&mut alone, 1, 1);
+        alone.pass(HEDGE_AFTER);
+        // One holder owes more blocks, but sends.
+        find(&mut alone, 2, 2);
+        find(&mut alone, 3, 2);
+        find(&mut alone, 4, 3);
+        find(&mut alone, 4, 1);
+        find(&mut alone, 4, 2);
+        alone.now = alone.now + HEDGE_AFTER;
+        let (now, conn) = (alone.now, alone.fetch.sources[&holder(2).id].conn);
+        alone.transfer.handle_received(now, conn, &[0]);
+        alone.pass(Duration::ZERO);
+        let asked = |alone: &Alone, n| {
+            let want = &alone.fetch.wants[&BlockId([4; 32])];
+            want.asked.contains_key(&holder(n).id)
+        };
+        assert!(asked(&alone, 2) && !asked(&alone, 1));
+        // With nobody else left it is asked after all, and for a moment only.
+        alone.pass(HEDGE_AFTER / 2);
+        assert!(asked(&alone, 1));
+        let next = alone.fetch.next_timeout().expect("the next is due");
+        assert_eq!(next.since(alone.now), HEDGE_AFTER_MIN);
+    }
+
+    #[test]
+    fn holder_that_sends_something_gives_the_next_the_full_time() {
+        let mut alone = Alone::new();
+        alone.with(|fetch, tools| fetch.want(tools, CLIENT, BLOCK));
+        alone.lookup_finds(&[holder(1), holder(2), holder(3), holder(4)]);
+        for _ in 0..2 {
+            alone.pass(alone.want().pause);
+        }
+        assert_eq!(alone.want().pause, HEDGE_AFTER / 4);
+        // Half a frame is something, too.
+        let conn = *alone
+            .fetch
+            .by_conn
+            .keys()
+            .next()
+            .expect("somebody is asked");
+        alone.now = alone.now + HEDGE_AFTER / 5;
+        let (now, byte) = (alone.now, [0]);
+        alone.transfer.handle_received(now, conn, &byte);
+        alone.pass(HEDGE_AFTER / 20);
+        assert_eq!(alone.want().asked.len(), 4);
+        assert_eq!(alone.want().pause, HEDGE_AFTER);
     }
 }

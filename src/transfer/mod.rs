@@ -505,6 +505,11 @@ impl Transfer {
         }
     }
 
+    /// When bytes last came on a connection, or it began to owe us something; `None` if it is gone.
+    pub fn last_heard(&self, id: ConnId) -> Option<Instant> {
+        self.conns.get(&id).map(|conn| conn.last_heard)
+    }
+
     /// An answer has come that was owed. False if none was: the peer answers what was not asked.
     pub fn answered(&mut self, id: ConnId) -> bool {
         match self.conns.get_mut(&id) {

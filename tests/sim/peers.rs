@@ -8,10 +8,13 @@ use std::time::Duration;
 use strew::block::address::Address;
 use strew::wire::frame::MissingReason;
 
+/// Bytes of the file that is fetched where its length is of no matter: a root and four leaves.
+const FILE_LEN: usize = 900_000;
+
 /// A network of twelve in which everybody holds all of a file; its sharer is dead.
-fn all_hold(seed: u64, links: Links) -> (World, Address, Vec<u8>) {
+fn all_hold(seed: u64, links: Links, len: usize) -> (World, Address, Vec<u8>) {
     let mut world = World::of(seed, links, 12, private);
-    let data = world.file(900_000);
+    let data = world.file(len);
     let (address, settled) = world.share(0, &data, 20, secs(60));
     assert_eq!(settled.least, 11, "everybody has it");
     world.kill(0, false);
@@ -19,15 +22,15 @@ fn all_hold(seed: u64, links: Links) -> (World, Address, Vec<u8>) {
 }
 
 /// Fetches through a new private peer while so many of eleven holders treat connections badly.
-fn fetch_among(manner: Manner, bad: usize, seed: u64) -> (Outcome, Duration) {
-    let (mut world, address, data) = all_hold(seed, Links::good());
+fn fetch_among(manner: Manner, bad: usize, seed: u64, len: usize) -> (Outcome, Duration) {
+    let (mut world, address, data) = all_hold(seed, Links::good(), len);
     for id in 1..=bad {
         world.turn(id, manner);
     }
     let visitor = world.visitor(private(11));
     let client = world.begin_fetch(visitor, address);
     let (outcome, took) = world.finish(client, secs(180));
-    println!("{bad} of 11 holders {manner:?}: {took:?}");
+    println!("{bad} of 11 holders {manner:?}, {len} bytes: {took:?}");
     if let Outcome::Fetched(got) = &outcome {
         assert!(*got == data, "what is fetched is the file");
     }
@@ -45,7 +48,7 @@ const MANNERS: [Manner; 5] = [
 #[test]
 fn bad_holders_cannot_keep_a_file_that_half_of_its_holders_give() {
     for manner in MANNERS {
-        let (outcome, took) = fetch_among(manner, 5, seed(20));
+        let (outcome, took) = fetch_among(manner, 5, seed(20), FILE_LEN);
         assert!(matches!(outcome, Outcome::Fetched(_)), "{manner:?}");
         assert!(took < secs(30), "{manner:?}: {took:?}");
     }
@@ -54,19 +57,30 @@ fn bad_holders_cannot_keep_a_file_that_half_of_its_holders_give() {
 #[test]
 fn one_honest_holder_among_many_bad_ones_is_found() {
     for manner in MANNERS {
-        let (outcome, took) = fetch_among(manner, 10, seed(21));
+        let (outcome, took) = fetch_among(manner, 10, seed(21), FILE_LEN);
         assert!(
             matches!(outcome, Outcome::Fetched(_)),
             "{manner:?}: {outcome:?}"
         );
-        assert!(took < secs(45), "{manner:?}: {took:?}");
+        assert!(took < secs(25), "{manner:?}: {took:?}");
+    }
+}
+
+#[test]
+fn small_file_is_there_in_seconds_when_ten_holders_of_eleven_are_silent() {
+    for manner in [Manner::Mute, Manner::Silent] {
+        for (seed, len) in [(28, 5_000), (29, 5_000), (30, 300_000), (31, 300_000)] {
+            let (outcome, took) = fetch_among(manner, 10, crate::world::seed(seed), len);
+            assert!(matches!(outcome, Outcome::Fetched(_)), "{manner:?}");
+            assert!(took < secs(15), "{manner:?}: {took:?}");
+        }
     }
 }
 
 #[test]
 fn file_that_no_holder_gives_is_said_to_be_so() {
     for manner in MANNERS {
-        let (outcome, took) = fetch_among(manner, 11, seed(22));
+        let (outcome, took) = fetch_among(manner, 11, seed(22), FILE_LEN);
         let said = matches!(outcome, Outcome::Missing(MissingReason::NotGiven, _));
         assert!(said, "{manner:?}: {outcome:?}");
         assert!(took < secs(120), "{manner:?}: {took:?}");
@@ -115,7 +129,7 @@ fn streams_may_be_cut_at_every_byte() {
 #[test]
 fn streams_may_break_after_every_byte() {
     for limit in (0..150).step_by(3).chain([1_000, 100_000, 300_000]) {
-        let (mut world, address, data) = all_hold(seed(25), Links::good());
+        let (mut world, address, data) = all_hold(seed(25), Links::good(), FILE_LEN);
         for id in 1..8 {
             world.peers[id].breaks_after = Some(limit);
         }
