@@ -3,7 +3,8 @@
 
 use super::*;
 use crate::id::Point;
-use crate::wire::datagram::{Kind, Token};
+use crate::wire::contact::Age;
+use crate::wire::datagram::{Kind, Reply, Token, HEADER_SIZE};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
@@ -53,6 +54,11 @@ impl Net {
     }
 
     fn add(&mut self, serve: bool, seed: Option<usize>) -> usize {
+        self.add_again(serve, seed, Vec::new())
+    }
+
+    /// Adds a node that has the contacts of an earlier run.
+    fn add_again(&mut self, serve: bool, seed: Option<usize>, saved: Vec<Contact>) -> usize {
         let config = Config {
             serve,
             ipv4: true,
@@ -63,6 +69,7 @@ impl Net {
         if let Some(seed) = seed {
             node.add_seed(self.now, addr(seed));
         }
+        node.load_contacts(self.now, saved);
         node.handle_timeout(self.now);
         self.nodes.push(node);
         self.held.push(BTreeSet::new());
@@ -330,6 +337,106 @@ fn dead_contact_never_measured_holds_up_the_end_of_a_lookup_for_two_seconds() {
         "it is given its chances"
     );
     assert!(took < Duration::from_millis(2200), "{took:?}");
+}
+
+#[test]
+fn node_that_starts_again_joins_through_any_saved_contact_that_lives() {
+    let mut net = Net::of(30, 0);
+    let dead = |n: usize| Contact::new(NodeKey([n as u8; 32]), addr(500 + n), Age(0));
+    let mut saved: Vec<Contact> = (0..SAVED_AT_ONCE * 2 + 5).map(dead).collect();
+    saved.push(Contact::new(net.nodes[3].key(), addr(3), Age(0)));
+    let again = net.add_again(true, None, saved);
+    let sent = net.nodes[again].statistics().requests_sent;
+    assert_eq!(sent, SAVED_AT_ONCE as u64, "not all at once");
+    let joined = |net: &Net| {
+        let mut events = net.events.iter();
+        events.any(|(n, event)| *n == again && matches!(event, Event::Joined { .. }))
+    };
+    net.run(SAVED_PAUSE);
+    assert!(!joined(&net));
+    net.run(SAVED_PAUSE + Duration::from_millis(100));
+    assert!(joined(&net), "the dead hold up nobody");
+    net.run(Duration::from_secs(10));
+    assert!(net.nodes[again].contact_count() >= K);
+    assert_eq!(
+        net.nodes[again].join.seed_addresses().count(),
+        0,
+        "each is tried until it has failed or answered"
+    );
+}
+
+#[test]
+fn node_whose_saved_contacts_are_all_dead_says_so_and_asks_them_no_more() {
+    let mut net = Net::new(0);
+    let dead = |n: usize| Contact::new(NodeKey([n as u8; 32]), addr(500 + n), Age(0));
+    let node = net.add_again(true, None, (0..15).map(dead).collect());
+    net.run(JOIN_TIMEOUT);
+    assert_eq!(net.events, [(node, Event::JoinFailed)]);
+    let sent = net.nodes[node].statistics().requests_sent;
+    assert_eq!(sent, 15 * u64::from(REQUEST_ATTEMPTS));
+    net.run(Duration::from_secs(600));
+    assert_eq!(net.nodes[node].statistics().requests_sent, sent);
+}
+
+#[test]
+fn request_that_is_short_for_a_stale_token_is_answered_shortly_and_asked_again() {
+    let mut net = Net::of(40, 0);
+    let target = Point([5; 32]);
+    net.closest(0, target);
+    // As if all it has asked had started anew: the tokens that it has of them are worth nothing.
+    for (n, node) in net.nodes.iter_mut().enumerate().skip(1) {
+        node.tokens = Tokens::new([n as u8; 32]);
+    }
+    let now = net.now;
+    net.nodes[0].find_closest(now, target);
+    let (to, request) = net.nodes[0].poll_transmit().unwrap();
+    assert_eq!(request.len(), HEADER_SIZE + 32, "not padded, for the token");
+    let answer = |net: &mut Net, request: &[u8]| {
+        let node = &mut net.nodes[nth(&to)];
+        node.handle_datagram(now, addr(0), request, &|_| false);
+        node.poll_transmit().unwrap().1
+    };
+    let short = answer(&mut net, &request);
+    assert!(short.len() <= request.len());
+    let asked = |node: &mut Dht| {
+        let transmits = std::iter::from_fn(|| node.poll_transmit());
+        let mut again = transmits.filter(|(other, _)| *other == to);
+        again.next().map(|(_, payload)| payload)
+    };
+    while asked(&mut net.nodes[0]).is_some() {}
+    net.nodes[0].handle_datagram(now, to, &short, &|_| false);
+    let again = asked(&mut net.nodes[0]).expect("with the new token");
+    assert_eq!(again.len(), request.len());
+    assert_ne!(again[5..13], request[5..13], "another transaction");
+    let whole = answer(&mut net, &again);
+    assert_eq!(whole.len(), HEADER_SIZE + 2 + K * 39);
+    // A lookup loses nothing by it.
+    assert_eq!(net.closest(0, target), net.sorted(&target, 0));
+}
+
+#[test]
+fn nobody_alone_makes_up_all_the_addresses_at_which_a_contact_is_tried() {
+    let mut net = Net::of(2, 0);
+    let key = net.nodes[1].key();
+    let node = &mut net.nodes[0];
+    node.find_closest(net.now, Point([5; 32]));
+    let (to, request) = node.poll_transmit().unwrap();
+    let Start::Ours(mut header) = Header::decode(&mut Reader::new(&request)).unwrap() else {
+        panic!("a node speaks its own version");
+    };
+    header.key = key;
+    let made_up = (500..520).map(|n| Contact::new(NodeKey([9; 32]), addr(n), Age(0)));
+    let reply = Reply::FindNode(made_up.collect()).encode(header, DATAGRAM_SIZE_MAX);
+    node.handle_datagram(net.now, to, &reply, &|_| false);
+    let mut tried = BTreeSet::new();
+    for _ in 0..100 {
+        net.now = net.now + Duration::from_millis(100);
+        node.handle_timeout(net.now);
+        while let Some((to, _)) = node.poll_transmit() {
+            tried.extend((nth(&to) >= 500).then_some(to));
+        }
+    }
+    assert_eq!(tried, BTreeSet::from([addr(500)]));
 }
 
 #[test]
