@@ -280,6 +280,11 @@ impl<S: Store> Node<S> {
 
     /// Makes durable what was put and answers those who wait for it, now. A failure is final, and said to them.
     pub fn commit(&mut self, now: Instant) {
+        self.commit_and_answer(now);
+        self.pump(now);
+    }
+
+    fn commit_and_answer(&mut self, now: Instant) {
         self.commit_at = None;
         let result = self
             .store
@@ -390,7 +395,7 @@ impl<S: Store> Node<S> {
             } else if let Some((client, settled)) = self.keep.poll_settled() {
                 self.send_when_durable(now, client, Frame::Settled(settled));
             } else if self.commit_at.is_some_and(|at| at <= now) {
-                self.commit(now);
+                self.commit_and_answer(now);
             } else {
                 break;
             }
@@ -729,3 +734,6 @@ impl<S: Store> Node<S> {
         text
     }
 }
+
+#[cfg(test)]
+mod tests;
