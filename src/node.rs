@@ -131,13 +131,14 @@ pub struct Node<S> {
     written: Sequence,
     /// When the next commit is begun.
     commit_at: Option<Instant>,
-    other_versions: VecDeque<(SocketAddr, u8)>,
+    /// At most `OTHER_VERSIONS_MAX`, one for each IP address and version.
+    other_versions: Vec<(SocketAddr, u8)>,
     served_blocks: u64,
     stored_blocks: u64,
     outputs: VecDeque<Output>,
 }
 
-/// Reports of other versions kept for clients that ask why nobody was reached, at most.
+/// Reports of other versions kept for clients that ask why nobody was reached, at most; further ones are dropped.
 const OTHER_VERSIONS_MAX: usize = 8;
 
 impl<S: Store> Node<S> {
@@ -168,7 +169,7 @@ impl<S: Store> Node<S> {
             acks: VecDeque::new(),
             written: Sequence::default(),
             commit_at: None,
-            other_versions: VecDeque::new(),
+            other_versions: Vec::new(),
             served_blocks: 0,
             stored_blocks: 0,
             outputs: VecDeque::new(),
@@ -460,17 +461,24 @@ impl<S: Store> Node<S> {
     }
 
     fn handle_other_version(&mut self, addr: SocketAddr, version: u8) {
-        if self.other_versions.contains(&(addr, version)) {
-            return;
+        if self.remember_other_version(addr, version) {
+            let ours = crate::wire::PROTOCOL_VERSION;
+            warn!(
+                "{addr} speaks protocol version {version}, this strew speaks {ours}; upgrade the older"
+            );
         }
-        let ours = crate::wire::PROTOCOL_VERSION;
-        warn!(
-            "{addr} speaks protocol version {version}, this strew speaks {ours}; upgrade the older"
-        );
-        if self.other_versions.len() == OTHER_VERSIONS_MAX {
-            self.other_versions.pop_front();
+    }
+
+    /// True if it was not known and is now. A stranger may come from ever new ports, and from many addresses: the
+    /// first few are what a user can use, and all that is said.
+    fn remember_other_version(&mut self, addr: SocketAddr, version: u8) -> bool {
+        let mut known = self.other_versions.iter();
+        let is_known = known.any(|&(other, its)| (other.ip(), its) == (addr.ip(), version));
+        if is_known || self.other_versions.len() >= OTHER_VERSIONS_MAX {
+            return false;
         }
-        self.other_versions.push_back((addr, version));
+        self.other_versions.push((addr, version));
+        true
     }
 
     fn handle_transfer(&mut self, now: Instant, event: transfer::Event) {

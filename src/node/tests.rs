@@ -63,3 +63,21 @@ fn commit_has_the_answers_that_waited_for_it_sent() {
     let flushed = |output: &Output| matches!(output, Output::Flush { conn: to } if *to == conn);
     assert!(outputs(&mut node).iter().any(flushed));
 }
+
+#[test]
+fn other_versions_are_reported_once_for_each_host_and_then_no_more() {
+    let mut node = node(Instant::EPOCH);
+    let reports = |node: &mut Node<MemoryStore>, host: u8, port: u16| {
+        node.remember_other_version(SocketAddr::from(([127, 0, 0, host], port)), 9)
+    };
+    assert!(reports(&mut node, 1, 1));
+    assert!(!reports(&mut node, 1, 2), "the same host from another port");
+    let more = (2..=255)
+        .filter(|&host| reports(&mut node, host, 1))
+        .count();
+    assert_eq!(1 + more, OTHER_VERSIONS_MAX);
+    let again = (2..=255)
+        .filter(|&host| reports(&mut node, host, 1))
+        .count();
+    assert_eq!(again, 0, "what is forgotten would be reported again");
+}
