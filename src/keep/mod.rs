@@ -19,6 +19,7 @@ use crate::wire::frame::{Answer, ByeReason, Frame, PayloadFrame, Settled};
 use link::Link;
 use session::Session;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 /// How long a lookup that found fewer than K contacts, and so the whole network, serves for other blocks.
@@ -85,6 +86,8 @@ pub struct Keep {
     /// The contacts of a network with fewer than K, and when they were found.
     whole_network: Option<(Instant, Vec<Contact>)>,
     next_job: u64,
+    /// Whose block was the last to be begun.
+    turn: Option<ConnId>,
     timers: Timers<Timer>,
     settled: VecDeque<(ConnId, Settled)>,
 }
@@ -170,45 +173,60 @@ impl Keep {
         }
     }
 
-    /// Begins as many jobs as may be under way; false if there is nothing to begin.
+    /// Begins as many jobs as may be under way, one of each session in turn: who shares much must not keep the
+    /// others waiting. False if there is nothing to begin.
     fn start_jobs(&mut self, tools: &mut Tools<'_>) -> bool {
         let mut started = false;
-        let clients: Vec<ConnId> = self.sessions.keys().copied().collect();
-        for client in clients {
-            while self.jobs.len() < PLACING_AT_ONCE {
-                let Some(session) = self.sessions.get_mut(&client) else {
-                    break;
-                };
-                let Some((block, role)) = session.start_next() else {
-                    break;
-                };
-                let wanted = session.wanted(role);
-                let id = JobId(self.next_job);
-                self.next_job += 1;
-                started = true;
-                let job = Job {
-                    session: client,
-                    block,
-                    role,
-                    wanted,
-                    candidates: VecDeque::new(),
-                    holders: BTreeSet::new(),
-                    outstanding: 0,
-                };
-                self.jobs.insert(id, job);
-                match &self.whole_network {
-                    Some((at, contacts)) if tools.now.since(*at) < WHOLE_NETWORK_FOR => {
-                        let contacts = contacts.clone();
-                        self.begin_placing(tools, id, contacts);
-                    }
-                    _ => {
-                        let lookup = tools.dht.find_closest(tools.now, block.into());
-                        self.lookups.insert(lookup, id);
-                    }
-                }
-            }
+        while self.jobs.len() < PLACING_AT_ONCE {
+            let Some(client) = self.next_turn() else {
+                break;
+            };
+            self.turn = Some(client);
+            started |= self.start_job(tools, client);
         }
         started
+    }
+
+    /// Whose turn it is: the next after the last that has a block to place, in the order of their coming.
+    fn next_turn(&self) -> Option<ConnId> {
+        let after = self.turn.map_or(Bound::Unbounded, Bound::Excluded);
+        let later = self.sessions.range((after, Bound::Unbounded));
+        let mut in_turn = later.chain(&self.sessions);
+        in_turn
+            .find(|(_, session)| !session.pending.is_empty())
+            .map(|(&client, _)| client)
+    }
+
+    fn start_job(&mut self, tools: &mut Tools<'_>, client: ConnId) -> bool {
+        let Some(session) = self.sessions.get_mut(&client) else {
+            return false;
+        };
+        let Some((block, role)) = session.start_next() else {
+            return false;
+        };
+        let id = JobId(self.next_job);
+        self.next_job += 1;
+        let job = Job {
+            session: client,
+            block,
+            role,
+            wanted: session.wanted(role),
+            candidates: VecDeque::new(),
+            holders: BTreeSet::new(),
+            outstanding: 0,
+        };
+        self.jobs.insert(id, job);
+        match &self.whole_network {
+            Some((at, contacts)) if tools.now.since(*at) < WHOLE_NETWORK_FOR => {
+                let contacts = contacts.clone();
+                self.begin_placing(tools, id, contacts);
+            }
+            _ => {
+                let lookup = tools.dht.find_closest(tools.now, block.into());
+                self.lookups.insert(lookup, id);
+            }
+        }
+        true
     }
 
     /// A lookup has ended; the contacts are live, the closest first. False if it was not ours.
@@ -485,3 +503,6 @@ fn unasked(tools: &mut Tools<'_>, conn: ConnId) {
         .transfer
         .bye(conn, ByeReason::Protocol, "an answer to what was not asked");
 }
+
+#[cfg(test)]
+mod tests;
