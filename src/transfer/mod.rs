@@ -1,7 +1,9 @@
 //! Connections: opening, greeting, frames in, frames out, limits and time-outs. Knows nothing of what the
 //! frames are for: `keep` and `fetch` do, through [`Event`]s and the methods here. Called by the node.
 
+mod conn;
 mod egress;
+mod shun;
 
 pub use egress::{BlockHead, Source};
 
@@ -13,8 +15,10 @@ use crate::timers::Timers;
 use crate::wire::contact::Contact;
 use crate::wire::frame::{ByeReason, Frame, FrameDecoder, Hello, PayloadFrame, PeerRole};
 use crate::wire::PROTOCOL_VERSION;
+use conn::{Conn, Stage};
 use egress::Egress;
 use log::debug;
+use shun::Shunned;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -90,32 +94,6 @@ pub enum Command {
     },
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
-    /// The driver has not said that it is connected.
-    Connecting,
-    /// The greeting of the other side has not come.
-    Greeting,
-    Open,
-    /// Closed as soon as all that is queued has been written; nothing more is read.
-    Closing,
-}
-
-struct Conn {
-    stage: Stage,
-    /// Where it goes to or comes from; `None` for a local client.
-    addr: Option<SocketAddr>,
-    /// Whom we expect, or have found, at the other end.
-    peer: Option<NodeId>,
-    decoder: FrameDecoder,
-    egress: Egress,
-    /// Answers that the other side owes us: while there are any it must not be silent for long.
-    owed: usize,
-    last_heard: Instant,
-    /// Reading is suspended by whoever uses the connection.
-    paused: bool,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     /// Look whether the connection has been silent for too long.
@@ -131,10 +109,7 @@ pub struct Transfer {
     /// Connections not yet begun, as too many are being opened.
     dial_queue: VecDeque<ConnId>,
     connecting: usize,
-    /// Peers not to be connected to before a time, at most `SHUNNED_MAX`.
-    shunned: BTreeMap<NodeId, Instant>,
-    /// Wrong blocks that a peer has sent, at most `SHUNNED_MAX` peers.
-    wrong_blocks: BTreeMap<NodeId, u32>,
+    shunned: Shunned,
     next_conn: u64,
     timers: Timers<Timer>,
     commands: VecDeque<Command>,
@@ -152,8 +127,7 @@ impl Transfer {
             by_peer: BTreeMap::new(),
             dial_queue: VecDeque::new(),
             connecting: 0,
-            shunned: BTreeMap::new(),
-            wrong_blocks: BTreeMap::new(),
+            shunned: Shunned::default(),
             next_conn: 1,
             timers: Timers::default(),
             commands: VecDeque::new(),
@@ -378,7 +352,7 @@ impl Transfer {
             return;
         };
         if let (Stage::Connecting | Stage::Greeting, Some(peer)) = (conn.stage, conn.peer) {
-            self.shun(now, peer, SHUN_FOR);
+            self.shunned.shun(now, peer, SHUN_FOR);
         }
         self.forget(id, reason);
     }
@@ -532,13 +506,7 @@ impl Transfer {
     /// shunned for long.
     pub fn handle_wrong_block(&mut self, now: Instant, id: ConnId) {
         if let Some(peer) = self.conns.get(&id).and_then(|conn| conn.peer) {
-            if self.wrong_blocks.len() >= SHUNNED_MAX && !self.wrong_blocks.contains_key(&peer) {
-                self.wrong_blocks.pop_first();
-            }
-            let count = self.wrong_blocks.entry(peer).or_insert(0);
-            *count += 1;
-            let span = if *count > 1 { SHUN_LIAR_FOR } else { SHUN_FOR };
-            self.shun(now, peer, span);
+            self.shunned.handle_wrong_block(now, peer);
         }
         self.bye(
             id,
@@ -549,26 +517,12 @@ impl Transfer {
 
     /// Does not connect to this peer for a while.
     pub fn shun(&mut self, now: Instant, peer: NodeId, span: Duration) {
-        if self.shunned.len() >= SHUNNED_MAX {
-            self.shunned.retain(|_, until| *until > now);
-            if let Some(first) = self
-                .shunned
-                .iter()
-                .min_by_key(|(_, &until)| until)
-                .map(|(&id, _)| id)
-            {
-                if self.shunned.len() >= SHUNNED_MAX {
-                    self.shunned.remove(&first);
-                }
-            }
-        }
-        let until = self.shunned.entry(peer).or_insert(now);
-        *until = (*until).max(now + span);
+        self.shunned.shun(now, peer, span);
     }
 
     /// Whether this peer is not to be connected to at present.
     pub fn is_shunned(&self, now: Instant, peer: &NodeId) -> bool {
-        self.shunned.get(peer).is_some_and(|&until| until > now)
+        self.shunned.is_shunned(now, peer)
     }
 
     /// Who is at the other end, once it has greeted.
@@ -660,7 +614,7 @@ impl Transfer {
                 continue;
             }
             if let (Some(peer), false) = (conn.peer, conn.stage == Stage::Open && conn.is_idle()) {
-                self.shun(now, peer, SHUN_FOR);
+                self.shunned.shun(now, peer, SHUN_FOR);
             }
             self.close(id, why);
         }
@@ -684,11 +638,5 @@ impl Transfer {
     /// The key this node greets with.
     pub fn key(&self) -> NodeKey {
         self.hello.key
-    }
-}
-
-impl Conn {
-    fn is_idle(&self) -> bool {
-        self.owed == 0 && self.egress.is_empty() && self.decoder.is_between_frames()
     }
 }
