@@ -404,7 +404,7 @@ impl<S: Store> Node<S> {
         while let Some((to, payload)) = self.dht.poll_transmit() {
             self.outputs.push_back(Output::Transmit { to, payload });
         }
-        while let Some(command) = self.transfer.poll_command() {
+        while let Some(command) = self.transfer.poll_command(now) {
             self.outputs.push_back(match command {
                 transfer::Command::Connect { conn, to } => Output::Connect { conn, to },
                 transfer::Command::Flush { conn } => Output::Flush { conn },

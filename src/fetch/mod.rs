@@ -487,7 +487,7 @@ mod tests {
 
         /// Connections begun since the last call.
         fn connects(&mut self) -> Vec<SocketAddr> {
-            let commands = std::iter::from_fn(|| self.transfer.poll_command());
+            let commands = std::iter::from_fn(|| self.transfer.poll_command(self.now));
             let to = commands.filter_map(|command| match command {
                 Command::Connect { to, .. } => Some(to),
                 _ => None,

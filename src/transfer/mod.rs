@@ -96,7 +96,7 @@ pub enum Command {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
-    /// Look whether the connection has been silent for too long.
+    /// Look whether the connection has been silent for too long. Not set while it waits to be begun.
     Watch(ConnId),
 }
 
@@ -169,7 +169,6 @@ impl Transfer {
     pub fn dial(&mut self, now: Instant, to: SocketAddr, peer: Option<NodeId>) -> ConnId {
         let id = self.insert(now, Some(to), peer, Stage::Connecting);
         self.dial_queue.push_back(id);
-        self.dial_next();
         id
     }
 
@@ -181,6 +180,7 @@ impl Transfer {
             Origin::Local => (None, local >= CLIENTS_MAX),
         };
         let id = self.insert(now, addr, None, Stage::Greeting);
+        self.timers.set(Timer::Watch(id), now + CONNECT_TIMEOUT);
         self.greet(id);
         if full {
             self.bye(id, ByeReason::Busy, "too many connections; try again later");
@@ -208,7 +208,6 @@ impl Transfer {
             paused: false,
         };
         self.conns.insert(id, conn);
-        self.timers.set(Timer::Watch(id), now + CONNECT_TIMEOUT);
         id
     }
 
@@ -233,15 +232,19 @@ impl Transfer {
         }
     }
 
-    fn dial_next(&mut self) {
+    /// Begins as many of the connections that wait as may be. Their time runs from now on: how long they have
+    /// waited for others says nothing of the peer.
+    fn dial_next(&mut self, now: Instant) {
         while self.connecting < CONNECTING_MAX {
             let Some(id) = self.dial_queue.pop_front() else {
                 return;
             };
-            let Some(conn) = self.conns.get(&id) else {
+            let Some(conn) = self.conns.get_mut(&id) else {
                 continue;
             };
             let to = conn.addr.expect("only remote peers are dialed");
+            conn.last_heard = now;
+            self.timers.set(Timer::Watch(id), now + CONNECT_TIMEOUT);
             self.connecting += 1;
             self.commands.push_back(Command::Connect { conn: id, to });
         }
@@ -269,7 +272,6 @@ impl Transfer {
         conn.egress.push(&hello);
         conn.egress.append(&mut queued);
         self.commands.push_back(Command::Flush { conn: id });
-        self.dial_next();
     }
 
     /// Bytes came, in any cut of the stream.
@@ -428,7 +430,6 @@ impl Transfer {
                 reason,
             });
         }
-        self.dial_next();
     }
 
     fn unlink(&mut self, id: ConnId, peer: Option<NodeId>) {
@@ -626,7 +627,8 @@ impl Transfer {
     }
 
     /// The next command for the driver.
-    pub fn poll_command(&mut self) -> Option<Command> {
+    pub fn poll_command(&mut self, now: Instant) -> Option<Command> {
+        self.dial_next(now);
         self.commands.pop_front()
     }
 
@@ -640,3 +642,6 @@ impl Transfer {
         self.hello.key
     }
 }
+
+#[cfg(test)]
+mod tests;
