@@ -3,6 +3,7 @@
 use super::egress::Egress;
 use crate::id::NodeId;
 use crate::time::Instant;
+use crate::wire::contact::Contact;
 use crate::wire::frame::FrameDecoder;
 use std::net::SocketAddr;
 
@@ -21,7 +22,10 @@ pub struct Conn {
     pub stage: Stage,
     /// Where it goes to or comes from; `None` for a local client.
     pub addr: Option<SocketAddr>,
-    /// Whom we expect, or have found, at the other end.
+    /// Whom it was opened to reach, if it was. Until streams are secured this is all that is known of the other end,
+    /// as anybody may greet with any key: what it does is held against this peer, and against no other.
+    pub expected: Option<NodeId>,
+    /// Who says to be at the other end; before the greeting, who is expected.
     pub peer: Option<NodeId>,
     pub decoder: FrameDecoder,
     pub egress: Egress,
@@ -33,6 +37,13 @@ pub struct Conn {
 }
 
 impl Conn {
+    /// Whether it may be taken to lead to this peer: it was opened to, or it comes from where the peer is known to
+    /// be. What is said in a greeting alone must not divert what is meant for another.
+    pub fn leads_to(&self, contact: &Contact) -> bool {
+        let at_its_place = self.addr.is_some_and(|addr| addr.ip() == contact.addr.ip());
+        self.expected == Some(contact.id) || at_its_place && self.peer == Some(contact.id)
+    }
+
     /// Nobody wants anything of it.
     pub fn is_idle(&self) -> bool {
         self.owed == 0 && self.egress.is_empty() && self.decoder.is_between_frames()

@@ -104,7 +104,8 @@ enum Timer {
 pub struct Transfer {
     hello: Hello,
     conns: BTreeMap<ConnId, Conn>,
-    /// The connection that a peer is reached by. Invariant: it is in `conns` and its `peer` is this.
+    /// A connection with this peer, or with somebody who says so: ask `Conn::leads_to`. Invariant: it is in `conns`
+    /// and its `peer` is this.
     by_peer: BTreeMap<NodeId, ConnId>,
     /// Connections not yet begun, as too many are being opened.
     dial_queue: VecDeque<ConnId>,
@@ -154,8 +155,10 @@ impl Transfer {
     /// The connection by which this peer is or will be reached: the one there is, or a new one. `None` if it is
     /// shunned, or if there are [`CONNECTIONS_MAX`] already and all are in use.
     pub fn reach(&mut self, now: Instant, contact: &Contact) -> Option<ConnId> {
-        if let Some(&conn) = self.by_peer.get(&contact.id) {
-            return Some(conn);
+        if let Some(&id) = self.by_peer.get(&contact.id) {
+            if self.conns[&id].leads_to(contact) {
+                return Some(id);
+            }
         }
         if self.is_shunned(now, &contact.id) || !self.make_room() {
             return None;
@@ -200,6 +203,7 @@ impl Transfer {
         let conn = Conn {
             stage,
             addr,
+            expected: peer,
             peer,
             decoder: FrameDecoder::new(addr.is_none()),
             egress: Egress::default(),
@@ -353,7 +357,7 @@ impl Transfer {
         let Some(conn) = self.conns.get(&id) else {
             return;
         };
-        if let (Stage::Connecting | Stage::Greeting, Some(peer)) = (conn.stage, conn.peer) {
+        if let (Stage::Connecting | Stage::Greeting, Some(peer)) = (conn.stage, conn.expected) {
             self.shunned.shun(now, peer, SHUN_FOR);
         }
         self.forget(id, reason);
@@ -504,9 +508,9 @@ impl Transfer {
     }
 
     /// Notes that a peer sent a block that is not what it was said to be: it is dropped, and at the second time
-    /// shunned for long.
+    /// shunned for long, if we had connected to it.
     pub fn handle_wrong_block(&mut self, now: Instant, id: ConnId) {
-        if let Some(peer) = self.conns.get(&id).and_then(|conn| conn.peer) {
+        if let Some(peer) = self.conns.get(&id).and_then(|conn| conn.expected) {
             self.shunned.handle_wrong_block(now, peer);
         }
         self.bye(
@@ -614,7 +618,9 @@ impl Transfer {
                 self.timers.set(Timer::Watch(id), again);
                 continue;
             }
-            if let (Some(peer), false) = (conn.peer, conn.stage == Stage::Open && conn.is_idle()) {
+            if let (Some(peer), false) =
+                (conn.expected, conn.stage == Stage::Open && conn.is_idle())
+            {
                 self.shunned.shun(now, peer, SHUN_FOR);
             }
             self.close(id, why);

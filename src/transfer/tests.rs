@@ -85,8 +85,46 @@ impl World {
         self.now = until;
     }
 
+    fn hears(&mut self, conn: ConnId, frame: &Frame) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        self.hears_bytes(conn, &bytes);
+    }
+
+    fn hears_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
+        self.transfer.handle_received(self.now, conn, bytes);
+        self.settle();
+    }
+
+    /// A connection to peer `n` that is open.
+    fn reached(&mut self, n: u8) -> ConnId {
+        let conn = self.transfer.reach(self.now, &contact(n)).expect("room");
+        self.settle();
+        self.transfer.handle_connected(self.now, conn);
+        self.hears(conn, &Frame::Hello(hello(n)));
+        assert!(self.transfer.is_open(conn));
+        conn
+    }
+
+    /// A connection from an address, by somebody who greets as peer `n`.
+    fn greeted_by(&mut self, from: SocketAddr, n: u8) -> ConnId {
+        let conn = self.accepted(from);
+        self.hears(conn, &Frame::Hello(hello(n)));
+        conn
+    }
+
+    fn accepted(&mut self, from: SocketAddr) -> ConnId {
+        let conn = self.transfer.accept(self.now, Origin::Remote(from));
+        self.settle();
+        conn
+    }
+
     fn is_shunned(&self, n: u8) -> bool {
         self.transfer.is_shunned(self.now, &contact(n).id)
+    }
+
+    fn is_closed(&self, conn: ConnId) -> bool {
+        self.closed.contains(&conn)
     }
 }
 
@@ -107,4 +145,44 @@ fn waiting_to_be_dialed_costs_no_peer_its_chance() {
     assert_eq!(shunned, CONNECTING_MAX, "only those that were tried");
     world.run_for(CONNECT_TIMEOUT);
     assert_eq!(world.begun, conns, "each has its turn");
+}
+
+#[test]
+fn who_greets_with_the_key_of_another_is_not_taken_for_it() {
+    let mut world = World::new();
+    let stranger = world.greeted_by(SocketAddr::from(([198, 18, 99, 1], 999)), 1);
+    let conn = world.transfer.reach(world.now, &contact(1));
+    assert!(conn.is_some() && conn != Some(stranger));
+    assert_eq!(world.transfer.reach(world.now, &contact(1)), conn);
+    // What the stranger does is not held against the peer.
+    world.transfer.handle_wrong_block(world.now, stranger);
+    world.settle();
+    assert!(world.is_closed(stranger) && !world.is_shunned(1));
+    let stranger = world.greeted_by(SocketAddr::from(([198, 18, 99, 1], 999)), 2);
+    world.transfer.expect(world.now, stranger, 1);
+    world.run_for(PROGRESS_TIMEOUT * 2);
+    assert!(world.is_closed(stranger) && !world.is_shunned(2));
+}
+
+#[test]
+fn connection_from_where_a_peer_is_known_to_be_is_used_to_reach_it() {
+    let mut world = World::new();
+    let from = SocketAddr::new(addr(1).ip(), 50_000);
+    let conn = world.greeted_by(from, 1);
+    assert_eq!(world.transfer.reach(world.now, &contact(1)), Some(conn));
+}
+
+#[test]
+fn wrong_blocks_are_held_against_those_that_were_dialed() {
+    let mut world = World::new();
+    for span in [SHUN_FOR, SHUN_LIAR_FOR] {
+        let conn = world.reached(1);
+        world.transfer.handle_wrong_block(world.now, conn);
+        world.settle();
+        assert!(world.is_closed(conn) && world.is_shunned(1));
+        world.run_for(span - secs(1));
+        assert!(world.is_shunned(1));
+        world.run_for(secs(1));
+        assert!(!world.is_shunned(1));
+    }
 }
