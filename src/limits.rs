@@ -224,6 +224,13 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a peer that owes us an answer may send nothing at all before its connection is closed.
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long a peer may owe us an answer without getting on with it, whatever else it sends, before its connection
+/// is closed. Longer than a busy disk takes to store a block; shorter than a fetch waits by default.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Bytes of a block that count as getting on with it: on the slowest link that serves it takes several steps.
+pub const FRAME_STEP: usize = 16_384;
+
 /// A connection on which nobody wants anything is closed after this long.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -331,4 +338,13 @@ const _: () = assert!(
 const _: () = assert!(
     RESERVATION < CAPACITY_MIN,
     "the smallest allotment holds a block"
+);
+const _: () = assert!(
+    PROGRESS_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs()
+        && ANSWER_TIMEOUT.as_secs() < STALL_DEFAULT.as_secs(),
+    "who is watched for silence is also watched for answers, and is given up before the user gives up"
+);
+const _: () = assert!(
+    FRAME_STEP >= FRAME_FIELDS_MAX,
+    "only a payload is long enough to come in steps"
 );

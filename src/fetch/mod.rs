@@ -330,7 +330,7 @@ impl Fetch {
             .get(&conn)
             .and_then(|peer| self.sources.get_mut(peer));
         if source.is_some_and(|source| source.outstanding.remove(&id)) {
-            tools.transfer.answered(conn);
+            tools.transfer.answered(tools.now, conn);
             return true;
         }
         tools

@@ -413,7 +413,7 @@ impl Keep {
         if link.offered.is_empty() || answers.len() != link.offered.len() {
             return unasked(tools, conn);
         }
-        tools.transfer.answered(conn);
+        tools.transfer.answered(tools.now, conn);
         for ((id, block), answer) in std::mem::take(&mut link.offered).into_iter().zip(answers) {
             match answer {
                 Answer::Want => link.wanted.push_back((id, block)),
@@ -443,7 +443,7 @@ impl Keep {
         let Some(id) = link.take_in_flight(&block) else {
             return unasked(tools, conn);
         };
-        tools.transfer.answered(conn);
+        tools.transfer.answered(tools.now, conn);
         self.results.push_back((id, peer, stored));
         self.ready.insert(peer);
         self.run(tools);

@@ -2,6 +2,7 @@
 
 use super::egress::Egress;
 use crate::id::NodeId;
+use crate::limits::*;
 use crate::time::Instant;
 use crate::wire::contact::Contact;
 use crate::wire::frame::FrameDecoder;
@@ -31,6 +32,14 @@ pub struct Conn {
     pub egress: Egress,
     /// Answers that the other side owes us: while there are any it must not be silent for long.
     pub owed: usize,
+    /// Since when it has owed one and not got on with it: it gets on by answering, by sending a block, and by
+    /// taking what it must have before it can answer. Says nothing while nothing is owed.
+    pub owed_since: Instant,
+    /// Bytes that must be written before all that we asked has been.
+    pub ahead: usize,
+    /// Bytes of the frame that is coming in.
+    pub frame_bytes: usize,
+    /// When it last sent or took anything.
     pub last_heard: Instant,
     /// Reading is suspended by whoever uses the connection.
     pub paused: bool,
@@ -47,5 +56,40 @@ impl Conn {
     /// Nobody wants anything of it.
     pub fn is_idle(&self) -> bool {
         self.owed == 0 && self.egress.is_empty() && self.decoder.is_between_frames()
+    }
+
+    /// So many bytes of a frame have come that is not whole yet.
+    pub fn handle_part(&mut self, now: Instant, len: usize) {
+        let steps = self.frame_bytes / FRAME_STEP;
+        self.frame_bytes += len;
+        if self.frame_bytes / FRAME_STEP > steps && self.decoder.is_in_block() {
+            self.owed_since = now;
+        }
+    }
+
+    /// When it is to be closed if nothing changes, and why; `None` for never.
+    pub fn deadline(&self) -> Option<(Instant, &'static str)> {
+        match self.stage {
+            Stage::Connecting | Stage::Greeting => Some((
+                self.last_heard + CONNECT_TIMEOUT,
+                "it did not greet in time",
+            )),
+            Stage::Closing => Some((
+                self.last_heard + CONNECT_TIMEOUT,
+                "it did not take our last words",
+            )),
+            // A client may be silent for as long as it likes: it is the user who waits.
+            Stage::Open if self.addr.is_none() => None,
+            Stage::Open if self.is_idle() => Some((self.last_heard + IDLE_TIMEOUT, "idle")),
+            Stage::Open => {
+                let silent = (self.last_heard + PROGRESS_TIMEOUT, "it stopped answering");
+                let owing = (
+                    self.owed_since + ANSWER_TIMEOUT,
+                    "it talks and does not answer",
+                );
+                let owing = Some(owing).filter(|_| self.owed > 0);
+                [Some(silent), owing].into_iter().flatten().min()
+            }
+        }
     }
 }

@@ -48,6 +48,8 @@ pub struct Egress {
     segments: VecDeque<Segment>,
     /// Bytes of the first segment that have been written.
     written: usize,
+    /// Bytes queued and not written.
+    waiting: usize,
     /// Bytes queued in small frames.
     small: usize,
     /// Blocks queued.
@@ -57,6 +59,7 @@ pub struct Egress {
 impl Egress {
     /// Queues a frame by its bytes.
     pub fn push(&mut self, frame: &Frame) {
+        let small = self.small;
         match self.segments.back_mut() {
             Some(Segment::Bytes(bytes)) if bytes.len() < GATHER => {
                 let len = bytes.len();
@@ -70,6 +73,7 @@ impl Egress {
                 self.segments.push_back(Segment::Bytes(bytes));
             }
         }
+        self.waiting += self.small - small;
     }
 
     /// Queues a block of `len` bytes by reference.
@@ -82,6 +86,7 @@ impl Egress {
             source,
         });
         self.blocks += 1;
+        self.waiting += PAYLOAD_HEAD + block.len;
     }
 
     /// Queues all that waits in another queue, of which nothing has been written.
@@ -91,6 +96,7 @@ impl Egress {
             "nothing was written from the other queue"
         );
         self.segments.append(&mut other.segments);
+        self.waiting += std::mem::take(&mut other.waiting);
         self.small += std::mem::take(&mut other.small);
         self.blocks += std::mem::take(&mut other.blocks);
     }
@@ -98,6 +104,11 @@ impl Egress {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.waiting
     }
 
     /// Blocks that wait, the one being written included.
@@ -149,6 +160,7 @@ impl Egress {
     /// Forgets the first `sent` bytes, which have been written.
     pub fn consume(&mut self, sent: usize) {
         self.written += sent;
+        self.waiting -= sent;
         while let Some(first) = self.segments.front() {
             let len = first.len();
             if self.written < len {
@@ -235,6 +247,7 @@ mod tests {
             egress.push(&Frame::Settle);
             egress.push(&Frame::Status);
             let mut written = Vec::new();
+            assert_eq!(egress.bytes(), expected.len());
             while !egress.is_empty() {
                 let mut slices = [IoSlice::new(&[]); 4];
                 let used = egress
@@ -247,6 +260,7 @@ mod tests {
                 let sent = bytes.len().min(portion);
                 written.extend_from_slice(&bytes[..sent]);
                 egress.consume(sent);
+                assert_eq!(egress.bytes(), expected.len() - written.len());
             }
             assert_eq!(written, expected, "in portions of {portion}");
             assert_eq!((egress.blocks(), egress.small_bytes()), (0, 0));

@@ -208,6 +208,9 @@ impl Transfer {
             decoder: FrameDecoder::new(addr.is_none()),
             egress: Egress::default(),
             owed: 0,
+            owed_since: now,
+            ahead: 0,
+            frame_bytes: 0,
             last_heard: now,
             paused: false,
         };
@@ -286,9 +289,13 @@ impl Transfer {
             if conn.stage == Stage::Closing {
                 return;
             }
+            let before = bytes.len();
             match conn.decoder.take(&mut bytes) {
-                Ok(Some(frame)) => self.handle_frame(now, id, frame),
-                Ok(None) => return,
+                Ok(Some(frame)) => {
+                    conn.frame_bytes = 0;
+                    self.handle_frame(now, id, frame);
+                }
+                Ok(None) => return conn.handle_part(now, before),
                 Err(malformed) => {
                     self.bye(id, ByeReason::Protocol, &format!("{malformed}"));
                     return;
@@ -306,6 +313,7 @@ impl Transfer {
                 let peer = hello.key.id();
                 let expected = conn.peer;
                 conn.stage = Stage::Open;
+                conn.owed_since = now;
                 self.timers.set(Timer::Watch(id), now + PROGRESS_TIMEOUT);
                 if conn.addr.is_none() {
                     if hello.role != PeerRole::Client {
@@ -474,13 +482,15 @@ impl Transfer {
         }
     }
 
-    /// The other side owes `more` answers than before.
+    /// The other side owes `more` answers than before, to what has just been queued.
     pub fn expect(&mut self, now: Instant, id: ConnId, more: usize) {
         if let Some(conn) = self.conns.get_mut(&id) {
             if conn.owed == 0 {
                 conn.last_heard = now;
+                conn.owed_since = now;
             }
             conn.owed += more;
+            conn.ahead = conn.egress.bytes();
         }
     }
 
@@ -490,14 +500,21 @@ impl Transfer {
     }
 
     /// An answer has come that was owed. False if none was: the peer answers what was not asked.
-    pub fn answered(&mut self, id: ConnId) -> bool {
+    pub fn answered(&mut self, now: Instant, id: ConnId) -> bool {
         match self.conns.get_mut(&id) {
             Some(conn) if conn.owed > 0 => {
                 conn.owed -= 1;
+                conn.owed_since = now;
                 true
             }
             _ => false,
         }
+    }
+
+    /// Since when an open connection's other side has owed answers without getting on with them.
+    pub fn owed_since(&self, id: ConnId) -> Option<Instant> {
+        let conn = self.conns.get(&id)?;
+        (conn.stage == Stage::Open && conn.owed > 0).then_some(conn.owed_since)
     }
 
     /// Suspends or resumes reading from a connection, for whoever cannot take more from it.
@@ -581,6 +598,10 @@ impl Transfer {
         conn.egress.consume(sent);
         // A peer that takes what we send is not silent.
         conn.last_heard = now;
+        if conn.ahead > 0 {
+            conn.ahead = conn.ahead.saturating_sub(sent);
+            conn.owed_since = now;
+        }
         if conn.egress.is_empty() && conn.stage == Stage::Closing {
             self.drop_closing(id);
         }
@@ -602,22 +623,14 @@ impl Transfer {
             let Some(conn) = self.conns.get(&id) else {
                 continue;
             };
-            let silent = now.since(conn.last_heard);
-            let (limit, why) = match conn.stage {
-                Stage::Connecting | Stage::Greeting => {
-                    (CONNECT_TIMEOUT, "it did not greet in time")
-                }
-                Stage::Closing => (CONNECT_TIMEOUT, "it did not take our last words"),
-                // A client may be silent for as long as it likes: it is the user who waits.
-                Stage::Open if conn.addr.is_none() => (Duration::MAX, ""),
-                Stage::Open if conn.is_idle() => (IDLE_TIMEOUT, "idle"),
-                Stage::Open => (PROGRESS_TIMEOUT, "it stopped answering"),
-            };
-            if silent < limit {
-                let again = (conn.last_heard + limit).min(now + PROGRESS_TIMEOUT);
+            let deadline = conn.deadline();
+            let Some((_, why)) = deadline.filter(|&(at, _)| at <= now) else {
+                // What is wanted of it may change meanwhile.
+                let soon = now + PROGRESS_TIMEOUT;
+                let again = deadline.map_or(soon, |(at, _)| at.min(soon));
                 self.timers.set(Timer::Watch(id), again);
                 continue;
-            }
+            };
             if let (Some(peer), false) =
                 (conn.expected, conn.stage == Stage::Open && conn.is_idle())
             {

@@ -1,6 +1,7 @@
 //! Connections whose other ends the tests play, frame by frame, on a clock of their own.
 
 use super::*;
+use crate::id::BlockId;
 use crate::store::MemoryStore;
 use crate::wire::contact::Age;
 
@@ -185,4 +186,72 @@ fn wrong_blocks_are_held_against_those_that_were_dialed() {
         world.run_for(secs(1));
         assert!(!world.is_shunned(1));
     }
+}
+
+/// Something of no consequence that a peer may say at any time.
+fn chatter() -> Frame {
+    Frame::Offer(vec![BlockId([7; 32])])
+}
+
+#[test]
+fn peer_that_talks_and_does_not_answer_is_closed_and_shunned() {
+    let mut world = World::new();
+    let conn = world.reached(1);
+    world.transfer.expect(world.now, conn, 2);
+    for _ in 0..10 {
+        world.run_for(secs(1));
+        world.hears(conn, &chatter());
+    }
+    assert!(world.transfer.answered(world.now, conn));
+    for _ in 0..ANSWER_TIMEOUT.as_secs() - 1 {
+        world.run_for(secs(1));
+        world.hears(conn, &chatter());
+    }
+    assert!(!world.is_closed(conn), "it has answered lately");
+    world.run_for(secs(1));
+    assert!(world.is_closed(conn) && world.is_shunned(1));
+}
+
+#[test]
+fn answer_is_waited_for_while_it_comes_or_while_the_question_goes() {
+    let mut world = World::new();
+    let kind = crate::block::Kind {
+        role: crate::block::Role::Leaf,
+        form: crate::block::Form::Plain,
+    };
+    let block = crate::block::Block::new(kind, vec![1; 200_000]).expect("a block");
+    let conn = world.reached(1);
+    // The question is long, and the other side takes little of it at a time.
+    let payload = Source::Memory(std::rc::Rc::new(block.clone()));
+    world
+        .transfer
+        .send_block(conn, PayloadFrame::Put, (&block).into(), payload);
+    world.transfer.expect(world.now, conn, 1);
+    let flush = world.transfer.poll_command(world.now);
+    assert_eq!(flush, Some(Command::Flush { conn }));
+    for _ in 0..20 {
+        world.transfer.consume(world.now, conn, 9_000);
+        world.run_for(secs(10));
+    }
+    assert!(!world.is_closed(conn), "it takes the question");
+    // The answer is long as well.
+    world.write(conn);
+    let mut answer = Vec::new();
+    Frame::Block {
+        id: block.id(),
+        kind,
+        payload: block.payload().to_vec(),
+    }
+    .encode(&mut answer);
+    for part in answer.chunks(FRAME_STEP).take(10) {
+        world.run_for(secs(10));
+        world.hears_bytes(conn, part);
+    }
+    assert!(!world.is_closed(conn), "it is answering");
+    // Less than a step at a time is not enough.
+    for part in answer[10 * FRAME_STEP..].chunks(100).take(30) {
+        world.run_for(secs(1));
+        world.hears_bytes(conn, part);
+    }
+    assert!(world.is_closed(conn));
 }

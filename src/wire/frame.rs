@@ -523,6 +523,11 @@ impl FrameDecoder {
         self.fields.is_empty()
     }
 
+    /// Whether the stream stands within a BLOCK.
+    pub fn is_in_block(&self) -> bool {
+        self.fields.get(4) == Some(&BLOCK)
+    }
+
     /// Takes bytes off the front of `input`, up to the end of a frame, and returns that frame if it is whole.
     /// After an error the stream cannot be read further.
     pub fn take(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, Malformed> {
