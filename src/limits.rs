@@ -257,6 +257,10 @@ pub const PLACING_MAX: usize = 4096;
 /// Blocks that are being placed at once, each with a lookup or offers on their way.
 pub const PLACING_AT_ONCE: usize = 256;
 
+/// A block offered or sent to a peer that has not got on with its answers for this long is offered to another as
+/// well.
+pub const LATE_AFTER: Duration = Duration::from_secs(5);
+
 /// How long placing is tried again while fewer than `--min-copies` are counted.
 pub const PLACE_RETRY: Duration = Duration::from_secs(10);
 
@@ -347,4 +351,8 @@ const _: () = assert!(
 const _: () = assert!(
     FRAME_STEP >= FRAME_FIELDS_MAX,
     "only a payload is long enough to come in steps"
+);
+const _: () = assert!(
+    LATE_AFTER.as_secs() < ANSWER_TIMEOUT.as_secs(),
+    "others are asked before the late one is given up"
 );

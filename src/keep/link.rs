@@ -12,6 +12,8 @@ pub struct Link {
     pub contact: Contact,
     /// The connection to it, once there is one.
     pub conn: Option<ConnId>,
+    /// It owes an answer and has not got on with it for long: nobody waits for it any more, though it may come.
+    pub late: bool,
     /// Not yet offered.
     pub queue: VecDeque<JobId>,
     /// In the offer that has not been answered, in its order.
@@ -30,6 +32,7 @@ impl Link {
         Link {
             contact,
             conn: None,
+            late: false,
             queue: VecDeque::new(),
             offered: Vec::new(),
             wanted: VecDeque::new(),
@@ -50,10 +53,11 @@ impl Link {
     }
 
     /// All jobs that wait for this peer, in the order they came.
-    pub fn into_jobs(self) -> impl Iterator<Item = JobId> {
-        let in_flight = self.in_flight.into_iter().map(|(id, _, _)| id);
-        let wanted = self.wanted.into_iter().map(|(id, _)| id);
-        let offered = self.offered.into_iter().map(|(id, _)| id);
-        in_flight.chain(wanted).chain(offered).chain(self.queue)
+    pub fn jobs(&self) -> impl Iterator<Item = JobId> + '_ {
+        let in_flight = self.in_flight.iter().map(|&(id, _, _)| id);
+        let wanted = self.wanted.iter().map(|&(id, _)| id);
+        let offered = self.offered.iter().map(|&(id, _)| id);
+        let queue = self.queue.iter().copied();
+        in_flight.chain(wanted).chain(offered).chain(queue)
     }
 }

@@ -52,6 +52,18 @@ enum Timer {
     Retry(ConnId),
     /// Tell the client of a session how far it is.
     Progress(ConnId),
+    /// Look whether a peer gets on with what it owes.
+    Late(NodeId),
+}
+
+/// What a peer's answer for a job is.
+enum Outcome {
+    /// It has the block, durably.
+    Holds,
+    /// It has not, and will not.
+    Refuses,
+    /// It may still answer, but it is not waited for.
+    Late,
 }
 
 /// One block on the way to its copies.
@@ -65,8 +77,10 @@ struct Job {
     candidates: VecDeque<Contact>,
     /// Peers that say they have it.
     holders: BTreeSet<NodeId>,
-    /// Peers that have been offered it and have not answered.
+    /// Peers that have been offered it and whose answer is waited for.
     outstanding: usize,
+    /// Peers that have been offered it and are late with their answer.
+    late: BTreeSet<NodeId>,
 }
 
 /// All shares of a node's clients.
@@ -80,7 +94,7 @@ pub struct Keep {
     links: BTreeMap<NodeId, Link>,
     by_conn: BTreeMap<ConnId, NodeId>,
     /// What peers have answered for jobs, not yet acted upon.
-    results: VecDeque<(JobId, NodeId, bool)>,
+    results: VecDeque<(JobId, NodeId, Outcome)>,
     /// Links that may be able to do something.
     ready: BTreeSet<NodeId>,
     /// The contacts of a network with fewer than K, and when they were found.
@@ -163,8 +177,8 @@ impl Keep {
     /// block, and makes at most a neighbourhood of new ones, each for a candidate it uses up.
     fn run(&mut self, tools: &mut Tools<'_>) {
         loop {
-            if let Some((job, peer, holds)) = self.results.pop_front() {
-                self.handle_result(tools, job, peer, holds);
+            if let Some((job, peer, outcome)) = self.results.pop_front() {
+                self.handle_result(tools, job, peer, outcome);
             } else if let Some(peer) = self.ready.pop_first() {
                 self.pump(tools, peer);
             } else if !self.start_jobs(tools) {
@@ -214,6 +228,7 @@ impl Keep {
             candidates: VecDeque::new(),
             holders: BTreeSet::new(),
             outstanding: 0,
+            late: BTreeSet::new(),
         };
         self.jobs.insert(id, job);
         match &self.whole_network {
@@ -257,50 +272,80 @@ impl Keep {
         self.place(tools, id);
     }
 
-    /// Offers the job's block to as many candidates as it lacks copies; ends it when there are none left.
+    /// Offers the job's block to as many candidates as it lacks copies, not counting on those that are late; ends
+    /// it when it has its copies or there is nobody left.
     fn place(&mut self, tools: &mut Tools<'_>, id: JobId) {
-        let Some(job) = self.jobs.get_mut(&id) else {
+        while let Some(contact) = self.next_candidate(id) {
+            if !tools.transfer.is_shunned(tools.now, &contact.id) {
+                self.offer(id, contact);
+            }
+        }
+        let Some(job) = self.jobs.get(&id) else {
             return;
         };
-        while job.holders.len() + job.outstanding < job.wanted {
-            let Some(contact) = job.candidates.pop_front() else {
-                break;
-            };
-            if tools.transfer.is_shunned(tools.now, &contact.id) {
-                continue;
-            }
-            job.outstanding += 1;
-            self.ready.insert(contact.id);
-            self.links
-                .entry(contact.id)
-                .or_insert_with(|| Link::new(contact))
-                .queue
-                .push_back(id);
-        }
-        if job.outstanding == 0 {
+        let is_over = job.outstanding == 0 && job.late.is_empty();
+        if is_over || job.holders.len() >= job.wanted {
             self.finish(tools, id);
         }
     }
 
-    /// A peer has answered for a job's block, or never will.
-    fn handle_result(&mut self, tools: &mut Tools<'_>, id: JobId, peer: NodeId, holds: bool) {
+    /// The closest candidate that is to be offered the job's block, if one is; those that are late come last.
+    fn next_candidate(&mut self, id: JobId) -> Option<Contact> {
+        let job = self.jobs.get_mut(&id)?;
+        if job.holders.len() + job.outstanding >= job.wanted {
+            return None;
+        }
+        let links = &self.links;
+        let is_late = |peer: &NodeId| links.get(peer).is_some_and(|link| link.late);
+        let mut candidates = job.candidates.iter();
+        let in_time = candidates.position(|contact| !is_late(&contact.id));
+        job.candidates.remove(in_time.unwrap_or(0))
+    }
+
+    /// Has a link offer a job's block.
+    fn offer(&mut self, id: JobId, contact: Contact) {
+        let link = self.links.entry(contact.id);
+        let link = link.or_insert_with(|| Link::new(contact));
+        if let Some(job) = self.jobs.get_mut(&id) {
+            if link.late {
+                job.late.insert(contact.id);
+            } else {
+                job.outstanding += 1;
+            }
+        }
+        // Jobs may have ended without a late link. Each other is in its queue once.
+        if link.queue.len() >= PLACING_AT_ONCE {
+            link.queue.retain(|id| self.jobs.contains_key(id));
+        }
+        link.queue.push_back(id);
+        self.ready.insert(contact.id);
+    }
+
+    /// A peer has answered for a job's block, or never will, or not in time.
+    fn handle_result(&mut self, tools: &mut Tools<'_>, id: JobId, peer: NodeId, outcome: Outcome) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        job.outstanding -= 1;
-        if holds {
-            job.holders.insert(peer);
+        let was_late = job.late.remove(&peer);
+        if !was_late {
+            job.outstanding -= 1;
+        }
+        match outcome {
+            Outcome::Holds => {
+                job.holders.insert(peer);
+            }
+            Outcome::Refuses => {}
+            Outcome::Late => {
+                job.late.insert(peer);
+                return self.place(tools, id);
+            }
         }
         // Every answer is a sign of life for the client, who gives up on a share that stands still.
         let progress = Timer::Progress(job.session);
         if !self.timers.is_set(progress) {
             self.timers.set(progress, tools.now + PROGRESS_PERIOD);
         }
-        if job.outstanding == 0 && job.holders.len() >= job.wanted {
-            self.finish(tools, id);
-        } else {
-            self.place(tools, id);
-        }
+        self.place(tools, id);
     }
 
     fn finish(&mut self, tools: &mut Tools<'_>, id: JobId) {
@@ -376,8 +421,12 @@ impl Keep {
             let Some((id, block)) = link.wanted.pop_front() else {
                 break;
             };
+            // The job may have ended meanwhile, with its copies or with its client.
+            if !self.jobs.contains_key(&id) {
+                continue;
+            }
             let Some((kind, len)) = tools.store.check(&block) else {
-                self.results.push_back((id, peer, false));
+                self.results.push_back((id, peer, Outcome::Refuses));
                 continue;
             };
             let len = len as usize;
@@ -393,6 +442,30 @@ impl Keep {
             link.in_flight.push((id, block, len));
             link.in_flight_bytes += len;
         }
+        let timer = Timer::Late(peer);
+        let owes = tools.transfer.owed_since(conn).is_some();
+        if owes && !link.late && !self.timers.is_set(timer) {
+            self.timers.set(timer, tools.now + LATE_AFTER);
+        }
+    }
+
+    /// If a peer has not got on with what it owes, others are offered what it was to take: one that is slow, or
+    /// means ill, must not hold up a share.
+    fn check_late(&mut self, tools: &mut Tools<'_>, peer: NodeId) {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        let since = link.conn.and_then(|conn| tools.transfer.owed_since(conn));
+        let Some(at) = since.map(|since| since + LATE_AFTER) else {
+            return;
+        };
+        if at > tools.now {
+            return self.timers.set(Timer::Late(peer), at);
+        }
+        link.late = true;
+        let late = link.jobs().map(|id| (id, peer, Outcome::Late));
+        self.results.extend(late);
+        self.run(tools);
     }
 
     /// Both sides of a connection have greeted.
@@ -414,12 +487,13 @@ impl Keep {
             return unasked(tools, conn);
         }
         tools.transfer.answered(tools.now, conn);
+        link.late = false;
         for ((id, block), answer) in std::mem::take(&mut link.offered).into_iter().zip(answers) {
             match answer {
                 Answer::Want => link.wanted.push_back((id, block)),
-                Answer::Have => self.results.push_back((id, peer, true)),
+                Answer::Have => self.results.push_back((id, peer, Outcome::Holds)),
                 Answer::Full | Answer::NotServing | Answer::Failed => {
-                    self.results.push_back((id, peer, false));
+                    self.results.push_back((id, peer, Outcome::Refuses));
                 }
             }
         }
@@ -444,7 +518,13 @@ impl Keep {
             return unasked(tools, conn);
         };
         tools.transfer.answered(tools.now, conn);
-        self.results.push_back((id, peer, stored));
+        link.late = false;
+        let outcome = if stored {
+            Outcome::Holds
+        } else {
+            Outcome::Refuses
+        };
+        self.results.push_back((id, peer, outcome));
         self.ready.insert(peer);
         self.run(tools);
     }
@@ -467,8 +547,9 @@ impl Keep {
         if let Some((_, contacts)) = &mut self.whole_network {
             contacts.retain(|contact| contact.id != peer);
         }
-        self.results
-            .extend(link.into_jobs().map(|id| (id, peer, false)));
+        self.timers.stop(Timer::Late(peer));
+        let refused = link.jobs().map(|id| (id, peer, Outcome::Refuses));
+        self.results.extend(refused);
     }
 
     /// Tries again what has too few copies; tells clients how far they are. Early is harmless.
@@ -482,6 +563,7 @@ impl Keep {
                     }
                     self.run(tools);
                 }
+                Timer::Late(peer) => self.check_late(tools, peer),
                 Timer::Progress(client) => {
                     if let Some(session) = self.sessions.get(&client) {
                         tools.transfer.send(client, &session.progress());

@@ -6,9 +6,10 @@ use crate::dht;
 use crate::id::NodeKey;
 use crate::rng::Rng;
 use crate::store::MemoryStore;
-use crate::transfer::Origin;
+use crate::transfer::{Event, Origin};
 use crate::wire::contact::Age;
-use crate::wire::frame::{Hello, PeerRole};
+use crate::wire::frame::{FrameDecoder, Hello, PeerRole};
+use std::io::IoSlice;
 use std::net::SocketAddr;
 
 struct World {
@@ -86,6 +87,74 @@ impl World {
         self.with(|keep, tools| keep.add(tools, client, id, Role::Leaf));
     }
 
+    /// Passes on what connections bring, and lets time pass up to now.
+    fn settle(&mut self) {
+        self.transfer.handle_timeout(self.now);
+        self.with(|keep, tools| keep.handle_timeout(tools));
+        while let Some(event) = self.transfer.poll_event() {
+            self.with(|keep, tools| match event {
+                Event::Opened { conn, .. } => keep.handle_opened(tools, conn),
+                Event::Closed { conn, .. } => keep.handle_closed(tools, conn),
+                Event::Frame { conn, frame } => match frame {
+                    Frame::Want(answers) => keep.handle_want(tools, conn, answers),
+                    Frame::Stored(id) => keep.handle_stored(tools, conn, id, true),
+                    _ => {}
+                },
+                Event::OtherVersion { .. } => {}
+            });
+        }
+        while self.transfer.poll_command(self.now).is_some() {}
+    }
+
+    fn run_for(&mut self, span: Duration) {
+        let until = self.now + span;
+        loop {
+            let next = [self.transfer.next_timeout(), self.keep.next_timeout()];
+            let next = next.into_iter().flatten().min();
+            let Some(at) = next.filter(|&at| at <= until) else {
+                break;
+            };
+            self.now = self.now.max(at);
+            self.settle();
+        }
+        self.now = until;
+    }
+
+    /// Connections with peers, in the order they were wanted, with the peer's number.
+    fn conns(&self) -> Vec<(ConnId, u8)> {
+        let number = |peer: &NodeId| (0..=255).find(|&n| key(n).id() == *peer);
+        let by_conn = self.keep.by_conn.iter();
+        let numbered = by_conn.map(|(&conn, peer)| (conn, number(peer).expect("it is played")));
+        numbered.collect()
+    }
+
+    fn hears(&mut self, conn: ConnId, frame: &Frame) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        self.transfer.handle_received(self.now, conn, &bytes);
+        self.settle();
+    }
+
+    /// The other end of a connection opens it, and reads what it is told.
+    fn open(&mut self, (conn, peer): (ConnId, u8)) -> Vec<Frame> {
+        self.settle();
+        self.transfer.handle_connected(self.now, conn);
+        let hello = Hello {
+            key: key(peer),
+            port: 7873,
+            role: PeerRole::Peer,
+        };
+        self.hears(conn, &Frame::Hello(hello));
+        let mut slices = [IoSlice::new(&[]); 8];
+        let used = self.transfer.egress(&self.store, conn, &mut slices);
+        let used = &slices[..used.expect("nothing is lost")];
+        let bytes: Vec<u8> = used.iter().flat_map(|slice| slice.to_vec()).collect();
+        self.transfer.consume(self.now, conn, bytes.len());
+        let (mut decoder, mut rest) = (FrameDecoder::new(false), &bytes[..]);
+        let mut next = || decoder.take(&mut rest).expect("no nonsense");
+        std::iter::from_fn(&mut next).collect()
+    }
+
     /// Jobs under way for a client.
     fn jobs(&self, client: ConnId) -> usize {
         let jobs = self.keep.jobs.values();
@@ -119,4 +188,49 @@ fn sessions_take_turns() {
     }
     let begun = [first, others[0], others[1]].map(|client| world.jobs(client));
     assert_eq!(begun, [PLACING_AT_ONCE - 20, 10, 10]);
+}
+
+#[test]
+fn late_peer_is_not_waited_for_when_others_can_take_its_place() {
+    let mut world = World::of(3);
+    let client = world.client(2);
+    let block = leaf(1);
+    world.add(client, &block);
+    let [first, late] = world.conns()[..] else {
+        panic!("as many are asked as copies are wanted");
+    };
+    let offer = Frame::Offer(vec![block.id()]);
+    assert!(world.open(first).contains(&offer) && world.open(late).contains(&offer));
+    world.hears(first.0, &Frame::Want(vec![Answer::Have]));
+    world.run_for(LATE_AFTER - Duration::from_millis(1));
+    assert_eq!(world.conns().len(), 2);
+    world.run_for(Duration::from_millis(1));
+    let third = *world.conns().last().expect("connections");
+    assert!(world.open(third).contains(&offer));
+    // What comes later is not offered to the late one while there are others.
+    let next = leaf(2);
+    world.add(client, &next);
+    assert_eq!(world.keep.links[&key(late.1).id()].queue.len(), 0);
+    world.hears(first.0, &Frame::Want(vec![Answer::Have]));
+    world.hears(third.0, &Frame::Want(vec![Answer::Have]));
+    world.hears(third.0, &Frame::Want(vec![Answer::Have]));
+    assert_eq!(world.jobs(client), 0, "both blocks have their copies");
+    // The late answer does no harm.
+    world.hears(late.0, &Frame::Want(vec![Answer::Want]));
+    assert!(world.transfer.is_open(late.0));
+}
+
+#[test]
+fn late_peer_is_waited_for_while_there_is_nobody_else() {
+    let mut world = World::of(1);
+    let client = world.client(2);
+    world.add(client, &leaf(1));
+    let late = world.conns()[0];
+    world.open(late);
+    world.run_for(LATE_AFTER * 2);
+    assert_eq!(world.jobs(client), 1);
+    world.hears(late.0, &Frame::Want(vec![Answer::Have]));
+    assert_eq!(world.jobs(client), 0);
+    let settled = world.keep.sessions[&client].outcome(true);
+    assert_eq!(settled.least, 1, "its copy counts");
 }
