@@ -64,6 +64,8 @@ enum Outcome {
     Refuses,
     /// It may still answer, but it is not waited for.
     Late,
+    /// The connection ended before the answer.
+    CutOff(Contact),
 }
 
 /// One block on the way to its copies.
@@ -81,6 +83,8 @@ struct Job {
     outstanding: usize,
     /// Peers that have been offered it and are late with their answer.
     late: BTreeSet<NodeId>,
+    /// Peers whose connection ended before they answered, once.
+    cut_off: BTreeSet<NodeId>,
 }
 
 /// All shares of a node's clients.
@@ -229,6 +233,7 @@ impl Keep {
             holders: BTreeSet::new(),
             outstanding: 0,
             late: BTreeSet::new(),
+            cut_off: BTreeSet::new(),
         };
         self.jobs.insert(id, job);
         match &self.whole_network {
@@ -335,6 +340,12 @@ impl Keep {
                 job.holders.insert(peer);
             }
             Outcome::Refuses => {}
+            // It may have been closed as idle just when we offered. Who is shunned is not offered it again.
+            Outcome::CutOff(contact) => {
+                if job.cut_off.insert(peer) {
+                    job.candidates.push_front(contact);
+                }
+            }
             Outcome::Late => {
                 job.late.insert(peer);
                 return self.place(tools, id);
@@ -392,7 +403,7 @@ impl Keep {
                     self.by_conn.insert(conn, peer);
                     conn
                 }
-                None => return self.drop_link(peer),
+                None => return self.drop_link(tools, peer, |_| Outcome::Refuses),
             },
         };
         if !tools.transfer.is_open(conn) {
@@ -532,24 +543,32 @@ impl Keep {
     /// A connection is over: what it was to bring is looked for elsewhere.
     pub fn handle_closed(&mut self, tools: &mut Tools<'_>, conn: ConnId) {
         if let Some(peer) = self.by_conn.get(&conn).copied() {
-            self.drop_link(peer);
+            self.drop_link(tools, peer, Outcome::CutOff);
             self.run(tools);
         }
     }
 
-    fn drop_link(&mut self, peer: NodeId) {
+    /// Nothing more is heard of a peer: this is the outcome for all jobs that wait for it.
+    fn drop_link(
+        &mut self,
+        tools: &mut Tools<'_>,
+        peer: NodeId,
+        outcome: impl Fn(Contact) -> Outcome,
+    ) {
         let Some(link) = self.links.remove(&peer) else {
             return;
         };
         if let Some(conn) = link.conn {
             self.by_conn.remove(&conn);
         }
-        if let Some((_, contacts)) = &mut self.whole_network {
-            contacts.retain(|contact| contact.id != peer);
+        if tools.transfer.is_shunned(tools.now, &peer) {
+            if let Some((_, contacts)) = &mut self.whole_network {
+                contacts.retain(|contact| contact.id != peer);
+            }
         }
         self.timers.stop(Timer::Late(peer));
-        let refused = link.jobs().map(|id| (id, peer, Outcome::Refuses));
-        self.results.extend(refused);
+        let results = link.jobs().map(|id| (id, peer, outcome(link.contact)));
+        self.results.extend(results);
     }
 
     /// Tries again what has too few copies; tells clients how far they are. Early is harmless.

@@ -234,3 +234,39 @@ fn late_peer_is_waited_for_while_there_is_nobody_else() {
     let settled = world.keep.sessions[&client].outcome(true);
     assert_eq!(settled.least, 1, "its copy counts");
 }
+
+#[test]
+fn peer_whose_connection_ends_before_it_answers_is_offered_the_block_once_more() {
+    let mut world = World::of(1);
+    let client = world.client(1);
+    let block = leaf(1);
+    world.add(client, &block);
+    for _ in 0..2 {
+        let [(conn, peer)] = world.conns()[..] else {
+            panic!("a connection with the one peer there is");
+        };
+        let said = world.open((conn, peer));
+        assert!(said.contains(&Frame::Offer(vec![block.id()])));
+        let now = world.now;
+        world.transfer.handle_closed(now, conn, "idle");
+        world.settle();
+    }
+    assert_eq!(world.conns(), [], "not for ever");
+    assert_eq!(world.jobs(client), 0);
+    // It is still one of the network.
+    world.add(client, &leaf(2));
+    assert_eq!(world.conns().len(), 1);
+}
+
+#[test]
+fn peer_that_cannot_be_connected_to_is_not_tried_again() {
+    let mut world = World::of(1);
+    let client = world.client(1);
+    world.add(client, &leaf(1));
+    world.settle();
+    let (conn, _) = world.conns()[0];
+    let now = world.now;
+    world.transfer.handle_closed(now, conn, "refused");
+    world.settle();
+    assert_eq!((world.conns().len(), world.jobs(client)), (0, 0));
+}
