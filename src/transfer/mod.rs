@@ -218,7 +218,8 @@ impl Transfer {
         id
     }
 
-    /// Closes an idle connection if there are as many as may be; false if all are in use.
+    /// Closes an idle connection if there are as many as may be; false if all are in use, or are being opened for
+    /// somebody who waits.
     fn make_room(&mut self) -> bool {
         if self.counts().0 < CONNECTIONS_MAX {
             return true;
@@ -226,7 +227,7 @@ impl Transfer {
         let idle = self
             .conns
             .iter()
-            .filter(|(_, conn)| conn.addr.is_some() && conn.is_idle());
+            .filter(|(_, conn)| conn.addr.is_some() && conn.stage == Stage::Open && conn.is_idle());
         match idle
             .min_by_key(|(_, conn)| conn.last_heard)
             .map(|(&id, _)| id)

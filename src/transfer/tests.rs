@@ -255,3 +255,36 @@ fn answer_is_waited_for_while_it_comes_or_while_the_question_goes() {
     }
     assert!(world.is_closed(conn));
 }
+
+/// So many connections to others, none of them open yet.
+fn crowd(world: &mut World, count: usize) {
+    for n in 0..count {
+        let mut key = [255; 32];
+        key[..2].copy_from_slice(&(n as u16).to_be_bytes());
+        let addr = SocketAddr::from(([10, 0, (n / 250) as u8, (n % 250) as u8], 7873));
+        let contact = Contact::new(NodeKey(key), addr, Age(0));
+        world.transfer.reach(world.now, &contact).expect("room");
+    }
+    world.settle();
+}
+
+#[test]
+fn connections_that_are_being_opened_make_no_room_for_others() {
+    let mut world = World::new();
+    crowd(&mut world, CONNECTIONS_MAX);
+    assert_eq!(world.transfer.reach(world.now, &contact(1)), None);
+    world.settle();
+    assert_eq!(world.closed, [], "somebody waits for each");
+}
+
+#[test]
+fn open_connection_that_nobody_wants_anything_of_makes_room() {
+    let mut world = World::new();
+    let wanted = world.reached(1);
+    world.transfer.expect(world.now, wanted, 1);
+    let idle = world.reached(2);
+    crowd(&mut world, CONNECTIONS_MAX - 2);
+    assert!(world.transfer.reach(world.now, &contact(3)).is_some());
+    world.settle();
+    assert_eq!(world.closed, [idle]);
+}
