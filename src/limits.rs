@@ -191,6 +191,13 @@ pub const OBSERVED_MAX: usize = 16;
 /// Connections in all at most (DESIGN: 256). One more is refused with a reason; idle ones go first.
 pub const CONNECTIONS_MAX: usize = 256;
 
+/// Connections that others have opened at most, of [`CONNECTIONS_MAX`]: whoever comes, some are left to be opened.
+pub const INBOUND_MAX: usize = 192;
+
+/// Connections that have come from one IPv4 address or IPv6 /56 at most, private ranges exempt: a household or a
+/// small office behind one address has room, and one host cannot take all.
+pub const INBOUND_PER_SOURCE: usize = 16;
+
 /// Connections of local clients at most, beside those of peers.
 pub const CLIENTS_MAX: usize = 128;
 
@@ -218,7 +225,7 @@ pub const EGRESS_BYTES_MAX: usize = 1 << 20;
 /// Payload bytes sent to one peer by PUT and not yet acknowledged at most.
 pub const PUT_WINDOW: usize = 4 << 20;
 
-/// How long a connection may take to be opened, greeting included.
+/// How long a connection may take to be opened, greeting included, from when it was begun or came.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a peer that owes us an answer may send nothing at all before its connection is closed.
@@ -228,7 +235,11 @@ pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(15);
 /// is closed. Longer than a busy disk takes to store a block; shorter than a fetch waits by default.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Bytes of a block that count as getting on with it: on the slowest link that serves it takes several steps.
+/// How long a frame, or [`FRAME_STEP`] of one, may take to come. Half a KiB a second: what a modem's line has left for
+/// each of some peers.
+pub const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes of a frame that count as getting on with it: a block of the longest comes in 16 steps.
 pub const FRAME_STEP: usize = 16_384;
 
 /// A connection on which nobody wants anything is closed after this long.
@@ -355,4 +366,12 @@ const _: () = assert!(
 const _: () = assert!(
     LATE_AFTER.as_secs() < ANSWER_TIMEOUT.as_secs(),
     "others are asked before the late one is given up"
+);
+const _: () = assert!(
+    PROGRESS_TIMEOUT.as_secs() < FRAME_TIMEOUT.as_secs(),
+    "who is watched for silence is also watched for frames"
+);
+const _: () = assert!(
+    INBOUND_MAX + CONNECTING_MAX <= CONNECTIONS_MAX && INBOUND_PER_SOURCE < INBOUND_MAX,
+    "whoever comes, others can be reached and can come"
 );

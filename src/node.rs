@@ -231,7 +231,7 @@ impl<S: Store> Node<S> {
                 self.dht
                     .handle_datagram(now, from, payload, &|id| store.has(id));
             }
-            Input::Connected { conn } => self.transfer.handle_connected(now, conn),
+            Input::Connected { conn } => self.transfer.handle_connected(conn),
             Input::Received { conn, bytes } => self.transfer.handle_received(now, conn, bytes),
             Input::Closed { conn, reason } => self.transfer.handle_closed(now, conn, reason),
             Input::Timeout => {

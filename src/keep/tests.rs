@@ -138,7 +138,7 @@ impl World {
     /// The other end of a connection opens it, and reads what it is told.
     fn open(&mut self, (conn, peer): (ConnId, u8)) -> Vec<Frame> {
         self.settle();
-        self.transfer.handle_connected(self.now, conn);
+        self.transfer.handle_connected(conn);
         let hello = Hello {
             key: key(peer),
             port: 7873,

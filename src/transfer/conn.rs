@@ -23,6 +23,10 @@ pub struct Conn {
     pub stage: Stage,
     /// Where it goes to or comes from; `None` for a local client.
     pub addr: Option<SocketAddr>,
+    /// The other side, which is not a local client, has opened it.
+    pub inbound: bool,
+    /// When it was begun, or came.
+    pub began: Instant,
     /// Whom it was opened to reach, if it was. Until streams are secured this is all that is known of the other end,
     /// as anybody may greet with any key: what it does is held against this peer, and against no other.
     pub expected: Option<NodeId>,
@@ -39,6 +43,8 @@ pub struct Conn {
     pub ahead: usize,
     /// Bytes of the frame that is coming in.
     pub frame_bytes: usize,
+    /// Since when that frame, or its next [`FRAME_STEP`], has been coming in.
+    pub frame_since: Instant,
     /// When it last sent or took anything.
     pub last_heard: Instant,
     /// Reading is suspended by whoever uses the connection.
@@ -58,11 +64,40 @@ impl Conn {
         self.owed == 0 && self.egress.is_empty() && self.decoder.is_between_frames()
     }
 
+    /// Whether more may come; else TCP pushes back.
+    pub fn wants_read(&self) -> bool {
+        !self.paused
+            && self.stage != Stage::Closing
+            && self.egress.blocks() < EGRESS_BLOCKS_MAX
+            && self.egress.small_bytes() < EGRESS_BYTES_MAX
+    }
+
     /// So many bytes of a frame have come that is not whole yet.
     pub fn handle_part(&mut self, now: Instant, len: usize) {
-        let steps = self.frame_bytes / FRAME_STEP;
+        let (begins, steps) = (self.frame_bytes == 0, self.frame_bytes / FRAME_STEP);
         self.frame_bytes += len;
-        if self.frame_bytes / FRAME_STEP > steps && self.decoder.is_in_block() {
+        let steps_on = self.frame_bytes / FRAME_STEP > steps;
+        if begins || steps_on {
+            self.frame_since = now;
+        }
+        if steps_on && self.decoder.is_in_block() {
+            self.owed_since = now;
+        }
+    }
+
+    /// So many bytes of what was queued have been taken.
+    pub fn consume(&mut self, now: Instant, sent: usize) {
+        // While too much waits here we do not read, and no frame can get on.
+        if !self.wants_read() {
+            self.frame_since = now;
+        }
+        self.egress.consume(sent);
+        // A peer that takes what we send is not silent; its last words it must take at once.
+        if self.stage != Stage::Closing {
+            self.last_heard = now;
+        }
+        if self.ahead > 0 {
+            self.ahead = self.ahead.saturating_sub(sent);
             self.owed_since = now;
         }
     }
@@ -70,10 +105,9 @@ impl Conn {
     /// When it is to be closed if nothing changes, and why; `None` for never.
     pub fn deadline(&self) -> Option<(Instant, &'static str)> {
         match self.stage {
-            Stage::Connecting | Stage::Greeting => Some((
-                self.last_heard + CONNECT_TIMEOUT,
-                "it did not greet in time",
-            )),
+            Stage::Connecting | Stage::Greeting => {
+                Some((self.began + CONNECT_TIMEOUT, "it did not greet in time"))
+            }
             Stage::Closing => Some((
                 self.last_heard + CONNECT_TIMEOUT,
                 "it did not take our last words",
@@ -88,7 +122,10 @@ impl Conn {
                     "it talks and does not answer",
                 );
                 let owing = Some(owing).filter(|_| self.owed > 0);
-                [Some(silent), owing].into_iter().flatten().min()
+                let frame = (self.frame_since + FRAME_TIMEOUT, "its frame takes too long");
+                let is_coming = !self.decoder.is_between_frames() && self.wants_read();
+                let frame = Some(frame).filter(|_| is_coming);
+                [Some(silent), owing, frame].into_iter().flatten().min()
             }
         }
     }

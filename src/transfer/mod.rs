@@ -12,7 +12,7 @@ use crate::limits::*;
 use crate::store::Store;
 use crate::time::Instant;
 use crate::timers::Timers;
-use crate::wire::contact::Contact;
+use crate::wire::contact::{is_private, network, Contact};
 use crate::wire::frame::{ByeReason, Frame, FrameDecoder, Hello, PayloadFrame, PeerRole};
 use crate::wire::PROTOCOL_VERSION;
 use conn::{Conn, Stage};
@@ -21,7 +21,7 @@ use log::debug;
 use shun::Shunned;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// A connection. Counts up and is never used again.
@@ -177,10 +177,9 @@ impl Transfer {
 
     /// Takes in a connection that the driver has accepted. At a limit it is told so and closed.
     pub fn accept(&mut self, now: Instant, origin: Origin) -> ConnId {
-        let (remote, local) = self.counts();
         let (addr, full) = match origin {
-            Origin::Remote(addr) => (Some(addr), remote >= CONNECTIONS_MAX && !self.make_room()),
-            Origin::Local => (None, local >= CLIENTS_MAX),
+            Origin::Remote(addr) => (Some(addr), !self.make_room_for(addr)),
+            Origin::Local => (None, self.counts().1 >= CLIENTS_MAX),
         };
         let id = self.insert(now, addr, None, Stage::Greeting);
         self.timers.set(Timer::Watch(id), now + CONNECT_TIMEOUT);
@@ -203,6 +202,8 @@ impl Transfer {
         let conn = Conn {
             stage,
             addr,
+            inbound: addr.is_some() && stage == Stage::Greeting,
+            began: now,
             expected: peer,
             peer,
             decoder: FrameDecoder::new(addr.is_none()),
@@ -211,6 +212,7 @@ impl Transfer {
             owed_since: now,
             ahead: 0,
             frame_bytes: 0,
+            frame_since: now,
             last_heard: now,
             paused: false,
         };
@@ -218,26 +220,37 @@ impl Transfer {
         id
     }
 
-    /// Closes an idle connection if there are as many as may be; false if all are in use, or are being opened for
-    /// somebody who waits.
+    /// Room for one more connection to a peer; false if all are in use.
     fn make_room(&mut self) -> bool {
-        if self.counts().0 < CONNECTIONS_MAX {
+        self.make_room_among(CONNECTIONS_MAX, |conn| conn.addr.is_some())
+    }
+
+    /// Room for one that has come from there.
+    fn make_room_for(&mut self, from: SocketAddr) -> bool {
+        let from = from.ip();
+        let is_neighbour = |conn: &Conn| {
+            let addr = conn.addr.filter(|_| conn.inbound);
+            addr.is_some_and(|addr| source(&addr.ip()) == source(&from))
+        };
+        (is_private(&from) || self.make_room_among(INBOUND_PER_SOURCE, is_neighbour))
+            && self.make_room_among(INBOUND_MAX, |conn| conn.inbound)
+            && self.make_room()
+    }
+
+    /// Closes an idle connection of a kind if there are as many of it as may be; false if all are in use, or are
+    /// being opened for somebody who waits.
+    fn make_room_among(&mut self, max: usize, is_of_kind: impl Fn(&Conn) -> bool) -> bool {
+        let all = || self.conns.iter().filter(|(_, conn)| is_of_kind(conn));
+        if all().count() < max {
             return true;
         }
-        let idle = self
-            .conns
-            .iter()
-            .filter(|(_, conn)| conn.addr.is_some() && conn.stage == Stage::Open && conn.is_idle());
-        match idle
-            .min_by_key(|(_, conn)| conn.last_heard)
-            .map(|(&id, _)| id)
-        {
-            Some(id) => {
-                self.close(id, "idle, and another connection is wanted");
-                true
-            }
-            None => false,
-        }
+        let idle = all().filter(|(_, conn)| conn.stage == Stage::Open && conn.is_idle());
+        let longest = idle.min_by_key(|(_, conn)| conn.last_heard);
+        let Some(id) = longest.map(|(&id, _)| id) else {
+            return false;
+        };
+        self.close(id, "idle, and another connection is wanted");
+        true
     }
 
     /// Begins as many of the connections that wait as may be. Their time runs from now on: how long they have
@@ -251,7 +264,7 @@ impl Transfer {
                 continue;
             };
             let to = conn.addr.expect("only remote peers are dialed");
-            conn.last_heard = now;
+            conn.began = now;
             self.timers.set(Timer::Watch(id), now + CONNECT_TIMEOUT);
             self.connecting += 1;
             self.commands.push_back(Command::Connect { conn: id, to });
@@ -264,7 +277,7 @@ impl Transfer {
     }
 
     /// The driver has opened the connection.
-    pub fn handle_connected(&mut self, now: Instant, id: ConnId) {
+    pub fn handle_connected(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
@@ -272,7 +285,6 @@ impl Transfer {
             return;
         }
         conn.stage = Stage::Greeting;
-        conn.last_heard = now;
         self.connecting -= 1;
         // Frames may have been queued while it was being opened; the greeting goes first.
         let hello = Frame::Hello(self.hello);
@@ -286,10 +298,10 @@ impl Transfer {
     pub fn handle_received(&mut self, now: Instant, id: ConnId, mut bytes: &[u8]) {
         self.bytes.0 += bytes.len() as u64;
         while let Some(conn) = self.conns.get_mut(&id) {
-            conn.last_heard = now;
             if conn.stage == Stage::Closing {
                 return;
             }
+            conn.last_heard = now;
             let before = bytes.len();
             match conn.decoder.take(&mut bytes) {
                 Ok(Some(frame)) => {
@@ -596,13 +608,7 @@ impl Transfer {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
-        conn.egress.consume(sent);
-        // A peer that takes what we send is not silent.
-        conn.last_heard = now;
-        if conn.ahead > 0 {
-            conn.ahead = conn.ahead.saturating_sub(sent);
-            conn.owed_since = now;
-        }
+        conn.consume(now, sent);
         if conn.egress.is_empty() && conn.stage == Stage::Closing {
             self.drop_closing(id);
         }
@@ -610,12 +616,7 @@ impl Transfer {
 
     /// Whether the driver should read from this connection; if not, TCP pushes back.
     pub fn wants_read(&self, id: ConnId) -> bool {
-        self.conns.get(&id).is_some_and(|conn| {
-            !conn.paused
-                && conn.stage != Stage::Closing
-                && conn.egress.blocks() < EGRESS_BLOCKS_MAX
-                && conn.egress.small_bytes() < EGRESS_BYTES_MAX
-        })
+        self.conns.get(&id).is_some_and(Conn::wants_read)
     }
 
     /// Closes what has been silent for too long. Early is harmless.
@@ -660,6 +661,14 @@ impl Transfer {
     /// The key this node greets with.
     pub fn key(&self) -> NodeKey {
         self.hello.key
+    }
+}
+
+/// Where an address is counted: by itself, or as the network that one IPv6 host may draw addresses from.
+fn source(ip: &IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => *ip,
+        IpAddr::V6(_) => network(ip),
     }
 }
 

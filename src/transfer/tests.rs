@@ -101,7 +101,7 @@ impl World {
     fn reached(&mut self, n: u8) -> ConnId {
         let conn = self.transfer.reach(self.now, &contact(n)).expect("room");
         self.settle();
-        self.transfer.handle_connected(self.now, conn);
+        self.transfer.handle_connected(conn);
         self.hears(conn, &Frame::Hello(hello(n)));
         assert!(self.transfer.is_open(conn));
         conn
@@ -287,4 +287,86 @@ fn open_connection_that_nobody_wants_anything_of_makes_room() {
     assert!(world.transfer.reach(world.now, &contact(3)).is_some());
     world.settle();
     assert_eq!(world.closed, [idle]);
+}
+
+#[test]
+fn whoever_comes_others_can_be_reached_and_can_come() {
+    let mut world = World::new();
+    // One public host, and many others, each of which begins to greet and does not end.
+    let host = |n: usize| SocketAddr::from(([198, 18, 1, 1], n as u16));
+    let others = |n: usize| SocketAddr::from(([10, 0, (n / 250) as u8, (n % 250) as u8], 9));
+    let origins = (0..300).map(host).chain((0..300).map(others));
+    let conns: Vec<ConnId> = origins.map(|from| world.accepted(from)).collect();
+    let stays = |world: &World, conn: &&ConnId| !world.is_closed(**conn);
+    let count = |conns: &[ConnId]| conns.iter().filter(|conn| stays(&world, conn)).count();
+    assert_eq!(count(&conns[..300]), INBOUND_PER_SOURCE);
+    assert_eq!(count(&conns), INBOUND_MAX);
+    world.reached(2);
+    // They trickle, which does not help them.
+    let mut greeting = Vec::new();
+    Frame::Hello(hello(9)).encode(&mut greeting);
+    for byte in &greeting[..CONNECT_TIMEOUT.as_secs() as usize] {
+        for &conn in &conns {
+            world.hears_bytes(conn, &[*byte]);
+        }
+        world.run_for(secs(1));
+    }
+    let next = world.greeted_by(host(999), 9);
+    assert!(world.transfer.is_open(next));
+}
+
+#[test]
+fn frame_must_get_on() {
+    let mut world = World::new();
+    let conn = world.greeted_by(addr(1), 1);
+    let block = vec![7; crate::limits::BLOCK_SIZE_MAX];
+    let mut frame = Vec::new();
+    Frame::Put {
+        id: BlockId([7; 32]),
+        kind: crate::block::Kind {
+            role: crate::block::Role::Leaf,
+            form: crate::block::Form::Plain,
+        },
+        payload: block,
+    }
+    .encode(&mut frame);
+    // A slow line takes its time.
+    let (slow, trickle) = frame.split_at(10 * FRAME_STEP);
+    for part in slow.chunks(FRAME_STEP / 2) {
+        world.run_for(secs(10));
+        world.hears_bytes(conn, part);
+    }
+    assert!(!world.is_closed(conn));
+    for byte in trickle.chunks(1).take(FRAME_TIMEOUT.as_secs() as usize) {
+        assert!(!world.is_closed(conn));
+        world.hears_bytes(conn, byte);
+        world.run_for(secs(1));
+    }
+    assert!(world.is_closed(conn), "a byte a second is not enough");
+}
+
+#[test]
+fn who_takes_its_last_words_too_slowly_is_closed() {
+    let mut world = World::new();
+    let conn = world.reached(1);
+    world.transfer.bye(conn, ByeReason::Done, "that is all");
+    let flush = world.transfer.poll_command(world.now);
+    assert_eq!(flush, Some(Command::Flush { conn }));
+    for _ in 0..PROGRESS_TIMEOUT.as_secs() {
+        if !world.is_closed(conn) {
+            world.transfer.consume(world.now, conn, 1);
+        }
+        world.run_for(secs(1));
+    }
+    assert!(world.is_closed(conn));
+}
+
+#[test]
+fn loopback_and_private_ranges_are_not_limited_by_source() {
+    for from in ["[::1]:9", "127.0.0.1:9", "[fd00::9]:9", "10.0.0.9:9"] {
+        let mut world = World::new();
+        let from = from.parse().expect("an address");
+        let conns: Vec<ConnId> = (0..=INBOUND_MAX).map(|_| world.accepted(from)).collect();
+        assert_eq!(world.closed, conns[INBOUND_MAX..], "{from}");
+    }
 }
