@@ -325,7 +325,7 @@ impl<S: Store> Node<S> {
                 },
                 Frame::Want(answers) => Frame::Want(vec![Answer::Failed; answers.len()]),
                 Frame::Settled(_) => Frame::Failed {
-                    status: 1,
+                    status: if error.is_full() { 8 } else { 1 },
                     text: error.to_string(),
                 },
                 other => other,
@@ -598,9 +598,10 @@ impl<S: Store> Node<S> {
             }
             Err(error) => {
                 debug!("cannot store {id:?}: {error}");
-                let answer = match error {
-                    StoreError::Full { .. } => Answer::Full,
-                    StoreError::ReadOnly | StoreError::Io(..) => Answer::Failed,
+                let answer = if error.is_full() {
+                    Answer::Full
+                } else {
+                    Answer::Failed
                 };
                 self.transfer.send(conn, &Frame::Refused { id, answer });
             }
@@ -683,11 +684,7 @@ impl<S: Store> Node<S> {
                 keep.add(&mut tools, conn, block.id(), kind.role);
             }
             Err(error) => {
-                let status = if matches!(error, StoreError::Full { .. }) {
-                    8
-                } else {
-                    1
-                };
+                let status = if error.is_full() { 8 } else { 1 };
                 let text = format!("cannot keep the own copy: {error}");
                 self.transfer.send(conn, &Frame::Failed { status, text });
             }

@@ -2,6 +2,7 @@
 //! program but the pack's map and lock is `unsafe`.
 
 use std::ffi::CString;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -11,6 +12,15 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
+
+/// What an error says, without the number that the standard library adds to the system's words.
+pub fn plain(error: &impl fmt::Display) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_string(),
+        None => text,
+    }
+}
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {

@@ -130,6 +130,7 @@ fn directory_never_takes_more_than_its_allotment() {
             assert!(store.usage().used_bytes <= CAPACITY);
         };
         assert!(matches!(error, StoreError::Full { capacity: CAPACITY }));
+        assert!(error.is_full() && error.to_string().contains("--capacity"));
         assert!(n >= 13, "most of the allotment is of use: {n} of {len}");
         store.begin_commit().unwrap();
         assert!(disk_usage(dir.path()) <= CAPACITY);

@@ -1,5 +1,7 @@
 //! How commands end: the exit status and what the user is told.
 
+pub use crate::sys::plain;
+
 use std::fmt;
 use std::path::Path;
 
@@ -86,14 +88,5 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
-    }
-}
-
-/// A system's error without the number that Rust adds.
-pub fn plain(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_string(),
-        None => text,
     }
 }

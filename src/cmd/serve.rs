@@ -180,10 +180,7 @@ fn failure(failure: reactor::Failure) -> Failure {
                 format!("{addr}: the port is in use; end what uses it, or give another with -l");
             Failure::new(Status::InUse, message)
         }
-        reactor::Failure::DiskFull(what) => {
-            let message = format!("{what}; free some space, or give another --dir");
-            Failure::new(Status::Full, message)
-        }
+        reactor::Failure::DiskFull(message) => Failure::new(Status::Full, message),
         reactor::Failure::Other(message) => Failure::new(Status::Other, message),
     }
 }

@@ -15,8 +15,7 @@ use crate::limits::*;
 use crate::node::{Config, Event, Input, Node, Output};
 use crate::rng::Rng;
 use crate::store::pack::{DirLock, PackStore};
-use crate::store::StoreError;
-use crate::sys;
+use crate::sys::{self, plain};
 use crate::transfer::ConnId;
 use crate::wire::contact::normalise;
 use clock::Clock;
@@ -83,12 +82,7 @@ pub enum Failure {
 }
 
 fn failed<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Failure {
-    move |error| Failure::Other(format!("{what}: {error}"))
-}
-
-fn is_full(error: &io::Error) -> bool {
-    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-    full.contains(&error.kind())
+    move |error| Failure::Other(format!("{what}: {}", plain(&error)))
 }
 
 /// A running peer.
@@ -146,12 +140,16 @@ impl Reactor {
             let addr = listen.unwrap_or(SocketAddr::from(([0; 16], default_port)));
             match error.kind() {
                 io::ErrorKind::AddrInUse => Failure::PortInUse(addr),
-                _ => Failure::Other(format!("listen at {addr}: {error}")),
+                _ => Failure::Other(format!("listen at {addr}: {}", plain(&error))),
             }
         })?;
-        let store = PackStore::open(lock, capacity, entropy()?).map_err(|error| match &error {
-            StoreError::Io(_, cause) if is_full(cause) => Failure::DiskFull(error.to_string()),
-            _ => Failure::Other(error.to_string()),
+        let store = PackStore::open(lock, capacity, entropy()?).map_err(|error| {
+            let what = error.to_string();
+            if error.is_full() {
+                Failure::DiskFull(what)
+            } else {
+                Failure::Other(what)
+            }
         })?;
         let key = if serve {
             let file = dir.join("key");
@@ -409,7 +407,7 @@ impl Reactor {
                     self.resolving.insert(token, resolving);
                 }
                 Err((name, error)) => {
-                    warn!("resolve {}: {error}", name.host);
+                    warn!("resolve {}: {}", name.host, plain(&error));
                     self.names.push(name.again(now));
                 }
             }
@@ -443,7 +441,7 @@ impl Reactor {
         // A table that is empty now is worse than the one saved earlier.
         if !contacts.is_empty() {
             if let Err(error) = files::save_contacts(&self.dir, &contacts) {
-                warn!("{}: {error}", self.dir.join("contacts").display());
+                warn!("{}: {}", self.dir.join("contacts").display(), plain(&error));
             }
         }
     }

@@ -8,6 +8,7 @@ pub use memory::MemoryStore;
 
 use crate::block::{Block, Kind};
 use crate::id::BlockId;
+use crate::sys::plain;
 use std::fmt;
 use std::io;
 
@@ -56,22 +57,44 @@ pub enum StoreError {
         /// Bytes allotted.
         capacity: u64,
     },
+    /// The file system, or the user's share of it, has no room; nothing was acknowledged. The text says what was
+    /// being done, to which file.
+    DiskFull(String, io::Error),
     /// An earlier failure left the store read-only: what was not durable then never will be.
     ReadOnly,
     /// The system refused; the text says what was being done, to which file.
     Io(String, io::Error),
 }
 
+impl StoreError {
+    /// The system's refusal of what the text says.
+    pub fn io(what: String, error: io::Error) -> StoreError {
+        match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => StoreError::DiskFull(what, error),
+            _ => StoreError::Io(what, error),
+        }
+    }
+
+    /// Whether there is no room, in the allotment or on the disk.
+    pub fn is_full(&self) -> bool {
+        matches!(self, StoreError::Full { .. } | StoreError::DiskFull(..))
+    }
+}
+
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreError::Full { capacity } => {
-                write!(f, "the allotted {capacity} bytes, or the disk, are full; free some space, raise --capacity or use another directory")
+                write!(f, "the allotted {capacity} bytes are full; raise --capacity, or give another --dir")
             }
-            StoreError::ReadOnly => {
-                f.write_str("the pack is read-only since a write to its disk failed")
+            StoreError::DiskFull(what, error) => {
+                let error = plain(error);
+                write!(f, "{what}: {error}; free some space on the disk, or give another --dir")
             }
-            StoreError::Io(what, error) => write!(f, "{what}: {error}"),
+            StoreError::ReadOnly => f.write_str(
+                "the pack is read-only since its disk failed; see to the disk, then start the peer again",
+            ),
+            StoreError::Io(what, error) => write!(f, "{what}: {}", plain(error)),
         }
     }
 }

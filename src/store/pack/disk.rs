@@ -43,11 +43,6 @@ impl Disk {
     }
 }
 
-/// Whether the error says that the file system, or the user's share of it, has no room.
-pub(super) fn is_out_of_space(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

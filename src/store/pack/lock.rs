@@ -70,7 +70,7 @@ impl fmt::Display for LockError {
                     None => Ok(()),
                 }
             }
-            LockError::Io(what, error) => write!(f, "{what}: {error}"),
+            LockError::Io(what, error) => write!(f, "{what}: {}", crate::sys::plain(error)),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{Put, Sequence, Store, StoreError, Usage};
 use crate::block::{Block, Kind};
 use crate::id::BlockId;
 use crate::limits::{RESERVATION, UNCOMMITTED_MAX, WRITE_BACK_STEP};
+use crate::sys::plain;
 use disk::Disk;
 use map::Map;
 use record::{PackId, Record, ALIGN, FILE_HEADER_LEN, RECORD_HEADER_LEN};
@@ -89,7 +90,7 @@ impl PackStore {
         let path = lock.dir().join("pack");
         let failed = |what: &str| {
             let what = format!("{what} {}", path.display());
-            move |error| StoreError::Io(what, error)
+            move |error| StoreError::io(what, error)
         };
         let file = OpenOptions::new()
             .read(true)
@@ -234,22 +235,19 @@ impl PackStore {
     fn refuse(&mut self, error: io::Error) -> StoreError {
         // If even this fails, the next record overwrites what is left, and an opening cuts it.
         if let Err(error) = self.file.set_len(self.tail) {
-            log::debug!("cut the end of {}: {error}", self.path.display());
+            let cause = plain(&error);
+            log::debug!("cut the end of {}: {cause}", self.path.display());
         }
-        if !disk::is_out_of_space(&error) {
-            return self.failed("write", error);
-        }
-        if !self.is_disk_full {
+        let error = self.failed("write", error);
+        if error.is_full() && !self.is_disk_full {
             self.is_disk_full = true;
-            log::warn!("write {}: {error}; blocks are refused", self.path.display());
+            log::warn!("{error}; until then blocks are refused");
         }
-        StoreError::Full {
-            capacity: self.usage.capacity_bytes,
-        }
+        error
     }
 
     fn failed(&self, what: &str, error: io::Error) -> StoreError {
-        StoreError::Io(format!("{what} {}", self.path.display()), error)
+        StoreError::io(format!("{what} {}", self.path.display()), error)
     }
 }
 
@@ -338,7 +336,8 @@ impl Store for PackStore {
         }
         if let Err(error) = (self.disk.sync)(&self.file) {
             self.is_read_only = true;
-            log::warn!("sync {}: {error}; it is read-only now", self.path.display());
+            let cause = plain(&error);
+            log::warn!("sync {}: {cause}; it is read-only now", self.path.display());
             // The system may have dropped these pages: what they read as says nothing about the disk.
             let committed_tail = self.committed_tail;
             let lost = self

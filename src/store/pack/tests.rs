@@ -214,8 +214,14 @@ fn failed_write_leaves_the_file_as_it_was_and_a_full_disk_is_a_refusal() {
     for code in [libc::ENOSPC, libc::EDQUOT, libc::EIO] {
         ERROR.set(code);
         let error = store.put(&blocks[2]).unwrap_err();
-        let is_full = matches!(error, StoreError::Full { .. });
+        let is_full = matches!(error, StoreError::DiskFull(..));
         assert_eq!(is_full, code != libc::EIO, "{error}");
+        assert_eq!(error.is_full(), is_full);
+        let text = error.to_string();
+        let pack = dir.path().join("pack");
+        assert!(
+            text.contains(&format!("write {}: ", pack.display())) && !text.contains("os error")
+        );
         assert!(!store.has(&blocks[2].id()));
         let after = (store.usage(), store.file.metadata().unwrap().len());
         assert_eq!(after, before);
