@@ -21,6 +21,12 @@ bench: all
 sim:
 	$(CARGO) test --test sim -- --nocapture
 
+# Long: a million states of a wrecked disk. The seed is printed, and repeats the run if it is given again.
+torture:
+	STREW_TORTURE_STATES=$${STREW_TORTURE_STATES:-1000000} \
+	STREW_TORTURE_SEED=$${STREW_TORTURE_SEED:-$$(date +%s)} \
+	$(CARGO) test --lib store::pack::tests -- --nocapture
+
 install: all
 	install -D -m 755 $(TARGET)/release/strew $(DESTDIR)$(PREFIX)/bin/strew
 	for page in man/*.[157]; do \
@@ -30,4 +36,4 @@ install: all
 clean:
 	$(CARGO) clean
 
-.PHONY: all demo test lint bench sim install clean
+.PHONY: all demo test lint bench sim torture install clean

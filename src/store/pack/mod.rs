@@ -1,6 +1,6 @@
 //! The store of a data directory: one append-only file, the pack, specified in strew-pack(5).
 //!
-//! `record` has its bytes, `scan` finds them again, `disk` writes them and `map` reads them; `lock`
+//! `record` has its bytes, `scan` finds them again, `disk` holds them and `map` shows them; `lock`
 //! keeps other processes away. The index is made anew from the pack at each opening; it needs no other file.
 //! Nothing here asks the time or draws entropy: both are given.
 
@@ -17,15 +17,11 @@ use crate::block::{Block, Kind};
 use crate::id::BlockId;
 use crate::limits::{RESERVATION, UNCOMMITTED_MAX, WRITE_BACK_STEP};
 use crate::sys::plain;
-use disk::Disk;
-use map::Map;
+use disk::{Disk, System};
 use record::{PackId, Record, ALIGN, FILE_HEADER_LEN, RECORD_HEADER_LEN};
 use scan::Entry;
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 
 /// What the opening of a pack found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -44,10 +40,7 @@ pub struct Opened {
 /// After a failed sync it is read-only: nobody knows then which of the uncommitted bytes reached the disk, and
 /// the system does not say so twice. What had been committed is served on; the rest is absent from then on.
 pub struct PackStore {
-    path: PathBuf,
-    file: File,
-    map: Map,
-    disk: Disk,
+    disk: Box<dyn Disk>,
     id: PackId,
     index: BTreeMap<BlockId, Entry>,
     opened: Opened,
@@ -65,8 +58,6 @@ pub struct PackStore {
     is_read_only: bool,
     /// Whether the last write failed for want of space on the file system; so that it is said once.
     is_disk_full: bool,
-    /// Held as long as the file is open.
-    _lock: DirLock,
 }
 
 impl PackStore {
@@ -78,39 +69,33 @@ impl PackStore {
     /// ([`ErrorKind::InvalidData`]), and leaves it as it is; or if the system refuses something. Reads every header
     /// and the payloads of the last [`UNCOMMITTED_MAX`] bytes.
     pub fn open(lock: DirLock, capacity: u64, entropy: [u8; 32]) -> Result<PackStore, StoreError> {
-        PackStore::open_on(disk::SYSTEM, lock, capacity, entropy)
+        let path = lock.dir().join("pack");
+        let disk = System::open(lock, "pack")
+            .map_err(|error| StoreError::io(format!("open {}", path.display()), error))?;
+        PackStore::open_on(Box::new(disk), capacity, entropy)
     }
 
+    /// The same on any disk that shows all of its file.
     fn open_on(
-        disk: Disk,
-        lock: DirLock,
+        mut disk: Box<dyn Disk>,
         capacity: u64,
         entropy: [u8; 32],
     ) -> Result<PackStore, StoreError> {
-        let path = lock.dir().join("pack");
+        let path = disk.path().to_path_buf();
         let failed = |what: &str| {
             let what = format!("{what} {}", path.display());
             move |error| StoreError::io(what, error)
         };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed("open"))?;
-        let (id, len) = identify(&file).map_err(failed("open"))?;
-        let (id, len) = match id {
+        let len = disk.file_len().map_err(failed("open"))?;
+        let (id, len) = match identify(&*disk, len).map_err(failed("open"))? {
             Some(id) => (id, len),
             None => {
                 let id = PackId(entropy);
-                create(&file, lock.dir(), &id, &disk).map_err(failed("create"))?;
+                create(&mut *disk, &id).map_err(failed("create"))?;
                 (id, FILE_HEADER_LEN as u64)
             }
         };
-        let mut map = Map::new(&file, len).map_err(failed("map"))?;
-        let pack = map.slice(0, len).expect("the map was made of this length");
+        let pack = disk.slice(0, len).expect("the disk shows all of its file");
         let found = scan::scan(pack, &id);
         for (offset, len) in &found.damaged {
             log::warn!(
@@ -125,12 +110,12 @@ impl PackStore {
                 len - found.tail,
                 found.tail
             );
-            map.set_end(found.tail);
-            file.set_len(found.tail).map_err(failed("cut the end of"))?;
+            disk.set_end(found.tail);
+            disk.set_len(found.tail).map_err(failed("cut the end of"))?;
         }
         // A process that was killed may have left records that only the system's cache holds. From here on they
         // count as committed, so they are made durable first.
-        (disk.sync)(&file).map_err(failed("sync"))?;
+        disk.sync().map_err(failed("sync"))?;
         let usage = Usage {
             blocks: found.index.len() as u64,
             payload_bytes: found.index.values().map(|it| u64::from(it.len)).sum(),
@@ -139,9 +124,6 @@ impl PackStore {
             damaged: found.damaged.len() as u64,
         };
         Ok(PackStore {
-            path,
-            file,
-            map,
             disk,
             id,
             index: found.index,
@@ -159,7 +141,6 @@ impl PackStore {
             usage,
             is_read_only: false,
             is_disk_full: false,
-            _lock: lock,
         })
     }
 
@@ -172,13 +153,13 @@ impl PackStore {
     /// end the process.
     fn is_in_file(&self, entry: &Entry) -> bool {
         let end = entry.offset + record::extent(entry.len);
-        self.file.metadata().is_ok_and(|file| file.len() >= end)
+        self.disk.file_len().is_ok_and(|len| len >= end)
     }
 
     /// Whether the block's record, all of it in the file, is as it was written.
     fn is_sound(&self, id: &BlockId, entry: &Entry) -> bool {
         let extent = record::extent(entry.len);
-        let Some(bytes) = self.map.slice(entry.offset, extent) else {
+        let Some(bytes) = self.disk.slice(entry.offset, extent) else {
             return false;
         };
         let payload = &bytes[RECORD_HEADER_LEN..][..entry.len as usize];
@@ -207,11 +188,11 @@ impl PackStore {
         let padding = &[0; ALIGN as usize][..padding as usize];
         let end = self.tail + record.extent();
         // Room in the map first: then nothing can fail once the record is written.
-        self.map
-            .reserve(&self.file, end)
+        self.disk
+            .reserve(end)
             .map_err(|error| self.failed("map", error))?;
         let parts = [&header[..], block.payload(), padding];
-        if let Err(error) = self.disk.write_all(&self.file, &parts, self.tail) {
+        if let Err(error) = self.disk.write_all(&parts, self.tail) {
             return Err(self.refuse(error));
         }
         self.is_disk_full = false;
@@ -222,22 +203,27 @@ impl PackStore {
             checked: false,
         };
         self.tail = end;
-        self.map.set_end(end);
+        self.disk.set_end(end);
         if self.tail - self.write_back_tail >= WRITE_BACK_STEP {
             let len = self.tail - self.write_back_tail;
-            crate::sys::start_write_back(&self.file, self.write_back_tail, len);
+            self.disk.start_write_back(self.write_back_tail, len);
             self.write_back_tail = self.tail;
         }
         Ok(entry)
     }
 
+    /// Cuts away what may lie behind the tail. If even this fails, the next record overwrites it, and an opening
+    /// cuts it.
+    fn cut_back(&mut self) {
+        if let Err(error) = self.disk.set_len(self.tail) {
+            let cause = plain(&error);
+            log::debug!("cut the end of {}: {cause}", self.disk.path().display());
+        }
+    }
+
     /// Undoes a write that failed, and says what its sender is told.
     fn refuse(&mut self, error: io::Error) -> StoreError {
-        // If even this fails, the next record overwrites what is left, and an opening cuts it.
-        if let Err(error) = self.file.set_len(self.tail) {
-            let cause = plain(&error);
-            log::debug!("cut the end of {}: {cause}", self.path.display());
-        }
+        self.cut_back();
         let error = self.failed("write", error);
         if error.is_full() && !self.is_disk_full {
             self.is_disk_full = true;
@@ -247,7 +233,7 @@ impl PackStore {
     }
 
     fn failed(&self, what: &str, error: io::Error) -> StoreError {
-        StoreError::io(format!("{what} {}", self.path.display()), error)
+        StoreError::io(format!("{what} {}", self.disk.path().display()), error)
     }
 }
 
@@ -267,7 +253,7 @@ impl Store for PackStore {
         if !self.is_in_file(&entry) || !(entry.checked || self.is_sound(id, &entry)) {
             log::warn!(
                 "{}: block {id} at offset {} is damaged; it is set aside",
-                self.path.display(),
+                self.disk.path().display(),
                 entry.offset
             );
             self.forget(id);
@@ -285,7 +271,7 @@ impl Store for PackStore {
     fn payload(&self, id: &BlockId) -> Option<&[u8]> {
         let entry = self.index.get(id).filter(|entry| entry.checked)?;
         let start = entry.offset + RECORD_HEADER_LEN as u64;
-        self.map.slice(start, u64::from(entry.len))
+        self.disk.slice(start, u64::from(entry.len))
     }
 
     fn put(&mut self, block: &Block) -> Result<Put, StoreError> {
@@ -334,11 +320,15 @@ impl Store for PackStore {
         if self.uncommitted() == 0 {
             return Ok(());
         }
-        if let Err(error) = (self.disk.sync)(&self.file) {
+        if let Err(error) = self.disk.sync() {
             self.is_read_only = true;
             let cause = plain(&error);
-            log::warn!("sync {}: {cause}; it is read-only now", self.path.display());
-            // The system may have dropped these pages: what they read as says nothing about the disk.
+            log::warn!(
+                "sync {}: {cause}; it is read-only now",
+                self.disk.path().display()
+            );
+            // The system may have dropped these pages: what they read as says nothing about the disk. Nor may a
+            // later opening believe them, which could not tell that they are only in memory; so they go.
             let committed_tail = self.committed_tail;
             let lost = self
                 .index
@@ -347,6 +337,9 @@ impl Store for PackStore {
             for id in lost.map(|(&id, _)| id).collect::<Vec<_>>() {
                 self.forget(&id);
             }
+            self.disk.set_end(committed_tail);
+            self.tail = committed_tail;
+            self.cut_back();
             return Err(self.failed("sync", error));
         }
         self.committed_tail = self.tail;
@@ -367,45 +360,31 @@ impl Store for PackStore {
     }
 }
 
-/// Whose pack a file is, and its length in bytes; no id if it is new, or left by a creation that did not end.
-fn identify(file: &File) -> io::Result<(Option<PackId>, u64)> {
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidData, "not a regular file"));
-    }
-    let mut start = [0; FILE_HEADER_LEN];
-    let known = metadata.len().min(FILE_HEADER_LEN as u64) as usize;
-    let start = &mut start[..known];
-    file.read_exact_at(start, 0)?;
-    if metadata.len() == known as u64 && record::is_unfinished_creation(start) {
-        return Ok((None, metadata.len()));
+/// Whose pack a file of this length is; `None` if it is new, or left by a creation that did not end.
+fn identify(disk: &dyn Disk, len: u64) -> io::Result<Option<PackId>> {
+    let known = len.min(FILE_HEADER_LEN as u64);
+    let start = disk
+        .slice(0, known)
+        .expect("the disk shows all of its file");
+    if len == known && record::is_unfinished_creation(start) {
+        return Ok(None);
     }
     match record::decode_file_header(start) {
-        Ok(id) => Ok((Some(id), metadata.len())),
+        Ok(id) => Ok(Some(id)),
         Err(bad) => Err(io::Error::new(ErrorKind::InvalidData, bad.to_string())),
     }
 }
 
-/// Makes the file an empty pack that survives a power cut.
-fn create(file: &File, dir: &Path, id: &PackId, disk: &Disk) -> io::Result<()> {
-    file.set_len(0)?;
-    disk.write_all(file, &[&record::encode_file_header(id)], 0)?;
-    (disk.sync)(file)?;
-    File::open(dir)?.sync_all()?;
-    // The directory may be new as well. Its parent need not be readable for us; then its name is as durable as
-    // the file system makes it.
-    let parent = match dir.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => return Ok(()),
-    };
-    match File::open(parent) {
-        Ok(parent) => parent.sync_all(),
-        Err(error) => {
-            log::debug!("open {}: {error}", parent.display());
-            Ok(())
-        }
-    }
+/// Makes the file an empty pack that survives a power cut, and shows it.
+fn create(disk: &mut dyn Disk, id: &PackId) -> io::Result<()> {
+    disk.set_end(0);
+    disk.set_len(0)?;
+    disk.reserve(FILE_HEADER_LEN as u64)?;
+    disk.write_all(&[&record::encode_file_header(id)], 0)?;
+    disk.sync()?;
+    disk.sync_name()?;
+    disk.set_end(FILE_HEADER_LEN as u64);
+    Ok(())
 }
 
 #[cfg(test)]

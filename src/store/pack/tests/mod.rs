@@ -2,18 +2,19 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod crash;
+mod doctored;
+mod recorded;
+
 use super::*;
 use crate::block::{Form, Role as BlockRole};
-use std::cell::Cell;
-use std::io::IoSlice;
+use doctored::{Doctored, Ills};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::rc::Rc;
 
 const CAPACITY: u64 = 1 << 20;
-
-/// A disk that neither fails nor waits.
-const FAST: Disk = Disk {
-    sync: |_| Ok(()),
-    ..disk::SYSTEM
-};
 
 fn block(payload: &[u8]) -> Block {
     let kind = Kind {
@@ -23,6 +24,11 @@ fn block(payload: &[u8]) -> Block {
     Block::new(kind, payload.to_vec()).unwrap()
 }
 
+/// A number that the environment may set.
+fn number_from_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
 /// Ten blocks of different lengths.
 fn ten() -> Vec<Block> {
     (0..10u8)
@@ -30,9 +36,15 @@ fn ten() -> Vec<Block> {
         .collect()
 }
 
-fn open(disk: Disk, dir: &Path) -> Result<PackStore, StoreError> {
+fn open(dir: &Path) -> Result<PackStore, StoreError> {
+    open_ill(&Rc::default(), dir, CAPACITY)
+}
+
+fn open_ill(ills: &Rc<Ills>, dir: &Path, capacity: u64) -> Result<PackStore, StoreError> {
     let lock = DirLock::acquire(dir, Role::Serve).unwrap();
-    PackStore::open_on(disk, lock, CAPACITY, [7; 32])
+    let disk =
+        Doctored::open(lock, ills).map_err(|error| StoreError::Io("open".to_string(), error))?;
+    PackStore::open_on(Box::new(disk), capacity, [7; 32])
 }
 
 fn put_all(store: &mut PackStore, blocks: &[Block]) {
@@ -69,7 +81,7 @@ fn error_kind(result: Result<PackStore, StoreError>) -> ErrorKind {
 fn every_truncation_opens_to_the_records_before_it_and_then_cleanly() {
     let dir = tempfile::tempdir().unwrap();
     let blocks = ten();
-    put_all(&mut open(FAST, dir.path()).unwrap(), &blocks);
+    put_all(&mut open(dir.path()).unwrap(), &blocks);
     let path = dir.path().join("pack");
     let whole = std::fs::read(&path).unwrap();
     for len in (FILE_HEADER_LEN..=whole.len()).rev() {
@@ -80,12 +92,12 @@ fn every_truncation_opens_to_the_records_before_it_and_then_cleanly() {
             end += record::extent(block.payload().len() as u32);
             expected.push(end <= len as u64);
         }
-        let mut store = open(FAST, dir.path()).unwrap();
+        let mut store = open(dir.path()).unwrap();
         assert_eq!(served(&mut store, &blocks), expected, "cut at {len}");
         let cut = store.opened().cut_bytes;
         drop(store);
         assert_eq!(path.metadata().unwrap().len() + cut, len as u64);
-        let mut store = open(FAST, dir.path()).unwrap();
+        let mut store = open(dir.path()).unwrap();
         assert_eq!(store.opened().cut_bytes, 0);
         assert_eq!(served(&mut store, &blocks), expected, "cut at {len}");
     }
@@ -95,7 +107,7 @@ fn every_truncation_opens_to_the_records_before_it_and_then_cleanly() {
 fn every_flipped_bit_costs_one_record_and_is_reported_at_each_opening() {
     let dir = tempfile::tempdir().unwrap();
     let blocks = ten();
-    put_all(&mut open(FAST, dir.path()).unwrap(), &blocks);
+    put_all(&mut open(dir.path()).unwrap(), &blocks);
     let path = dir.path().join("pack");
     let whole = std::fs::read(&path).unwrap();
     let before: u64 = blocks[..4]
@@ -108,7 +120,7 @@ fn every_flipped_bit_costs_one_record_and_is_reported_at_each_opening() {
         bytes[start + at] ^= 1 << (at % 8);
         std::fs::write(&path, &bytes).unwrap();
         for _ in 0..2 {
-            let mut store = open(FAST, dir.path()).unwrap();
+            let mut store = open(dir.path()).unwrap();
             let lost = served(&mut store, &blocks);
             assert!(lost.iter().enumerate().all(|(i, &is)| is == (i != 4)));
             assert_eq!(store.usage().damaged, 1);
@@ -117,10 +129,10 @@ fn every_flipped_bit_costs_one_record_and_is_reported_at_each_opening() {
         assert!(bytes == std::fs::read(&path).unwrap(), "never cut");
     }
     // Stored again, the block is served again, now and after the next opening.
-    let mut store = open(FAST, dir.path()).unwrap();
+    let mut store = open(dir.path()).unwrap();
     put_all(&mut store, &blocks[4..5]);
     drop(store);
-    let mut store = open(FAST, dir.path()).unwrap();
+    let mut store = open(dir.path()).unwrap();
     assert_eq!(served(&mut store, &blocks), [true; 10]);
 }
 
@@ -128,7 +140,7 @@ fn every_flipped_bit_costs_one_record_and_is_reported_at_each_opening() {
 fn damage_under_an_open_pack_is_found_before_it_is_served() {
     let dir = tempfile::tempdir().unwrap();
     let blocks = ten();
-    let mut store = open(FAST, dir.path()).unwrap();
+    let mut store = open(dir.path()).unwrap();
     put_all(&mut store, &blocks);
     let id = blocks[3].id();
     assert_eq!(store.payload(&id), None, "not before it is checked");
@@ -163,8 +175,10 @@ fn damage_under_an_open_pack_is_found_before_it_is_served() {
 fn failed_sync_leaves_what_was_committed_readable_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let blocks = ten();
-    let mut store = open(FAST, dir.path()).unwrap();
+    let ills = Rc::default();
+    let mut store = open_ill(&ills, dir.path(), CAPACITY).unwrap();
     put_all(&mut store, &blocks[..5]);
+    let len = store.disk.file_len().unwrap();
     let durable = store.poll_commit().unwrap();
     assert_eq!(durable, Sequence(5));
     assert_eq!(store.put(&blocks[0]).unwrap(), Put::Had(durable));
@@ -172,47 +186,36 @@ fn failed_sync_leaves_what_was_committed_readable_and_nothing_else() {
     assert_eq!(store.put(&blocks[5]).unwrap(), Put::Had(Sequence(6)));
     assert!(store.uncommitted() > 0);
 
-    thread_local! { static SYNCS: Cell<u32> = const { Cell::new(0) }; }
-    store.disk.sync = |_| {
-        SYNCS.set(SYNCS.get() + 1);
-        Err(io::Error::from_raw_os_error(libc::EIO))
-    };
+    let syncs = ills.syncs.get();
+    ills.sync.set(libc::EIO);
     assert!(matches!(store.begin_commit(), Err(StoreError::Io(_, _))));
     assert!(matches!(store.begin_commit(), Err(StoreError::ReadOnly)));
     assert!(matches!(store.poll_commit(), Err(StoreError::ReadOnly)));
     for again in [&blocks[0], &blocks[5], &blocks[6]] {
         assert!(matches!(store.put(again), Err(StoreError::ReadOnly)));
     }
-    assert_eq!(SYNCS.get(), 1, "a failed sync is not tried again");
+    assert_eq!(
+        ills.syncs.get() - syncs,
+        1,
+        "a failed sync is not tried again"
+    );
     let expected: Vec<bool> = (0..10).map(|i| i < 5).collect();
     assert_eq!(served(&mut store, &blocks), expected);
     assert_eq!(store.usage().blocks, 5);
+    // A later opening could not know that the rest is in the system's memory alone.
+    assert_eq!(store.disk.file_len().unwrap(), len);
 }
 
 #[test]
 fn failed_write_leaves_the_file_as_it_was_and_a_full_disk_is_a_refusal() {
-    thread_local! { static ERROR: Cell<i32> = const { Cell::new(0) }; }
-    fn failing(file: &File, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        if slices.len() == 3 && ERROR.get() != 0 {
-            // The header goes through, the rest does not.
-            return file.write_at(&slices[0], offset);
-        }
-        match ERROR.get() {
-            0 => (disk::SYSTEM.write)(file, slices, offset),
-            code => Err(io::Error::from_raw_os_error(code)),
-        }
-    }
     let dir = tempfile::tempdir().unwrap();
     let blocks = ten();
-    let disk = Disk {
-        write: failing,
-        ..FAST
-    };
-    let mut store = open(disk, dir.path()).unwrap();
+    let ills = Rc::default();
+    let mut store = open_ill(&ills, dir.path(), CAPACITY).unwrap();
     put_all(&mut store, &blocks[..2]);
-    let before = (store.usage(), store.file.metadata().unwrap().len());
+    let before = (store.usage(), store.disk.file_len().unwrap());
     for code in [libc::ENOSPC, libc::EDQUOT, libc::EIO] {
-        ERROR.set(code);
+        ills.write.set(code);
         let error = store.put(&blocks[2]).unwrap_err();
         let is_full = matches!(error, StoreError::DiskFull(..));
         assert_eq!(is_full, code != libc::EIO, "{error}");
@@ -223,10 +226,10 @@ fn failed_write_leaves_the_file_as_it_was_and_a_full_disk_is_a_refusal() {
             text.contains(&format!("write {}: ", pack.display())) && !text.contains("os error")
         );
         assert!(!store.has(&blocks[2].id()));
-        let after = (store.usage(), store.file.metadata().unwrap().len());
+        let after = (store.usage(), store.disk.file_len().unwrap());
         assert_eq!(after, before);
     }
-    ERROR.set(0);
+    ills.write.set(0);
     put_all(&mut store, &blocks[2..]);
     assert_eq!(served(&mut store, &blocks), [true; 10]);
 }
@@ -234,8 +237,7 @@ fn failed_write_leaves_the_file_as_it_was_and_a_full_disk_is_a_refusal() {
 #[test]
 fn uncommitted_bytes_never_pass_what_an_opening_verifies() {
     let dir = tempfile::tempdir().unwrap();
-    let lock = DirLock::acquire(dir.path(), Role::Serve).unwrap();
-    let mut store = PackStore::open_on(FAST, lock, 1 << 30, [7; 32]).unwrap();
+    let mut store = open_ill(&Rc::default(), dir.path(), 1 << 30).unwrap();
     for n in 0..300u32 {
         let mut payload = vec![0; crate::limits::BLOCK_SIZE_MAX];
         payload[..4].copy_from_slice(&n.to_be_bytes());
@@ -262,12 +264,12 @@ fn what_is_no_pack_is_left_alone() {
         &[b'x'; 500],
     ] {
         std::fs::write(&path, strange).unwrap();
-        assert_eq!(error_kind(open(FAST, dir.path())), ErrorKind::InvalidData);
+        assert_eq!(error_kind(open(dir.path())), ErrorKind::InvalidData);
         assert_eq!(std::fs::read(&path).unwrap(), strange);
     }
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
-    assert!(open(FAST, dir.path()).is_err());
+    assert!(open(dir.path()).is_err());
 }
 
 #[test]
@@ -279,10 +281,26 @@ fn creation_that_did_not_end_is_done_again() {
     let prefixes = (0..FILE_HEADER_LEN).map(|len| &header[..len]);
     for left in prefixes.chain([&zero[..], &zero[..30]]) {
         std::fs::write(&path, left).unwrap();
-        let store = open(FAST, dir.path()).unwrap();
+        let store = open(dir.path()).unwrap();
         assert_eq!(*store.opened(), Opened::default());
         drop(store);
         let made = std::fs::read(&path).unwrap();
         assert!(made == record::encode_file_header(&PackId([7; 32])));
+    }
+}
+
+#[test]
+fn short_and_interrupted_writes_end_with_every_byte_in_place() {
+    for stingy in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let ills: Rc<Ills> = Rc::default();
+        ills.stingy.set(stingy);
+        let lock = DirLock::acquire(dir.path(), Role::Serve).unwrap();
+        let mut disk = Doctored::open(lock, &ills).unwrap();
+        let parts: [&[u8]; 4] = [b"header of it", b"", b"payload!!", b"\0\0\0"];
+        disk.write_all(&parts, 5).unwrap();
+        let read = std::fs::read(disk.path()).unwrap();
+        assert_eq!(read, b"\0\0\0\0\0header of itpayload!!\0\0\0");
+        assert_eq!(ills.writes.get() > 6, stingy);
     }
 }

@@ -1,0 +1,94 @@
+//! The system's disk, but that it never waits for a sync, and fails as it is told to.
+
+use super::super::disk::{Disk, System};
+use super::super::lock::DirLock;
+use std::cell::Cell;
+use std::io::{self, ErrorKind, IoSlice};
+use std::path::Path;
+use std::rc::Rc;
+
+/// How the disk is to behave, changed from outside while a store has the disk.
+#[derive(Default)]
+pub struct Ills {
+    /// Error number of every write; before it a header goes through. 0 for none.
+    pub write: Cell<i32>,
+    /// Error number of every sync; 0 for none.
+    pub sync: Cell<i32>,
+    /// Whether writes take four bytes at most, and every third is interrupted.
+    pub stingy: Cell<bool>,
+    /// Calls so far.
+    pub writes: Cell<u32>,
+    pub syncs: Cell<u32>,
+}
+
+pub struct Doctored {
+    system: System,
+    ills: Rc<Ills>,
+}
+
+impl Doctored {
+    /// The pack of a directory.
+    pub fn open(lock: DirLock, ills: &Rc<Ills>) -> io::Result<Doctored> {
+        Ok(Doctored {
+            system: System::open(lock, "pack")?,
+            ills: ills.clone(),
+        })
+    }
+}
+
+impl Disk for Doctored {
+    fn path(&self) -> &Path {
+        self.system.path()
+    }
+
+    fn file_len(&self) -> io::Result<u64> {
+        self.system.file_len()
+    }
+
+    fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {
+        self.system.slice(offset, len)
+    }
+
+    fn reserve(&mut self, end: u64) -> io::Result<()> {
+        self.system.reserve(end)
+    }
+
+    fn set_end(&mut self, end: u64) {
+        self.system.set_end(end);
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        let calls = self.ills.writes.get() + 1;
+        self.ills.writes.set(calls);
+        match self.ills.write.get() {
+            0 if !self.ills.stingy.get() => self.system.write(slices, offset),
+            0 if calls.is_multiple_of(3) => Err(ErrorKind::Interrupted.into()),
+            0 => {
+                let few = &slices[0][..slices[0].len().min(4)];
+                self.system.write(&[IoSlice::new(few)], offset)
+            }
+            _ if slices.len() == 3 => self.system.write(&slices[..1], offset),
+            code => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+
+    fn set_len(&mut self, len: u64) -> io::Result<()> {
+        self.system.set_len(len)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.ills.syncs.set(self.ills.syncs.get() + 1);
+        match self.ills.sync.get() {
+            0 => Ok(()),
+            code => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+
+    fn sync_name(&mut self) -> io::Result<()> {
+        self.system.sync_name()
+    }
+
+    fn start_write_back(&mut self, offset: u64, len: u64) {
+        self.system.start_write_back(offset, len);
+    }
+}

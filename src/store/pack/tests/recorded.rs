@@ -1,0 +1,286 @@
+//! A disk in memory that records what it is told, fails at a chosen call, and loses power: what it may then hold
+//! is any of the [`Wreck`]'s images.
+
+use super::super::disk::Disk;
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::rc::Rc;
+
+/// What a disk writes whole or not at all.
+const SECTOR: u64 = 512;
+
+/// A call that changed the file, or what is durable of it.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Write { offset: u64, bytes: Vec<u8> },
+    SetLen(u64),
+    Sync,
+    FailedSync,
+    SyncName,
+}
+
+/// How a call fails.
+#[allow(dead_code)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// With this error number. A write writes half of its bytes before.
+    Error(i32),
+    /// A write says that it wrote half, which is true; other calls succeed.
+    Short,
+}
+
+/// Which call fails.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// Counted from 0, over all calls that can fail.
+    pub call: u64,
+    /// Whether all later ones fail as well.
+    pub for_ever: bool,
+    pub trouble: Trouble,
+}
+
+/// What has been called, seen from outside while a store has the disk.
+#[derive(Default)]
+pub struct Log {
+    pub ops: Vec<Op>,
+    /// Calls that could have failed.
+    pub calls: u64,
+    pub fault: Option<Fault>,
+}
+
+impl Log {
+    /// Counts a call; how it is to fail, if it is.
+    fn count(&mut self) -> Option<Trouble> {
+        let call = self.calls;
+        self.calls += 1;
+        let fault = self.fault?;
+        (call == fault.call || (fault.for_ever && call > fault.call)).then_some(fault.trouble)
+    }
+
+    /// Counts a call that either succeeds or fails.
+    fn attempt(&mut self) -> io::Result<()> {
+        match self.count() {
+            Some(Trouble::Error(code)) => Err(io::Error::from_raw_os_error(code)),
+            Some(Trouble::Short) | None => Ok(()),
+        }
+    }
+}
+
+pub struct Recorded {
+    bytes: Vec<u8>,
+    /// Below it bytes are shown.
+    end: u64,
+    log: Rc<RefCell<Log>>,
+}
+
+impl Recorded {
+    /// A file that holds these bytes, all of them durable.
+    pub fn new(image: &[u8], log: &Rc<RefCell<Log>>) -> Recorded {
+        Recorded {
+            bytes: image.to_vec(),
+            end: image.len() as u64,
+            log: log.clone(),
+        }
+    }
+}
+
+impl Disk for Recorded {
+    fn path(&self) -> &Path {
+        Path::new("memory/pack")
+    }
+
+    fn file_len(&self) -> io::Result<u64> {
+        self.log.borrow_mut().attempt()?;
+        Ok(self.bytes.len() as u64)
+    }
+
+    fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {
+        let end = offset.checked_add(len).filter(|&end| end <= self.end)?;
+        Some(&self.bytes[offset as usize..end as usize])
+    }
+
+    fn reserve(&mut self, _end: u64) -> io::Result<()> {
+        self.log.borrow_mut().attempt()
+    }
+
+    fn set_end(&mut self, end: u64) {
+        assert!(
+            end <= self.bytes.len() as u64,
+            "only what is there is shown"
+        );
+        self.end = end;
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        assert!(offset >= self.end, "what is shown is never written again");
+        let mut bytes: Vec<u8> = slices.iter().flat_map(|it| it.iter()).copied().collect();
+        let mut log = self.log.borrow_mut();
+        let trouble = log.count();
+        if trouble.is_some() {
+            bytes.truncate(bytes.len().div_ceil(2));
+        }
+        apply_write(&mut self.bytes, offset, &bytes);
+        let written = bytes.len();
+        log.ops.push(Op::Write { offset, bytes });
+        match trouble {
+            Some(Trouble::Error(code)) => Err(io::Error::from_raw_os_error(code)),
+            Some(Trouble::Short) | None => Ok(written),
+        }
+    }
+
+    fn set_len(&mut self, len: u64) -> io::Result<()> {
+        assert!(self.end <= len, "what is shown is never cut");
+        let mut log = self.log.borrow_mut();
+        log.attempt()?;
+        self.bytes.resize(len as usize, 0);
+        log.ops.push(Op::SetLen(len));
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut log = self.log.borrow_mut();
+        let result = log.attempt();
+        let op = if result.is_ok() {
+            Op::Sync
+        } else {
+            Op::FailedSync
+        };
+        log.ops.push(op);
+        result
+    }
+
+    fn sync_name(&mut self) -> io::Result<()> {
+        let mut log = self.log.borrow_mut();
+        log.attempt()?;
+        log.ops.push(Op::SyncName);
+        Ok(())
+    }
+
+    fn start_write_back(&mut self, _offset: u64, _len: u64) {}
+}
+
+fn apply_write(image: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
+    let (start, end) = (offset as usize, offset as usize + bytes.len());
+    if image.len() < end {
+        image.resize(end, 0);
+    }
+    image[start..end].copy_from_slice(bytes);
+}
+
+/// A change that reaches the disk as a whole or not at all.
+enum Step<'a> {
+    /// Bytes within one sector.
+    Sector(u64, &'a [u8]),
+    /// A new length.
+    SetLen(u64),
+}
+
+/// What is left after a loss of power: what was surely durable, and what may or may not have been.
+pub struct Wreck<'a> {
+    base: Vec<u8>,
+    /// In the order of the calls; with the number of the doubt, for those that are in doubt.
+    steps: Vec<(Option<usize>, Step<'a>)>,
+    /// Steps in doubt.
+    pub doubts: usize,
+    /// Lengths that the file may have: a length can reach the disk before the data, and after it.
+    pub lens: Vec<u64>,
+}
+
+impl<'a> Wreck<'a> {
+    /// After these calls on a file that held these bytes durably.
+    pub fn new(image: &[u8], ops: &'a [Op]) -> Wreck<'a> {
+        // A sync makes durable what came since the last; what a failed one was to make durable stays in doubt.
+        let mut certain = vec![false; ops.len()];
+        let mut since = 0;
+        for (i, op) in ops.iter().enumerate() {
+            if matches!(op, Op::Sync) {
+                certain[since..i].fill(true);
+            }
+            if matches!(op, Op::Sync | Op::FailedSync) {
+                since = i;
+            }
+        }
+        let mut wreck = Wreck {
+            base: image.to_vec(),
+            steps: Vec::new(),
+            doubts: 0,
+            lens: vec![image.len() as u64],
+        };
+        let mut len = image.len() as u64;
+        for (op, is_certain) in ops.iter().zip(certain) {
+            let steps: Vec<Step<'a>> = match op {
+                Op::Write { offset, bytes } => {
+                    len = len.max(offset + bytes.len() as u64);
+                    sectors(*offset, bytes)
+                }
+                Op::SetLen(to) => {
+                    len = *to;
+                    vec![Step::SetLen(*to)]
+                }
+                Op::Sync | Op::FailedSync | Op::SyncName => continue,
+            };
+            for step in steps {
+                wreck.push(is_certain, step);
+            }
+            if is_certain {
+                wreck.lens.clear();
+            }
+            if !wreck.lens.contains(&len) {
+                wreck.lens.push(len);
+            }
+        }
+        wreck
+    }
+
+    fn push(&mut self, is_certain: bool, step: Step<'a>) {
+        if is_certain && self.steps.is_empty() {
+            step.apply(&mut self.base);
+        } else if is_certain {
+            self.steps.push((None, step));
+        } else {
+            self.steps.push((Some(self.doubts), step));
+            self.doubts += 1;
+        }
+    }
+
+    /// The file with those steps in doubt that are chosen, and of this length.
+    pub fn image(&self, is_chosen: impl Fn(usize) -> bool, len: u64) -> Vec<u8> {
+        let mut image = self.base.clone();
+        for (doubt, step) in &self.steps {
+            if doubt.is_none_or(&is_chosen) {
+                step.apply(&mut image);
+            }
+        }
+        image.resize(len as usize, 0);
+        image
+    }
+
+    /// The file as a process sees it that is started without a loss of power.
+    pub fn as_seen(&self) -> Vec<u8> {
+        let last = self.lens.last().expect("there is always a length");
+        self.image(|_| true, *last)
+    }
+}
+
+impl Step<'_> {
+    fn apply(&self, image: &mut Vec<u8>) {
+        match self {
+            Step::Sector(offset, bytes) => apply_write(image, *offset, bytes),
+            Step::SetLen(len) => image.resize(*len as usize, 0),
+        }
+    }
+}
+
+/// The bytes of a write, sector by sector.
+fn sectors(mut offset: u64, mut bytes: &[u8]) -> Vec<Step<'_>> {
+    let mut steps = Vec::new();
+    while !bytes.is_empty() {
+        let room = (SECTOR - offset % SECTOR) as usize;
+        let (sector, rest) = bytes.split_at(room.min(bytes.len()));
+        steps.push(Step::Sector(offset, sector));
+        offset += sector.len() as u64;
+        bytes = rest;
+    }
+    steps
+}
