@@ -12,6 +12,10 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+/// Times one write is taken up again after a signal, before that is an error: a file system that is interrupted
+/// for ever must not hold the process.
+const INTERRUPTIONS_MAX: u32 = 1000;
+
 /// A file that a store writes, and reads through a map.
 pub(super) trait Disk {
     /// The file's name, for messages.
@@ -52,6 +56,7 @@ pub(super) trait Disk {
         let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
         let mut slices = &mut slices[..];
         IoSlice::advance_slices(&mut slices, 0);
+        let mut left = INTERRUPTIONS_MAX;
         while !slices.is_empty() {
             match self.write(slices, offset) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -59,7 +64,7 @@ pub(super) trait Disk {
                     offset += written as u64;
                     IoSlice::advance_slices(&mut slices, written);
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted && left > 0 => left -= 1,
                 Err(error) => return Err(error),
             }
         }

@@ -151,9 +151,9 @@ impl PackStore {
 
     /// Whether the file still has the bytes of this record: to read a page that somebody has cut from it would
     /// end the process.
-    fn is_in_file(&self, entry: &Entry) -> bool {
+    fn is_in_file(&self, entry: &Entry) -> io::Result<bool> {
         let end = entry.offset + record::extent(entry.len);
-        self.disk.file_len().is_ok_and(|len| len >= end)
+        Ok(self.disk.file_len()? >= end)
     }
 
     /// Whether the block's record, all of it in the file, is as it was written.
@@ -250,7 +250,11 @@ impl Store for PackStore {
     fn check(&mut self, id: &BlockId) -> Option<(Kind, u32)> {
         let mut entry = *self.index.get(id)?;
         // The length each time, the checksum once: this is cheap, and a file can be cut at any time.
-        if !self.is_in_file(&entry) || !(entry.checked || self.is_sound(id, &entry)) {
+        let Ok(is_in_file) = self.is_in_file(&entry) else {
+            // Nobody knows; it is not read now, and not given up either.
+            return None;
+        };
+        if !is_in_file || !(entry.checked || self.is_sound(id, &entry)) {
             log::warn!(
                 "{}: block {id} at offset {} is damaged; it is set aside",
                 self.disk.path().display(),

@@ -4,6 +4,7 @@
 
 mod crash;
 mod doctored;
+mod faults;
 mod recorded;
 
 use super::*;
