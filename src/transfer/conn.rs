@@ -47,8 +47,6 @@ pub struct Conn {
     pub frame_since: Instant,
     /// When it last sent or took anything.
     pub last_heard: Instant,
-    /// Reading is suspended by whoever uses the connection.
-    pub paused: bool,
 }
 
 impl Conn {
@@ -66,8 +64,7 @@ impl Conn {
 
     /// Whether more may come; else TCP pushes back.
     pub fn wants_read(&self) -> bool {
-        !self.paused
-            && self.stage != Stage::Closing
+        self.stage != Stage::Closing
             && self.egress.blocks() < EGRESS_BLOCKS_MAX
             && self.egress.small_bytes() < EGRESS_BYTES_MAX
     }

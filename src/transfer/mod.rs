@@ -214,7 +214,6 @@ impl Transfer {
             frame_bytes: 0,
             frame_since: now,
             last_heard: now,
-            paused: false,
         };
         self.conns.insert(id, conn);
         id
@@ -528,13 +527,6 @@ impl Transfer {
     pub fn owed_since(&self, id: ConnId) -> Option<Instant> {
         let conn = self.conns.get(&id)?;
         (conn.stage == Stage::Open && conn.owed > 0).then_some(conn.owed_since)
-    }
-
-    /// Suspends or resumes reading from a connection, for whoever cannot take more from it.
-    pub fn pause(&mut self, id: ConnId, paused: bool) {
-        if let Some(conn) = self.conns.get_mut(&id) {
-            conn.paused = paused;
-        }
     }
 
     /// Notes that a peer sent a block that is not what it was said to be: it is dropped, and at the second time
