@@ -57,7 +57,7 @@ impl Status {
 pub struct Failure {
     /// The exit status.
     pub status: Status,
-    /// What happened, to which file or peer, and what to do next.
+    /// What happened, to which file or peer, and what to do next. Empty if the user has been told.
     pub message: String,
 }
 
@@ -68,6 +68,11 @@ impl Failure {
             status,
             message: message.into(),
         }
+    }
+
+    /// A failure of which the user has been told.
+    pub fn reported(status: Status) -> Failure {
+        Failure::new(status, "")
     }
 
     /// The command line is wrong.

@@ -56,7 +56,7 @@ fn open(path: PathBuf) -> Result<Input, Failure> {
 }
 
 /// Does something with each input that is named, standard input if none is. A bad one is reported and the rest
-/// go on; the failure returned is the first.
+/// go on; the status returned is the first's.
 pub fn for_each_input(
     parsed: &Parsed,
     mut each: impl FnMut(Input) -> Result<(), Failure>,
@@ -68,14 +68,12 @@ pub fn for_each_input(
     let mut first = None;
     for file in files {
         if let Err(failure) = open(file).and_then(&mut each) {
-            match first {
-                None => first = Some(failure),
-                Some(_) => report(&failure.message),
-            }
+            report(&failure);
+            first.get_or_insert(failure.status);
         }
     }
     match first {
-        Some(failure) => Err(failure),
+        Some(status) => Err(Failure::reported(status)),
         None => Ok(()),
     }
 }

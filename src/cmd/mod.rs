@@ -92,7 +92,7 @@ pub fn main() -> ExitCode {
     match dispatch(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            report(&failure.message);
+            report(&failure);
             ExitCode::from(failure.status as u8)
         }
     }
@@ -225,8 +225,14 @@ fn start_log(parsed: &Parsed) {
     builder.init();
 }
 
-/// Tells the user why something failed.
-fn report(message: &str) {
+/// Tells the user why something failed, unless that has been done.
+fn report(failure: &Failure) {
+    if !failure.message.is_empty() {
+        tell(&failure.message);
+    }
+}
+
+fn tell(message: &str) {
     // A user whose terminal is gone is not told.
     let _ = writeln!(std::io::stderr(), "strew: {message}");
 }
@@ -234,7 +240,7 @@ fn report(message: &str) {
 /// Tells the user something, unless `-q` was given.
 fn say(common: &Common, message: &str) {
     if !common.quiet {
-        report(message);
+        tell(message);
     }
 }
 
