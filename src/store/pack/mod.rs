@@ -1,10 +1,11 @@
 //! The store of a data directory: one append-only file, the pack, specified in strew-pack(5).
 //!
-//! `record` has its bytes, `scan` finds them again, `disk` holds them and `map` shows them; `lock`
-//! keeps other processes away. The index is made anew from the pack at each opening; it needs no other file.
+//! `record` has its bytes, `scan` finds them again, `disk` holds them and `map` shows them, `index` knows where
+//! which block lies, and `lock` keeps other processes away. The index is made anew from the pack at each opening; it needs no other file.
 //! Nothing here asks the time or draws entropy: both are given.
 
 mod disk;
+mod index;
 mod lock;
 mod map;
 mod record;
@@ -18,9 +19,8 @@ use crate::id::BlockId;
 use crate::limits::{RESERVATION, UNCOMMITTED_MAX, WRITE_BACK_STEP};
 use crate::sys::plain;
 use disk::{Disk, System};
-use record::{PackId, Record, ALIGN, FILE_HEADER_LEN, RECORD_HEADER_LEN};
-use scan::Entry;
-use std::collections::BTreeMap;
+use index::{Entry, Index, PACK_SIZE_MAX};
+use record::{PackId, Record, ADDRESS_AT, ALIGN, FILE_HEADER_LEN, RECORD_HEADER_LEN};
 use std::io::{self, ErrorKind};
 
 /// What the opening of a pack found.
@@ -42,7 +42,7 @@ pub struct Opened {
 pub struct PackStore {
     disk: Box<dyn Disk>,
     id: PackId,
-    index: BTreeMap<BlockId, Entry>,
+    index: Index,
     opened: Opened,
     /// Stamped on records, in seconds since the Unix epoch.
     time: u32,
@@ -117,8 +117,8 @@ impl PackStore {
         // count as committed, so they are made durable first.
         disk.sync().map_err(failed("sync"))?;
         let usage = Usage {
-            blocks: found.index.len() as u64,
-            payload_bytes: found.index.values().map(|it| u64::from(it.len)).sum(),
+            blocks: found.index.len(),
+            payload_bytes: found.index.iter().map(|it| u64::from(it.len)).sum(),
             used_bytes: found.charged + RESERVATION,
             capacity_bytes: capacity,
             damaged: found.damaged.len() as u64,
@@ -171,12 +171,34 @@ impl PackStore {
         })
     }
 
+    /// Whether the header there has this address; not if it is damaged. The file has it.
+    fn is_named(&self, id: &BlockId, entry: &Entry) -> bool {
+        self.disk.slice(entry.offset + ADDRESS_AT, 32) == Some(&id.0)
+    }
+
+    /// Where a block lies that has just been checked, and so is in the file.
+    fn find(&self, id: &BlockId) -> Option<Entry> {
+        let mut candidates = self.index.candidates(id);
+        candidates.find(|it| self.is_named(id, it))
+    }
+
     /// Takes a block out of the index; its record stays where it is.
-    fn forget(&mut self, id: &BlockId) {
-        if let Some(entry) = self.index.remove(id) {
+    fn forget(&mut self, id: &BlockId, entry: &Entry) {
+        if self.index.remove(id, entry) {
             self.usage.blocks -= 1;
             self.usage.payload_bytes -= u64::from(entry.len);
         }
+    }
+
+    /// Sets a damaged block aside, and says so.
+    fn quarantine(&mut self, id: &BlockId, entry: &Entry) {
+        log::warn!(
+            "{}: block {id} at offset {} is damaged; it is set aside",
+            self.disk.path().display(),
+            entry.offset
+        );
+        self.forget(id, entry);
+        self.usage.damaged += 1;
     }
 
     /// Writes a block's record at the tail. After an error the tail is where it was, and what may lie behind it
@@ -244,36 +266,44 @@ impl Store for PackStore {
     }
 
     fn has(&self, id: &BlockId) -> bool {
-        self.index.contains_key(id)
+        // To look at a header that was cut from the file would end the process.
+        let mut candidates = self.index.candidates(id);
+        candidates.any(|it| self.is_in_file(&it).unwrap_or(false) && self.is_named(id, &it))
     }
 
     fn check(&mut self, id: &BlockId) -> Option<(Kind, u32)> {
-        let mut entry = *self.index.get(id)?;
-        // The length each time, the checksum once: this is cheap, and a file can be cut at any time.
-        let Ok(is_in_file) = self.is_in_file(&entry) else {
-            // Nobody knows; it is not read now, and not given up either.
-            return None;
-        };
-        if !is_in_file || !(entry.checked || self.is_sound(id, &entry)) {
-            log::warn!(
-                "{}: block {id} at offset {} is damaged; it is set aside",
-                self.disk.path().display(),
-                entry.offset
-            );
-            self.forget(id);
-            self.usage.damaged += 1;
-            return None;
+        // Almost always none or one. One with another block's header, as few as there are, is passed over.
+        let candidates: Vec<Entry> = self.index.candidates(id).collect();
+        for entry in candidates {
+            // The length each time, the checksum once: this is cheap, and a file can be cut at any time. If the
+            // system does not tell, the block is not read now, and not given up either.
+            let is_in_file = self.is_in_file(&entry).ok()?;
+            if !is_in_file {
+                self.quarantine(id, &entry);
+                continue;
+            }
+            let header = self
+                .disk
+                .slice(entry.offset, RECORD_HEADER_LEN as u64)
+                .and_then(|header| Record::decode(header, &self.id, entry.offset));
+            if header.is_some_and(|header| header.address != id.0) {
+                continue;
+            }
+            if header.is_none() || !(entry.checked || self.is_sound(id, &entry)) {
+                self.quarantine(id, &entry);
+                continue;
+            }
+            if !entry.checked {
+                self.index.set_checked(id, &entry);
+            }
+            return Some((entry.kind, entry.len));
         }
-        if !entry.checked {
-            entry.checked = true;
-            self.index.insert(*id, entry);
-        }
-        Some((entry.kind, entry.len))
+        None
     }
 
     /// `None` also for a block that has not been checked: its bytes may be anything.
     fn payload(&self, id: &BlockId) -> Option<&[u8]> {
-        let entry = self.index.get(id).filter(|entry| entry.checked)?;
+        let entry = self.find(id).filter(|entry| entry.checked)?;
         let start = entry.offset + RECORD_HEADER_LEN as u64;
         self.disk.slice(start, u64::from(entry.len))
     }
@@ -283,8 +313,9 @@ impl Store for PackStore {
             return Err(StoreError::ReadOnly);
         }
         // To answer that a block is held, it has to be: a damaged one is set aside here, and written anew.
-        self.check(&block.id());
-        if let Some(entry) = self.index.get(&block.id()) {
+        let id = block.id();
+        self.check(&id);
+        if let Some(entry) = self.find(&id) {
             let is_durable = entry.offset < self.committed_tail;
             return Ok(Put::Had(if is_durable {
                 self.committed
@@ -299,12 +330,17 @@ impl Store for PackStore {
                 capacity: self.usage.capacity_bytes,
             });
         }
+        if self.tail + extent > PACK_SIZE_MAX {
+            return Err(StoreError::Full {
+                capacity: PACK_SIZE_MAX,
+            });
+        }
         // An opening verifies no more than this of the end, so no more may be in doubt.
         if self.uncommitted() + extent > UNCOMMITTED_MAX {
             self.begin_commit()?;
         }
         let entry = self.append(block)?;
-        self.index.insert(block.id(), entry);
+        self.index.insert(&block.id(), entry);
         self.usage.blocks += 1;
         self.usage.payload_bytes += u64::from(entry.len);
         self.usage.used_bytes += charge;
@@ -334,12 +370,9 @@ impl Store for PackStore {
             // The system may have dropped these pages: what they read as says nothing about the disk. Nor may a
             // later opening believe them, which could not tell that they are only in memory; so they go.
             let committed_tail = self.committed_tail;
-            let lost = self
-                .index
-                .iter()
-                .filter(|(_, it)| it.offset >= committed_tail);
-            for id in lost.map(|(&id, _)| id).collect::<Vec<_>>() {
-                self.forget(&id);
+            for entry in self.index.split_off(committed_tail) {
+                self.usage.blocks -= 1;
+                self.usage.payload_bytes -= u64::from(entry.len);
             }
             self.disk.set_end(committed_tail);
             self.tail = committed_tail;
@@ -366,6 +399,9 @@ impl Store for PackStore {
 
 /// Whose pack a file of this length is; `None` if it is new, or left by a creation that did not end.
 fn identify(disk: &dyn Disk, len: u64) -> io::Result<Option<PackId>> {
+    if len > PACK_SIZE_MAX {
+        return Err(io::Error::new(ErrorKind::InvalidData, "larger than 32 TiB"));
+    }
     let known = len.min(FILE_HEADER_LEN as u64);
     let start = disk
         .slice(0, known)

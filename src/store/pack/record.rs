@@ -14,6 +14,9 @@ pub(super) const FILE_HEADER_LEN: usize = 64;
 /// Bytes of a record's header, in front of its payload.
 pub(super) const RECORD_HEADER_LEN: usize = 64;
 
+/// Where in a record's header the block's address lies.
+pub(super) const ADDRESS_AT: u64 = 16;
+
 /// Records begin at multiples of this many bytes.
 pub(super) const ALIGN: u64 = 8;
 

@@ -3,32 +3,18 @@
 //! A function of bytes, with no file in it; what is to be cut and reported is said in the result, and done by
 //! the store. Called when a pack is opened.
 
+use super::index::{Entry, Index};
 use super::record::{
     charge, PackId, Record, ALIGN, FILE_HEADER_LEN, RECORD_HEADER_LEN, TYPE_BLOCK,
 };
 use crate::block::Kind;
 use crate::id::BlockId;
 use crate::limits::UNCOMMITTED_MAX;
-use std::collections::btree_map::Entry as Place;
-use std::collections::BTreeMap;
-
-/// Where a block lies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
-    /// Of the record's header, from the start of the file.
-    pub offset: u64,
-    /// Bytes of payload.
-    pub len: u32,
-    /// What the block is.
-    pub kind: Kind,
-    /// Whether the payload's checksum has been compared by this process.
-    pub checked: bool,
-}
 
 /// What a pack holds.
 pub(super) struct Scan {
     /// Every block that can be read, or could if its payload proves sound.
-    pub index: BTreeMap<BlockId, Entry>,
+    pub index: Index,
     /// Sound records of all types, as far as they have been looked at.
     pub records: u64,
     /// Offset and length of each stretch that is damaged and followed by a sound record; in order.
@@ -50,7 +36,7 @@ fn scan_verifying(pack: &[u8], id: &PackId, verified_len: u64) -> Scan {
     let len = pack.len() as u64;
     let verified_from = len.saturating_sub(verified_len);
     let mut scan = Scan {
-        index: BTreeMap::new(),
+        index: Index::default(),
         records: 0,
         damaged: Vec::new(),
         tail: FILE_HEADER_LEN as u64,
@@ -105,25 +91,25 @@ impl Scan {
             kind,
             checked,
         };
-        match self.index.entry(BlockId(record.address)) {
-            Place::Vacant(place) => {
-                place.insert(entry);
-            }
-            Place::Occupied(mut place) => {
-                let first = place.get_mut();
-                let first_record = record_at(pack, id, first.offset);
-                if first.checked
-                    || first_record.is_some_and(|it| is_payload_sound(pack, first.offset, &it))
-                {
-                    first.checked = true;
-                    return;
-                }
-                let extent = super::record::extent(first.len);
-                self.damaged.push((first.offset, extent));
-                self.records -= 1;
-                *first = entry;
-            }
+        let block = BlockId(record.address);
+        let first = self
+            .index
+            .candidates(&block)
+            .filter_map(|it| Some((it, record_at(pack, id, it.offset)?)))
+            .find(|it| it.1.address == record.address);
+        let Some((first, first_record)) = first else {
+            return self.index.insert(&block, entry);
+        };
+        if first.checked {
+            return;
         }
+        if is_payload_sound(pack, first.offset, &first_record) {
+            return self.index.set_checked(&block, &first);
+        }
+        self.damaged.push((first.offset, first_record.extent()));
+        self.records -= 1;
+        self.index.remove(&block, &first);
+        self.index.insert(&block, entry);
     }
 }
 
@@ -189,8 +175,10 @@ mod tests {
             .collect()
     }
 
-    fn address(payload: &[u8]) -> BlockId {
-        Block::new(LEAF, payload.to_vec()).unwrap().id()
+    /// Where the block of this payload lies; no two have the same first 8 bytes here.
+    fn entry(found: &Scan, payload: &[u8]) -> Option<Entry> {
+        let id = Block::new(LEAF, payload.to_vec()).unwrap().id();
+        found.index.candidates(&id).next()
     }
 
     #[test]
@@ -201,11 +189,12 @@ mod tests {
             let found = scan(&bytes[..len], &id());
             let whole = |i: usize| offsets[i] + extent(payloads[i].len() as u32) <= len as u64;
             let expected = (0..10).filter(|&i| whole(i)).count();
-            assert_eq!(found.index.len(), expected, "cut at {len}");
+            assert_eq!(found.index.len(), expected as u64, "cut at {len}");
             assert_eq!(found.records, expected as u64);
             assert!(found.damaged.is_empty());
             let again = scan(&bytes[..found.tail as usize], &id());
-            assert_eq!((again.tail, again.index), (found.tail, found.index));
+            assert_eq!(again.tail, found.tail);
+            assert!(again.index.iter().eq(found.index.iter()));
         }
     }
 
@@ -221,7 +210,7 @@ mod tests {
             let found = scan(&bytes, &id());
             assert_eq!(found.damaged, [(offsets[4], extent_of_4)], "bit {bit}");
             assert_eq!(found.index.len(), 9);
-            assert!(!found.index.contains_key(&address(&payloads[4])));
+            assert!(entry(&found, &payloads[4]).is_none());
             assert_eq!(found.tail, good.len() as u64, "nothing is cut");
             assert_eq!(found.charged, 64 + 10 * 4096);
         }
@@ -250,7 +239,7 @@ mod tests {
         assert_eq!(found.damaged, [(offsets[10], offsets[11] - offsets[10])]);
         assert_eq!(found.index.len(), 11);
         for payload in ten().iter().chain([&b"the last".to_vec()]) {
-            assert!(found.index.contains_key(&address(payload)));
+            assert!(entry(&found, payload).is_some());
         }
 
         // As the torn tail, it is cut whole.
@@ -278,7 +267,7 @@ mod tests {
         let found = scan_verifying(&bytes, &id(), bytes.len() as u64 - offsets[5]);
         assert_eq!(found.index.len(), 10);
         for (i, payload) in payloads.iter().enumerate() {
-            assert_eq!(found.index[&address(payload)].checked, i >= 5, "{i}");
+            assert_eq!(entry(&found, payload).unwrap().checked, i >= 5, "{i}");
         }
     }
 
@@ -290,7 +279,7 @@ mod tests {
         let first = |bytes: &[u8]| {
             let found = scan_verifying(bytes, &id(), 0);
             assert_eq!(found.charged, 64 + 3 * 4096, "both are charged");
-            (found.index[&address(&payload)].offset, found.damaged)
+            (entry(&found, &payload).unwrap().offset, found.damaged)
         };
         assert_eq!(first(&bytes), (offsets[0], vec![]));
         bytes[offsets[0] as usize + 64] ^= 1;

@@ -1,8 +1,10 @@
 //! Loses power after every call, in every way that a disk may, and looks at what an opening finds.
 //!
-//! Environment: `STREW_TORTURE_STATES`, how many states of a wrecked disk are opened (default 10,000);
+//! Environment: `STREW_TORTURE_STATES`, how many states of a wrecked disk are opened (default 50,000);
 //! `STREW_TORTURE_SEED`, a number that decides everything. Both are printed.
 
+use super::super::index::Entry;
+use super::super::record::ADDRESS_AT;
 use super::super::PackStore;
 use super::recorded::{Log, Op, Recorded, Wreck};
 use super::{block, number_from_environment};
@@ -14,7 +16,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-const STATES: u64 = 10_000;
+const STATES: u64 = 50_000;
 
 /// All subsets are tried of so many steps in doubt at most.
 const DOUBTS_MAX: usize = 10;
@@ -63,7 +65,14 @@ pub fn open_recorded(image: &[u8], log: &Rc<RefCell<Log>>) -> PackStore {
 
 /// Every block that the store has, each read and compared with what was put.
 pub fn held(store: &mut PackStore, put: &BTreeMap<BlockId, Block>) -> BTreeSet<BlockId> {
-    let ids: BTreeSet<BlockId> = store.index.keys().copied().collect();
+    let header = |offset| {
+        store
+            .disk
+            .slice(offset + ADDRESS_AT, 32)
+            .expect("it is in the file")
+    };
+    let address = |entry: Entry| BlockId(header(entry.offset).try_into().expect("32 bytes"));
+    let ids: BTreeSet<BlockId> = store.index.iter().map(address).collect();
     for id in &ids {
         let block = put.get(id).expect("only what was put appears");
         let len = block.payload().len() as u32;

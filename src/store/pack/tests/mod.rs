@@ -48,6 +48,11 @@ fn open_ill(ills: &Rc<Ills>, dir: &Path, capacity: u64) -> Result<PackStore, Sto
     PackStore::open_on(Box::new(disk), capacity, [7; 32])
 }
 
+/// Where a block lies; no two have the same first 8 bytes here.
+fn entry(store: &PackStore, id: &BlockId) -> Entry {
+    store.index.candidates(id).next().unwrap()
+}
+
 fn put_all(store: &mut PackStore, blocks: &[Block]) {
     for block in blocks {
         assert!(matches!(store.put(block), Ok(Put::Written(_))));
@@ -145,7 +150,7 @@ fn damage_under_an_open_pack_is_found_before_it_is_served() {
     put_all(&mut store, &blocks);
     let id = blocks[3].id();
     assert_eq!(store.payload(&id), None, "not before it is checked");
-    let offset = store.index[&id].offset;
+    let offset = entry(&store, &id).offset;
     let file = File::options()
         .write(true)
         .open(dir.path().join("pack"))
@@ -158,15 +163,21 @@ fn damage_under_an_open_pack_is_found_before_it_is_served() {
     assert_eq!((store.usage().blocks, store.usage().damaged), (9, 1));
 
     // One that is damaged but not yet found so is not said to be held.
-    let offset = store.index[&blocks[2].id()].offset;
-    store.index.get_mut(&blocks[2].id()).unwrap().checked = false;
+    let id = blocks[2].id();
+    let unchecked = Entry {
+        checked: false,
+        ..entry(&store, &id)
+    };
+    let offset = unchecked.offset;
+    assert!(store.index.remove(&id, &entry(&store, &id)));
+    store.index.insert(&id, unchecked);
     file.write_all_at(&[99], offset + RECORD_HEADER_LEN as u64)
         .unwrap();
     assert!(matches!(store.put(&blocks[2]), Ok(Put::Written(_))));
     assert!(store.check(&blocks[2].id()).is_some());
 
     // Cut behind our back: absent, and the process lives.
-    file.set_len(store.index[&blocks[6].id()].offset + 70)
+    file.set_len(entry(&store, &blocks[6].id()).offset + 70)
         .unwrap();
     let expected: Vec<bool> = (0..10).map(|i| i < 6 && i != 3 && i != 2).collect();
     assert_eq!(served(&mut store, &blocks), expected);
@@ -304,4 +315,36 @@ fn short_and_interrupted_writes_end_with_every_byte_in_place() {
         assert_eq!(read, b"\0\0\0\0\0header of itpayload!!\0\0\0");
         assert_eq!(ills.writes.get() > 6, stingy);
     }
+}
+
+#[test]
+fn hit_in_the_index_is_confirmed_by_the_header() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks = ten();
+    let mut store = open(dir.path()).unwrap();
+    put_all(&mut store, &blocks[..9]);
+
+    // As if the first 8 bytes of the tenth block's address were those of another block.
+    let other = entry(&store, &blocks[8].id());
+    store.index.insert(&blocks[9].id(), other);
+    assert!(!store.has(&blocks[9].id()));
+    assert_eq!(store.check(&blocks[9].id()), None);
+    assert_eq!(store.payload(&blocks[9].id()), None);
+    assert!(matches!(store.put(&blocks[9]), Ok(Put::Written(_))));
+    let expected = [true; 10];
+    assert_eq!(served(&mut store, &blocks), expected);
+    assert_eq!(store.usage().damaged, 0);
+
+    // A header that is damaged under the open pack names no block; its record is set aside, and written anew.
+    let id = blocks[5].id();
+    let offset = entry(&store, &id).offset;
+    let pack = dir.path().join("pack");
+    let file = File::options().write(true).open(pack).unwrap();
+    for at in [0, ADDRESS_AT, 40] {
+        file.write_all_at(&[0x55], offset + at).unwrap();
+    }
+    assert!(!store.has(&id));
+    assert!(matches!(store.put(&blocks[5]), Ok(Put::Written(_))));
+    assert_eq!(served(&mut store, &blocks), expected);
+    assert_eq!((store.usage().blocks, store.usage().damaged), (10, 1));
 }
