@@ -305,4 +305,30 @@ mod tests {
         assert_eq!((found.records, found.index.len()), (13, 10));
         assert_eq!(found.tail, bytes.len() as u64);
     }
+
+    #[test]
+    fn million_records_are_all_found_and_the_rate_is_told() {
+        const COUNT: u64 = 1_000_000;
+        let mut rng = crate::rng::Rng::new([3; 32]);
+        let mut bytes = encode_file_header(&id()).to_vec();
+        bytes.reserve(COUNT as usize * 72);
+        for _ in 0..COUNT {
+            let payload: [u8; 8] = rng.bytes();
+            let record = Record {
+                kind_of_record: TYPE_BLOCK,
+                block_kind: LEAF.to_byte(),
+                len: 8,
+                address: rng.bytes(),
+                stored: 0,
+                payload_crc: crc32fast::hash(&payload),
+            };
+            append(&mut bytes, &record, &payload);
+        }
+        let begun = std::time::Instant::now();
+        let found = scan(&bytes, &id());
+        let took = begun.elapsed();
+        println!("a full scan of {COUNT} records in memory: {took:?}");
+        assert_eq!((found.records, found.index.len()), (COUNT, COUNT));
+        assert_eq!(found.tail, bytes.len() as u64);
+    }
 }
