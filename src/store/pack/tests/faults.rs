@@ -159,6 +159,7 @@ fn reopen(image: &[u8], ops: &[Op], known: &Known, fault: Fault) {
         let mut store = open_recorded(&seen, &log);
         let found = held(&mut store, &known.put);
         assert!(known.acknowledged.is_subset(&found), "{fault:?}");
+        assert!(store.opened().damaged.is_empty(), "a refusal leaves no gap");
         let mut all = ops.to_vec();
         all.append(&mut log.borrow_mut().ops);
         wrecks(image, &all, &found);
