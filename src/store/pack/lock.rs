@@ -124,7 +124,7 @@ impl DirLock {
                 .set_len(0)
                 .and_then(|()| file.write_all(line.as_bytes()));
             if let Err(error) = written {
-                log::debug!("write {}: {error}", path.display());
+                log::debug!("write {}: {}", path.display(), crate::sys::plain(&error));
             }
             let dir = dir.to_path_buf();
             return Ok(DirLock { dir, file });
@@ -153,10 +153,18 @@ impl Drop for DirLock {
     /// would not do: a child process has the descriptor, too, from its fork until its exec.
     fn drop(&mut self) {
         if let Err(error) = self.file.set_len(0) {
-            log::debug!("empty the lock of {}: {error}", self.dir.display());
+            log::debug!(
+                "empty the lock of {}: {}",
+                self.dir.display(),
+                crate::sys::plain(&error)
+            );
         }
         if let Err(error) = self.file.unlock() {
-            log::debug!("unlock {}: {error}", self.dir.display());
+            log::debug!(
+                "unlock {}: {}",
+                self.dir.display(),
+                crate::sys::plain(&error)
+            );
         }
     }
 }
