@@ -1,6 +1,7 @@
 //! The node by itself: a driver that only listens.
 
 use super::*;
+use crate::block::{Block, Kind};
 use crate::block::{Form, Role};
 use crate::store::MemoryStore;
 

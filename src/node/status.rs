@@ -1,0 +1,56 @@
+//! A node's page on itself.
+
+use super::Node;
+use crate::store::Store;
+use crate::time::Instant;
+use std::fmt::Write;
+
+impl<S: Store> Node<S> {
+    /// The state of the node in lines of `key value`; sizes in bytes, times in seconds.
+    pub fn status(&self, now: Instant) -> String {
+        let usage = self.store.usage();
+        let statistics = self.dht.statistics();
+        let (peers, clients) = self.transfer.counts();
+        let mut text = String::new();
+        let mut line = |key: &str, value: &dyn std::fmt::Display| {
+            writeln!(text, "{key} {value}").expect("a string takes any text");
+        };
+        let mode = match (self.config.serve, self.dht.is_client_mode()) {
+            (false, _) => "private",
+            (true, true) => "client",
+            (true, false) => "peer",
+        };
+        line("id", &self.id());
+        line("mode", &mode);
+        line("listen", &self.config.listen);
+        for addr in self.dht.observed_addresses() {
+            line("address", &addr);
+        }
+        line(
+            "joined",
+            &u8::from(self.dht.has_joined() && self.dht.contact_count() > 0),
+        );
+        line("contacts", &self.dht.contact_count());
+        line("connections", &peers);
+        line("clients", &clients);
+        line("blocks", &usage.blocks);
+        line("payload_bytes", &usage.payload_bytes);
+        line("used_bytes", &usage.used_bytes);
+        line("capacity_bytes", &usage.capacity_bytes);
+        line("damaged", &usage.damaged);
+        line("uptime_seconds", &now.since(self.started).as_secs());
+        line("requests_sent", &statistics.requests_sent);
+        line("requests_received", &statistics.requests_received);
+        line("udp_bytes_sent", &statistics.bytes_sent);
+        line("udp_bytes_received", &statistics.bytes_received);
+        line("tcp_bytes_sent", &self.transfer.bytes.1);
+        line("tcp_bytes_received", &self.transfer.bytes.0);
+        line("blocks_given", &self.served_blocks);
+        line("blocks_taken", &self.stored_blocks);
+        line("wants", &self.fetch.wanted());
+        for (addr, version) in &self.other_versions {
+            line("other_version", &format_args!("{addr} {version}"));
+        }
+        text
+    }
+}

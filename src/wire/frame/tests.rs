@@ -1,0 +1,198 @@
+//! Frames are read back from any cut of the stream, and nothing else is.
+
+use super::*;
+use crate::block::{Form, Role};
+use crate::rng::Rng;
+
+const KIND: Kind = Kind {
+    role: Role::Leaf,
+    form: Form::Encrypted,
+};
+
+fn hello() -> Frame {
+    Frame::Hello(Hello {
+        key: NodeKey([3; 32]),
+        port: 7873,
+        role: PeerRole::Peer,
+    })
+}
+
+fn one_of_each() -> Vec<Frame> {
+    let id = BlockId([9; 32]);
+    vec![
+        Frame::Bye {
+            reason: ByeReason::Busy,
+            text: "too many".into(),
+        },
+        Frame::Offer(vec![id; 3]),
+        Frame::Want(vec![Answer::Have, Answer::Want, Answer::Full]),
+        Frame::Put {
+            id,
+            kind: KIND,
+            payload: vec![1; 1000],
+        },
+        Frame::Stored(id),
+        Frame::Refused {
+            id,
+            answer: Answer::NotServing,
+        },
+        Frame::Get(id),
+        Frame::Block {
+            id,
+            kind: KIND,
+            payload: vec![7],
+        },
+        Frame::Absent(id),
+        Frame::Dialed(5),
+        Frame::Share {
+            copies: 8,
+            min_copies: 1,
+        },
+        Frame::Add {
+            kind: KIND,
+            payload: vec![2; 77],
+        },
+        Frame::Added(id),
+        Frame::Settle,
+        Frame::Settled(Settled {
+            blocks: 9,
+            least: 2,
+            holders: 4,
+            reached: true,
+        }),
+        Frame::Progress {
+            placed: 7,
+            holders: 3,
+        },
+        Frame::Fetch(id),
+        Frame::Missing {
+            id,
+            reason: MissingReason::NoPeer,
+            asked: 20,
+        },
+        Frame::Status,
+        Frame::Text("key value\n".into()),
+        Frame::Peer("192.0.2.1:7873".parse().expect("an address")),
+        Frame::Peer("[2001:db8::1]:1".parse().expect("an address")),
+        Frame::Yield,
+        Frame::Failed {
+            status: 8,
+            text: "full".into(),
+        },
+    ]
+}
+
+fn decode_all(decoder: &mut FrameDecoder, mut input: &[u8]) -> Result<Vec<Frame>, Malformed> {
+    let mut frames = Vec::new();
+    while let Some(frame) = decoder.take(&mut input)? {
+        frames.push(frame);
+    }
+    assert!(input.is_empty(), "what is no whole frame yet is held");
+    Ok(frames)
+}
+
+#[test]
+fn every_frame_is_read_back_from_any_cut_of_the_stream() {
+    let mut frames = vec![hello()];
+    frames.extend(one_of_each());
+    let mut bytes = Vec::new();
+    frames.iter().for_each(|frame| frame.encode(&mut bytes));
+    let mut rng = Rng::new([1; 32]);
+    for longest in [1, 2, 7, 100, 100_000] {
+        let mut decoder = FrameDecoder::new(true);
+        let mut read = Vec::new();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (head, tail) = rest.split_at(rest.len().min(1 + rng.below(longest) as usize));
+            read.extend(decode_all(&mut decoder, head).expect("valid"));
+            rest = tail;
+        }
+        assert!(decoder.is_between_frames());
+        assert_eq!(read, frames);
+    }
+}
+
+#[test]
+fn every_truncated_body_is_refused() {
+    for frame in one_of_each() {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        for len in 1..bytes.len() as u32 - 4 {
+            let mut stream = Vec::new();
+            hello().encode(&mut stream);
+            stream.extend_from_slice(&len.to_be_bytes());
+            stream.extend_from_slice(&bytes[4..4 + len as usize]);
+            let read = decode_all(&mut FrameDecoder::new(true), &stream);
+            // Lists, texts and payloads may be shorter, the rest may not.
+            let shorter = matches!(&read, Ok(frames) if frames[1..] != [frame.clone()]);
+            assert!(read.is_err() || shorter, "{frame:?} at {len}");
+        }
+    }
+}
+
+#[test]
+fn lengths_are_refused_before_anything_is_allocated() {
+    let head = |len: u32, kind: u8| [len.to_be_bytes().to_vec(), vec![kind]].concat();
+    let mut greeted = Vec::new();
+    hello().encode(&mut greeted);
+    for (len, kind) in [
+        (0, GET),
+        (u32::MAX, PUT),
+        (1 + 33, PUT),
+        (1 + 33 + BLOCK_SIZE_MAX as u32 + 1, BLOCK),
+        (1 + 1 + BLOCK_SIZE_MAX as u32 + 1, ADD),
+        (FRAME_FIELDS_MAX as u32 + 2, OFFER),
+        (42, HELLO),
+    ] {
+        let stream = [greeted.clone(), head(len, kind)].concat();
+        assert!(
+            decode_all(&mut FrameDecoder::new(true), &stream).is_err(),
+            "{len} {kind}"
+        );
+    }
+    let long_greeting = head(HELLO_MAX as u32 + 2, HELLO);
+    assert!(decode_all(&mut FrameDecoder::new(false), &long_greeting).is_err());
+    let before_greeting = head(33, GET);
+    assert!(decode_all(&mut FrameDecoder::new(false), &before_greeting).is_err());
+}
+
+#[test]
+fn a_remote_peer_cannot_say_what_a_client_can() {
+    for frame in one_of_each() {
+        let mut stream = Vec::new();
+        hello().encode(&mut stream);
+        frame.encode(&mut stream);
+        let kind = {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            bytes[4]
+        };
+        let read = decode_all(&mut FrameDecoder::new(false), &stream);
+        assert_eq!(read.is_err(), kind >= SHARE, "{frame:?}");
+    }
+}
+
+#[test]
+fn another_version_is_told_from_another_protocol() {
+    let mut stream = Vec::new();
+    Frame::OtherVersion(9).encode(&mut stream);
+    assert_eq!(
+        decode_all(&mut FrameDecoder::new(false), &stream),
+        Ok(vec![Frame::OtherVersion(9)])
+    );
+    assert!(decode_all(&mut FrameDecoder::new(false), b"GET / HTTP/1.1\r\n").is_err());
+}
+
+#[test]
+fn payload_head_and_payload_are_the_whole_frame() {
+    let (id, payload) = (BlockId([4; 32]), vec![8; 300]);
+    let head = payload_head(PayloadFrame::Put, &id, KIND, payload.len());
+    let mut whole = Vec::new();
+    Frame::Put {
+        id,
+        kind: KIND,
+        payload: payload.clone(),
+    }
+    .encode(&mut whole);
+    assert_eq!([head.to_vec(), payload].concat(), whole);
+}
