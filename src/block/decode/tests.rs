@@ -1,0 +1,387 @@
+//! Files come back whole from blocks in any order, and nothing else does.
+
+#![allow(clippy::unwrap_used)]
+use super::*;
+use crate::block::cipher::{seal, BlockKey, Secret};
+use crate::block::encode::Encoder;
+use crate::block::tree::{self, Plaintext, LEAF_SIZE};
+use crate::rng::Rng;
+
+const FORMS: [Form; 2] = [Form::Plain, Form::Encrypted];
+const LEAF: u64 = LEAF_SIZE as u64;
+const WINDOW: usize = 8 * LEAF_SIZE;
+
+/// Blocks by address, as a network would have them.
+#[derive(Default)]
+struct Blocks(BTreeMap<BlockId, Block>);
+
+impl Blocks {
+    /// Puts a file of these leaves' bytes.
+    fn share<'a>(&mut self, form: Form, data: impl Iterator<Item = &'a [u8]>) -> Address {
+        let mut encoder = Encoder::new(form);
+        for piece in data {
+            encoder.push(piece);
+            self.put_all(&mut encoder);
+        }
+        encoder.finish();
+        self.put_all(&mut encoder);
+        encoder.outcome().unwrap()
+    }
+
+    fn put_all(&mut self, encoder: &mut Encoder) {
+        while let Some((kind, payload)) = encoder.poll_put() {
+            let block = Block::new(kind, payload).unwrap();
+            encoder.handle_put(block.id());
+            self.0.insert(block.id(), block);
+        }
+    }
+
+    /// Puts a block made by hand.
+    fn put(&mut self, role: Role, form: Form, plain: Plaintext) -> Link {
+        let Plaintext { mut payload, clear } = plain;
+        let kind = Kind { role, form };
+        let key = seal(&Secret::NONE, kind, &mut payload, clear);
+        let block = Block::new(kind, payload).unwrap();
+        let id = block.id();
+        self.0.insert(id, block);
+        Link { id, key }
+    }
+
+    fn leaf(&mut self, form: Form, payload: Vec<u8>) -> Link {
+        self.put(Role::Leaf, form, Plaintext { payload, clear: 0 })
+    }
+
+    fn root(&mut self, form: Form, length: u64, children: &[Link]) -> Address {
+        let plain = tree::write_root(form, length, children);
+        let Link { id, key } = self.put(Role::Root, form, plain);
+        Address { id, key }
+    }
+
+    /// All bytes of a file, the latest wanted block coming first; nothing is asked for twice at once.
+    fn fetch(&self, address: Address, buffer: usize) -> Result<Vec<u8>, TreeError> {
+        let mut decoder = Decoder::new(address, buffer);
+        let (mut data, mut wanted) = (Vec::new(), Vec::new());
+        while !decoder.is_done() {
+            while let Some(id) = decoder.poll_want() {
+                assert!(!wanted.contains(&id));
+                wanted.push(id);
+            }
+            assert_eq!(decoder.outstanding(), wanted.len());
+            if let Some(id) = wanted.pop() {
+                decoder.handle_block(self.0[&id].clone())?;
+            }
+            while let Some((offset, piece)) = decoder.poll_data() {
+                assert_eq!(offset, data.len() as u64);
+                data.extend(piece);
+            }
+        }
+        assert_eq!(decoder.length(), Some(data.len() as u64));
+        Ok(data)
+    }
+}
+
+fn some_data(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i % 251) as u8).collect()
+}
+
+#[test]
+fn file_of_every_edge_size_comes_back_whatever_the_order() {
+    let sizes = [
+        0,
+        1,
+        262_117,
+        262_118,
+        262_119,
+        262_133,
+        262_134,
+        262_135,
+        262_143,
+        262_144,
+        262_145,
+        3 << 20,
+    ];
+    for form in FORMS {
+        for size in sizes {
+            let data = some_data(size);
+            let mut blocks = Blocks::default();
+            let address = blocks.share(form, [&data[..]].into_iter());
+            for buffer in [0, WINDOW, usize::MAX] {
+                assert!(blocks.fetch(address, buffer) == Ok(data.clone()), "{size}");
+            }
+        }
+    }
+}
+
+/// Seven leaves in turn, so that a full root and one byte more takes little memory.
+#[test]
+fn tree_of_two_levels_comes_back_in_order() {
+    let leaf = |index: u64| vec![(index % 7) as u8; LEAF_SIZE];
+    let leaves: Vec<Vec<u8>> = (0..7).map(leaf).collect();
+    let mut rng = Rng::new([5; 32]);
+    for form in FORMS {
+        let mut blocks = Blocks::default();
+        let whole = (0..1024).map(|i| &leaves[i % 7][..]);
+        let address = blocks.share(form, whole.chain([&b"!"[..]]));
+        assert_eq!(blocks.0.len(), 7 + 1 + 2 + 1);
+        let mut decoder = Decoder::new(address, WINDOW);
+        let (mut wanted, mut next, mut asked) = (Vec::new(), 0, 0);
+        while !decoder.is_done() {
+            while let Some(id) = decoder.poll_want() {
+                wanted.push(id);
+                asked += 1;
+            }
+            let id = wanted.swap_remove(rng.below(wanted.len() as u64) as usize);
+            decoder.handle_block(blocks.0[&id].clone()).unwrap();
+            while let Some((offset, data)) = decoder.poll_data() {
+                assert_eq!(offset, next * LEAF);
+                match next {
+                    1024 => assert!(data == b"!"),
+                    _ => assert!(data == leaves[(next % 7) as usize]),
+                }
+                next += 1;
+                if decoder.poll_want().map(|id| wanted.push(id)).is_some() {
+                    asked += 1;
+                }
+            }
+        }
+        assert_eq!(next, 1025);
+        assert!(asked <= 1024, "{asked} blocks asked for");
+    }
+}
+
+#[test]
+fn file_of_zeros_is_asked_for_once() {
+    let zeros = vec![0; LEAF_SIZE];
+    let count = 3 * 1024;
+    for form in FORMS {
+        let mut blocks = Blocks::default();
+        let address = blocks.share(form, (0..count).map(|_| &zeros[..]));
+        assert_eq!(blocks.0.len(), 3);
+        let mut decoder = Decoder::new(address, WINDOW);
+        let (mut asked, mut given) = (0, 0);
+        while !decoder.is_done() {
+            while let Some(id) = decoder.poll_want() {
+                asked += 1;
+                decoder.handle_block(blocks.0[&id].clone()).unwrap();
+            }
+            if let Some((offset, data)) = decoder.poll_data() {
+                assert!(offset == given * LEAF && data == zeros);
+                given += 1;
+            }
+        }
+        assert_eq!((asked, given), (3, count));
+    }
+}
+
+#[test]
+fn window_bounds_what_is_wanted_and_held() {
+    let data = some_data(20 * LEAF_SIZE);
+    let mut blocks = Blocks::default();
+    let address = blocks.share(Form::Encrypted, [&data[..]].into_iter());
+    for (buffer, most) in [(0, 1), (LEAF_SIZE, 1), (3 * LEAF_SIZE - 1, 2), (WINDOW, 8)] {
+        let mut decoder = Decoder::new(address, buffer);
+        let root = decoder.poll_want().unwrap();
+        assert_eq!(decoder.poll_want(), None);
+        decoder.handle_block(blocks.0[&root].clone()).unwrap();
+        let wanted: Vec<BlockId> = std::iter::from_fn(|| decoder.poll_want()).collect();
+        assert_eq!((wanted.len(), decoder.outstanding()), (most, most));
+        for id in wanted.iter().rev() {
+            decoder.handle_block(blocks.0[id].clone()).unwrap();
+            assert_eq!(decoder.poll_want(), None, "nothing was given out");
+        }
+        assert_eq!(decoder.poll_data().unwrap().1, data[..LEAF_SIZE]);
+        assert!(decoder.poll_want().is_some());
+        assert_eq!(decoder.poll_want(), None);
+    }
+}
+
+#[test]
+fn block_that_is_not_wanted_is_ignored() {
+    let mut blocks = Blocks::default();
+    let address = blocks.share(Form::Plain, [&b"data"[..]].into_iter());
+    let mut decoder = Decoder::new(address, WINDOW);
+    let root = blocks.0[&address.id].clone();
+    assert_eq!(decoder.handle_block(root.clone()), Ok(()));
+    assert_eq!(decoder.length(), None);
+    decoder.poll_want();
+    assert_eq!(decoder.handle_block(root.clone()), Ok(()));
+    assert_eq!(decoder.handle_block(root), Ok(()));
+    assert_eq!(decoder.poll_data(), Some((0, b"data".to_vec())));
+    assert!(decoder.is_done() && decoder.poll_data().is_none());
+}
+
+#[test]
+fn missing_wrong_and_needless_key_are_told_apart_before_any_data() {
+    for size in [0, 5, 3 * LEAF_SIZE] {
+        let data = some_data(size);
+        let mut blocks = Blocks::default();
+        let [plain, sealed] = FORMS.map(|form| blocks.share(form, [&data[..]].into_iter()));
+        let other = Some(BlockKey([9; 32]));
+        for (id, key, error) in [
+            (sealed.id, None, TreeError::NeedsKey),
+            (sealed.id, other, TreeError::WrongKey),
+            (plain.id, other, TreeError::NeedlessKey),
+        ] {
+            let fetched = blocks.fetch(Address { id, key }, WINDOW);
+            assert_eq!(fetched, Err(error));
+        }
+    }
+}
+
+#[test]
+fn tree_that_is_not_what_its_length_dictates_is_refused() {
+    let bad = |fetched| matches!(fetched, Err(TreeError::BadShape(_)));
+    for form in FORMS {
+        let mut blocks = Blocks::default();
+        let full = blocks.leaf(form, vec![1; LEAF_SIZE]);
+        let short = blocks.leaf(form, vec![1; 5]);
+        let honest = blocks.root(form, LEAF + 5, &[full, short]);
+        assert!(blocks.fetch(honest, WINDOW).is_ok());
+        for (length, children) in [
+            (LEAF + 5, vec![full, short, short]),
+            (LEAF + 5, vec![full]),
+            (LEAF + 6, vec![full, short]),
+            (LEAF + 5, vec![short, full]),
+            (2 * LEAF, vec![full, short]),
+            (u64::MAX, vec![full, short]),
+            (1 << 62, vec![full, short]),
+        ] {
+            let address = blocks.root(form, length, &children);
+            assert!(bad(blocks.fetch(address, WINDOW)), "{length}");
+        }
+        let address = blocks.root(form, 2 * LEAF, &[full, honest_link(honest)]);
+        assert!(bad(blocks.fetch(address, WINDOW)), "a root is no leaf");
+        let id = full.id;
+        let leaf = Address { id, key: full.key };
+        assert_eq!(blocks.fetch(leaf, WINDOW), Err(TreeError::NotRoot));
+    }
+}
+
+fn honest_link(address: Address) -> Link {
+    Link {
+        id: address.id,
+        key: address.key,
+    }
+}
+
+#[test]
+fn node_with_a_child_too_many_or_too_few_is_refused() {
+    for form in FORMS {
+        let mut blocks = Blocks::default();
+        let leaf = blocks.leaf(form, vec![1; LEAF_SIZE]);
+        let mut node = |count| {
+            let plain = tree::write_node(form, &vec![leaf; count]);
+            blocks.put(Role::Node, form, plain)
+        };
+        let [two, three, full, over] = [2, 3, 1024, 1025].map(&mut node);
+        let length = (1024 + 2) * LEAF;
+        for (children, good) in [
+            ([full, two], true),
+            ([full, three], false),
+            ([full, leaf], false),
+            ([over, two], false),
+            ([full, full], false),
+            ([two, two], false),
+        ] {
+            let address = blocks.root(form, length, &children);
+            let mut decoder = Decoder::new(address, WINDOW);
+            let mut failed = false;
+            while let (false, Some(id)) = (failed, decoder.poll_want()) {
+                failed = decoder.handle_block(blocks.0[&id].clone()).is_err();
+            }
+            assert_eq!(failed, !good);
+        }
+    }
+}
+
+#[test]
+fn held_leaf_is_copied_only_for_the_same_key_and_length() {
+    let form = Form::Encrypted;
+    let mut blocks = Blocks::default();
+    let leaf = blocks.leaf(form, vec![1; LEAF_SIZE]);
+    let key = Some(BlockKey([9; 32]));
+    let other = Link { key, ..leaf };
+    for (length, second, sound) in [
+        (2 * LEAF, leaf, true),
+        (2 * LEAF, other, true),
+        (2 * LEAF - 1, leaf, false),
+    ] {
+        let address = blocks.root(form, length, &[leaf, second]);
+        let mut decoder = Decoder::new(address, WINDOW);
+        let mut failed = false;
+        while let (false, Some(id)) = (failed, decoder.poll_want()) {
+            failed = decoder.handle_block(blocks.0[&id].clone()).is_err();
+        }
+        assert_eq!(failed, !sound);
+        if sound {
+            let first = decoder.poll_data().unwrap().1;
+            let same = first == decoder.poll_data().unwrap().1;
+            assert_eq!(same, second == leaf);
+        }
+    }
+}
+
+#[test]
+fn leaf_of_the_other_form_is_refused() {
+    let mut blocks = Blocks::default();
+    let plain = blocks.leaf(Form::Plain, vec![1; LEAF_SIZE]);
+    let key = Some(BlockKey([0; 32]));
+    let address = blocks.root(Form::Encrypted, LEAF, &[Link { key, ..plain }]);
+    assert!(blocks.fetch(address, WINDOW).is_err());
+}
+
+#[test]
+fn what_the_caller_has_is_neither_wanted_nor_given_out() {
+    let data = some_data(5 * LEAF_SIZE + 7);
+    // Leaves 0, 1 and 5 of the caller's copy are right.
+    let mut local = data.clone();
+    for index in 2..5 {
+        local[index * LEAF_SIZE] ^= 1;
+    }
+    for (form, buffer) in FORMS
+        .into_iter()
+        .flat_map(|form| [(form, 0), (form, WINDOW)])
+    {
+        let mut blocks = Blocks::default();
+        let address = blocks.share(form, [&data[..]].into_iter());
+        let mut decoder = Decoder::new(address, buffer);
+        assert_eq!(decoder.poll_leaf(), None);
+        let (mut accepted, mut offsets, mut asked) = (0, Vec::new(), 0);
+        while !decoder.is_done() {
+            if let Some((offset, len)) = decoder.poll_leaf() {
+                let start = offset as usize;
+                let took = decoder.offer(local[start..start + len].to_vec());
+                accepted += usize::from(took);
+                continue;
+            }
+            if let Some(id) = decoder.poll_want() {
+                asked += 1;
+                decoder.handle_block(blocks.0[&id].clone()).unwrap();
+            }
+            while let Some((offset, piece)) = decoder.poll_data() {
+                let start = offset as usize;
+                assert_eq!(piece, data[start..start + piece.len()]);
+                offsets.push(offset / LEAF);
+            }
+        }
+        assert_eq!((accepted, asked), (3, 1 + 3));
+        assert_eq!(offsets, [2, 3, 4]);
+    }
+}
+
+#[test]
+fn offer_of_another_length_is_declined() {
+    let data = some_data(2 * LEAF_SIZE);
+    let mut blocks = Blocks::default();
+    let address = blocks.share(Form::Plain, [&data[..]].into_iter());
+    let mut decoder = Decoder::new(address, WINDOW);
+    assert!(!decoder.offer(data.clone()), "nothing is known yet");
+    decoder.poll_want();
+    decoder.handle_block(blocks.0[&address.id].clone()).unwrap();
+    assert_eq!(decoder.poll_leaf(), Some((0, LEAF_SIZE)));
+    assert!(!decoder.offer(data[..LEAF_SIZE - 1].to_vec()));
+    assert_eq!(decoder.poll_leaf(), None, "it is offered once");
+    assert!(decoder.poll_want().is_some());
+    assert_eq!(decoder.poll_leaf(), Some((LEAF, LEAF_SIZE)));
+    assert!(decoder.offer(data[LEAF_SIZE..].to_vec()));
+}
