@@ -21,11 +21,15 @@ bench: all
 sim:
 	$(CARGO) test --test sim -- --nocapture
 
-# Long: a million states of a wrecked disk. The seed is printed, and repeats the run if it is given again.
+# Long: a million states of a wrecked disk, two thousand peers killed. The seed is printed, and repeats the run if
+# it is given again.
 torture:
 	STREW_TORTURE_STATES=$${STREW_TORTURE_STATES:-1000000} \
 	STREW_TORTURE_SEED=$${STREW_TORTURE_SEED:-$$(date +%s)} \
 	$(CARGO) test --lib store::pack::tests -- --nocapture
+	STREW_TORTURE_KILLS=$${STREW_TORTURE_KILLS:-2000} \
+	STREW_TORTURE_SEED=$${STREW_TORTURE_SEED:-$$(date +%s)} \
+	$(CARGO) test --test cli kills -- --nocapture
 
 install: all
 	install -D -m 755 $(TARGET)/release/strew $(DESTDIR)$(PREFIX)/bin/strew

@@ -5,6 +5,7 @@
 
 mod files;
 mod harness;
+mod kills;
 mod life;
 mod nonsense;
 mod patience;

@@ -1,0 +1,200 @@
+//! What a peer has acknowledged is there after it was killed, whenever that was.
+//!
+//! Environment: `STREW_TORTURE_KILLS`, how often it is killed (default 50); `STREW_TORTURE_SEED`, a number that
+//! decides what it is given and when it is killed.
+
+use crate::harness::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+use strew::block::{Block, Form, Kind, Role};
+use strew::id::{BlockId, NodeKey};
+use strew::rng::Rng;
+use strew::wire::frame::{Frame, FrameDecoder, Hello, PeerRole};
+
+/// Blocks put in a round at most: more than a peer stores before it is killed.
+const PUTS: usize = 400;
+
+/// A peer is killed so long after it was given its first block at most.
+const KILL_AFTER_MAX_MICROS: u64 = 40_000;
+
+/// A peer of the test's own: it says frames and hears what is answered.
+struct Talker {
+    stream: TcpStream,
+    decoder: FrameDecoder,
+    buffer: Vec<u8>,
+}
+
+impl Talker {
+    fn new(addr: SocketAddr, rng: &mut Rng) -> Talker {
+        let stream = TcpStream::connect(addr).expect("connected");
+        let mut talker = Talker {
+            stream,
+            decoder: FrameDecoder::new(false),
+            buffer: vec![0; 1 << 16],
+        };
+        let key = NodeKey(rng.bytes());
+        let role = PeerRole::Private;
+        talker.say(&Frame::Hello(Hello { key, port: 1, role }));
+        talker
+    }
+
+    /// Says a frame; whether the peer was there to be told.
+    fn say(&mut self, frame: &Frame) -> bool {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        self.stream.write_all(&bytes).is_ok()
+    }
+
+    /// The frames that come until this time, or until the peer has gone; whether it has.
+    fn hear(&mut self, until: Instant, mut each: impl FnMut(Frame) -> bool) -> bool {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            self.stream
+                .set_read_timeout(Some(left.max(Duration::from_millis(1))))
+                .expect("set");
+            let len = match self.stream.read(&mut self.buffer) {
+                Ok(0) => return true,
+                Ok(len) => len,
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {
+                        continue
+                    }
+                    _ => return true,
+                },
+            };
+            let mut input = &self.buffer[..len];
+            while let Some(frame) = self.decoder.take(&mut input).expect("well formed") {
+                if !each(frame) {
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().expect("a number"),
+        Err(_) => default,
+    }
+}
+
+#[test]
+fn killed_peer_has_what_it_acknowledged_and_nothing_else() {
+    let kills = number("STREW_TORTURE_KILLS", 50);
+    let seed_number = number("STREW_TORTURE_SEED", 1);
+    println!("STREW_TORTURE_KILLS={kills} STREW_TORTURE_SEED={seed_number}");
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&seed_number.to_be_bytes());
+    let mut rng = Rng::new(seed);
+    let lab = Lab::new();
+    let nowhere = "0".repeat(64);
+    let start = || {
+        let peer = lab.serve("peer", &[]);
+        // It takes blocks when somebody has connected back to it: any visitor does that when asked. Another peer
+        // that stays would do it only so often.
+        let visit = ["fetch", "-d", "visitor", "-p", &peer.addr(), &nowhere];
+        await_true("a peer that takes blocks", || {
+            lab.strew(visit).run();
+            lab.status(&peer.dir, "mode") == "peer"
+        });
+        peer
+    };
+    let mut put: BTreeMap<BlockId, Block> = BTreeMap::new();
+    let mut acknowledged: BTreeSet<BlockId> = BTreeSet::new();
+    let mut hit = 0;
+    let mut peer = start();
+    for round in 0..kills {
+        let mut talker = Talker::new(peer.addr, &mut rng);
+        let kill_at = Instant::now() + Duration::from_micros(rng.below(KILL_AFTER_MAX_MICROS));
+        let mut fresh = BTreeSet::new();
+        for _ in 0..PUTS {
+            let len = match rng.below(100) {
+                0 => 262_144,
+                _ => 1 + rng.below(4096) as usize,
+            };
+            let bytes = random_bytes(len, rng.next_u64());
+            let kind = Kind {
+                role: Role::Leaf,
+                form: Form::Encrypted,
+            };
+            let block = Block::new(kind, bytes.clone()).expect("of legal length");
+            let id = block.id();
+            put.insert(id, block);
+            if Instant::now() >= kill_at
+                || !talker.say(&Frame::Put {
+                    id,
+                    kind,
+                    payload: bytes,
+                })
+            {
+                break;
+            }
+            // What comes meanwhile is taken in passing.
+            talker.hear(Instant::now() + Duration::from_micros(1), |frame| {
+                if let Frame::Stored(id) = frame {
+                    fresh.insert(id);
+                }
+                true
+            });
+        }
+        talker.hear(kill_at, |frame| {
+            if let Frame::Stored(id) = frame {
+                fresh.insert(id);
+            }
+            true
+        });
+        peer.kill();
+        // Acknowledgements that were on their way count, too.
+        let gone = talker.hear(Instant::now() + LIMIT, |frame| {
+            if let Frame::Stored(id) = frame {
+                fresh.insert(id);
+            }
+            true
+        });
+        assert!(gone, "the peer is dead");
+        hit += u64::from(!fresh.is_empty());
+        acknowledged.extend(&fresh);
+
+        peer = start();
+        let blocks: usize = lab.status(&peer.dir, "blocks").parse().expect("a number");
+        assert!(blocks >= acknowledged.len() && blocks <= put.len());
+        // All of them now and then, else those of this round.
+        let wanted = match round % 10 == 9 || round + 1 == kills {
+            true => acknowledged.clone(),
+            false => fresh,
+        };
+        let mut talker = Talker::new(peer.addr, &mut rng);
+        for chunk in wanted.iter().collect::<Vec<_>>().chunks(32) {
+            for id in chunk {
+                assert!(talker.say(&Frame::Get(**id)));
+            }
+            let mut left: BTreeSet<BlockId> = chunk.iter().map(|id| **id).collect();
+            talker.hear(Instant::now() + LIMIT, |frame| {
+                match frame {
+                    Frame::Block { id, kind, payload } => {
+                        let block = Block::verify(id, kind, payload).expect("the right bytes");
+                        assert!(put.get(&id) == Some(&block), "it was put");
+                        left.remove(&id);
+                    }
+                    Frame::Absent(id) => panic!("round {round}: {id} was acknowledged and is lost"),
+                    _ => {}
+                }
+                !left.is_empty()
+            });
+            assert!(left.is_empty(), "round {round}: not given");
+        }
+    }
+    assert!(
+        hit * 2 > kills,
+        "{hit} of {kills} kills hit a peer that had acknowledged something"
+    );
+    let page = std::fs::read_to_string(&peer.log).expect("a log");
+    assert!(!page.contains("damaged"), "{page}");
+    peer.stop();
+}
