@@ -21,10 +21,11 @@ bench: all
 sim:
 	$(CARGO) test --test sim -- --nocapture
 
-# Long: a million states of a wrecked disk, two thousand peers killed. The seed is printed, and repeats the run if
-# it is given again.
+# Long: a million states of a wrecked disk, ten million operations beside a map, two thousand peers killed. The
+# seed is printed, and repeats the run if it is given again.
 torture:
 	STREW_TORTURE_STATES=$${STREW_TORTURE_STATES:-1000000} \
+	STREW_TORTURE_OPERATIONS=$${STREW_TORTURE_OPERATIONS:-10000000} \
 	STREW_TORTURE_SEED=$${STREW_TORTURE_SEED:-$$(date +%s)} \
 	$(CARGO) test --lib store::pack::tests -- --nocapture
 	STREW_TORTURE_KILLS=$${STREW_TORTURE_KILLS:-2000} \

@@ -5,6 +5,7 @@
 mod crash;
 mod doctored;
 mod faults;
+mod model;
 mod recorded;
 
 use super::*;
