@@ -200,11 +200,6 @@ impl<S: Store> Node<S> {
         self.dht.is_client_mode()
     }
 
-    /// Connections to peers, and of local clients.
-    pub fn connection_counts(&self) -> (usize, usize) {
-        self.transfer.counts()
-    }
-
     /// An address to bootstrap from.
     pub fn add_seed(&mut self, now: Instant, addr: SocketAddr) {
         self.dht.add_seed(now, addr);

@@ -131,18 +131,13 @@ impl Fetch {
         self.lookups.insert(lookup, id);
     }
 
-    /// A lookup has found a holder. False if it was not ours.
-    pub fn handle_holder(
-        &mut self,
-        tools: &mut Tools<'_>,
-        lookup: LookupId,
-        contact: Contact,
-    ) -> bool {
+    /// A lookup has found a holder. One that is not ours is ignored.
+    pub fn handle_holder(&mut self, tools: &mut Tools<'_>, lookup: LookupId, contact: Contact) {
         let Some(&id) = self.lookups.get(&lookup) else {
-            return false;
+            return;
         };
         let Some(want) = self.wants.get_mut(&id) else {
-            return true;
+            return;
         };
         let known = want.failed.contains(&contact.id)
             || want.asked.contains_key(&contact.id)
@@ -152,25 +147,23 @@ impl Fetch {
             want.found = true;
         }
         self.advance(tools, id);
-        true
     }
 
-    /// A lookup has ended, with this many peers having answered. False if it was not ours.
+    /// A lookup has ended, with this many peers having answered. One that is not ours is ignored.
     pub fn handle_holders_done(
         &mut self,
         tools: &mut Tools<'_>,
         lookup: LookupId,
         answered: usize,
-    ) -> bool {
+    ) {
         let Some(id) = self.lookups.remove(&lookup) else {
-            return false;
+            return;
         };
         if let Some(want) = self.wants.get_mut(&id) {
             want.lookup = None;
             want.answered = want.answered.max(answered);
         }
         self.advance(tools, id);
-        true
     }
 
     /// Does for a want what can be done next: ask a holder, wait for one to be less busy, look for holders again, or

@@ -249,22 +249,21 @@ impl Keep {
         true
     }
 
-    /// A lookup has ended; the contacts are live, the closest first. False if it was not ours.
+    /// A lookup has ended; the contacts are live, the closest first. One that is not ours is ignored.
     pub fn handle_closest(
         &mut self,
         tools: &mut Tools<'_>,
         lookup: LookupId,
         contacts: Vec<Contact>,
-    ) -> bool {
+    ) {
         let Some(job) = self.lookups.remove(&lookup) else {
-            return false;
+            return;
         };
         if !contacts.is_empty() && contacts.len() < K {
             self.whole_network = Some((tools.now, contacts.clone()));
         }
         self.begin_placing(tools, job, contacts);
         self.run(tools);
-        true
     }
 
     fn begin_placing(&mut self, tools: &mut Tools<'_>, id: JobId, mut contacts: Vec<Contact>) {
