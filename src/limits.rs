@@ -308,8 +308,57 @@ pub const COMMIT_AFTER: Duration = Duration::from_secs(1);
 /// Bytes charged to the allotment for a block at least: what a file system gives at least.
 pub const BLOCK_CHARGE_MIN: u64 = 4096;
 
-/// Bytes of the allotment set aside for everything in the directory but the pack: key, contacts, log.
+/// Bytes of the allotment set aside for everything in the directory but blocks: key, contacts, log, the headers of
+/// checkpoints, what the file system itself needs.
 pub const RESERVATION: u64 = 256 << 10;
+
+/// Bytes charged to the allotment for the place of a block, or of a gap, in two checkpoints: 20 in each, and some
+/// for pins.
+pub const INDEX_CHARGE: u64 = 64;
+
+/// Bytes that are set aside behind the last record, for notes: space comes back by notes, on a full disk, too.
+pub const NOTE_RESERVE: u64 = 64 << 10;
+
+/// Statements in a note at most, and of gaps that wait to be noted: two such notes fit [`NOTE_RESERVE`].
+pub const NOTE_STATEMENTS_MAX: usize = 2000;
+
+/// Bytes that are set aside at once ahead of the last record, as far as the allotment is that large.
+pub const ALLOCATE_STEP: u64 = 4 << 20;
+
+/// Bytes of a checkpoint that are read at most: two hundred million blocks.
+pub const CHECKPOINT_MAX: u64 = 4 << 30;
+
+/// Records after which a checkpoint is written at the earliest; then after an eighth of the blocks. To read so many
+/// one by one costs an opening some milliseconds.
+pub const CHECKPOINT_AFTER: u64 = 4096;
+
+/// Records after which a checkpoint is written when the pack is closed.
+pub const CHECKPOINT_AT_CLOSE: u64 = 512;
+
+/// Gaps whose pages are given back in one slice of work: each costs some tens of microseconds.
+pub const PUNCHES_PER_SLICE: usize = 16;
+
+/// Blocks that are dropped together to make room, at most, and bytes of them at least as far as they are there:
+/// each time costs a sync.
+pub const EVICTIONS_MAX: usize = 256;
+/// See [`EVICTIONS_MAX`].
+pub const EVICT_STEP: u64 = 4 << 20;
+
+/// Blocks that are looked at in one search for those that may go. What was passed over is not looked at again until
+/// something changes.
+pub const EVICT_SEARCH_MAX: usize = 16_384;
+
+/// Bytes that are moved to the tail in one slice of work, to join the gaps around them.
+pub const MOVE_MAX: u64 = 512 << 10;
+
+/// Gaps that are looked at in one slice of work for blocks to be moved.
+pub const GAPS_PER_SLICE: usize = 1024;
+
+/// Bytes that are read in one step of verification, but for a last record.
+pub const VERIFY_STEP: u64 = 1 << 20;
+
+/// Time after which it is tried again to write what could not be written for want of space.
+pub const NOTE_RETRY_SECS: u64 = 10;
 
 /// The smallest allotment that is accepted, in bytes.
 pub const CAPACITY_MIN: u64 = 1 << 20;

@@ -249,3 +249,48 @@ pub fn keep_freed_memory() {
         libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 20);
     }
 }
+
+/// Has the file system set aside space for these bytes of a file, whose length stays as it is.
+/// [`io::ErrorKind::Unsupported`] where it cannot.
+pub fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    file_allocate(file, libc::FALLOC_FL_KEEP_SIZE, offset, len)
+}
+
+/// Gives the space of these bytes of a file back to the file system; they read as zero from then on, and the
+/// file's length stays as it is. [`io::ErrorKind::Unsupported`] where it cannot.
+pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    file_allocate(file, mode, offset, len)
+}
+
+fn file_allocate(file: &File, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
+    let too_large = |_| io::Error::from_raw_os_error(libc::EFBIG);
+    let offset = libc::off_t::try_from(offset).map_err(too_large)?;
+    let len = libc::off_t::try_from(len).map_err(too_large)?;
+    // SAFETY: an open descriptor and numbers.
+    let done = unsafe { check(libc::fallocate(file.as_raw_fd(), mode, offset, len)) };
+    match done {
+        // A kernel, or a sandbox, that does not know the call.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        done => done.map(drop),
+    }
+}
+
+/// Where the next bytes of a file begin that are no hole, at this offset or after it; `None` if only a hole
+/// follows.
+pub fn data_after(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    let Ok(from) = libc::off_t::try_from(offset) else {
+        return Ok(None);
+    };
+    // SAFETY: an open descriptor and numbers; nobody else uses the descriptor's position.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), from, libc::SEEK_DATA) };
+    match u64::try_from(found) {
+        Ok(found) => Ok(Some(found)),
+        Err(_) => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            error => Err(error),
+        },
+    }
+}

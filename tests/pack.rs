@@ -7,14 +7,24 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use strew::block::{Block, Form, Kind, Role as BlockRole};
-use strew::store::pack::{DirLock, LockError, PackStore, Role};
-use strew::store::{Put, Sequence, Store, StoreError};
+use strew::id::Point;
+use strew::store::pack::{Allotment, DirLock, LockError, PackStore, Role};
+use strew::store::{Claim, Pin, Put, Sequence, Store, StoreError, Terms, Usage};
 
 const CAPACITY: u64 = 4 << 20;
 
+const TERMS: Terms = Terms {
+    expires: 50,
+    is_leased: false,
+};
+
 fn open(dir: &Path, capacity: u64) -> PackStore {
     let lock = DirLock::acquire(dir, Role::Serve).unwrap();
-    PackStore::open(lock, capacity, [42; 32]).unwrap()
+    let allotment = Allotment {
+        capacity,
+        min_free: 0,
+    };
+    PackStore::open(lock, allotment, [42; 32]).unwrap()
 }
 
 /// A block of this length, unlike those of other numbers.
@@ -75,8 +85,14 @@ fn reopening_gives_back_what_was_committed() {
     let mut store = open(dir.path(), CAPACITY);
     for (n, block) in blocks().iter().enumerate() {
         let sequence = Sequence(n as u64 + 1);
-        assert_eq!(store.put(block).unwrap(), Put::Written(sequence));
-        assert_eq!(store.put(block).unwrap(), Put::Had(sequence));
+        assert_eq!(
+            store.put(block, Terms::default()).unwrap(),
+            Put::Written(sequence)
+        );
+        assert_eq!(
+            store.put(block, Terms::default()).unwrap(),
+            Put::Had(sequence)
+        );
         assert!(is_served(&mut store, block), "before it is durable, too");
     }
     assert_eq!(store.poll_commit().unwrap(), Sequence(0));
@@ -87,7 +103,8 @@ fn reopening_gives_back_what_was_committed() {
     drop(store);
 
     let mut store = open(dir.path(), CAPACITY);
-    assert_eq!(store.usage(), usage);
+    let held = |usage: Usage| (usage.blocks, usage.payload_bytes);
+    assert_eq!(held(store.usage()), held(usage));
     assert_eq!(store.opened().records, 8);
     assert_eq!(
         (store.opened().cut_bytes, store.opened().damaged.len()),
@@ -95,7 +112,11 @@ fn reopening_gives_back_what_was_committed() {
     );
     for block in blocks() {
         assert!(is_served(&mut store, &block));
-        assert_eq!(store.put(&block).unwrap(), Put::Had(Sequence(0)), "durable");
+        assert_eq!(
+            store.put(&block, Terms::default()).unwrap(),
+            Put::Had(Sequence(0)),
+            "durable"
+        );
     }
     let mode = dir.path().join("pack").metadata().unwrap().permissions();
     assert_eq!(mode.mode() & 0o777, 0o600);
@@ -123,7 +144,7 @@ fn directory_never_takes_more_than_its_allotment() {
         let mut store = open(dir.path(), CAPACITY);
         let mut n = 0;
         let error = loop {
-            match store.put(&block(n, len)) {
+            match store.put(&block(n, len), Terms::default()) {
                 Ok(_) => n += 1,
                 Err(error) => break error,
             }
@@ -135,16 +156,61 @@ fn directory_never_takes_more_than_its_allotment() {
         store.begin_commit().unwrap();
         assert!(disk_usage(dir.path()) <= CAPACITY);
         let before = dir.path().join("pack").metadata().unwrap().len();
-        assert!(matches!(store.put(&block(0, len)), Ok(Put::Had(_))));
+        assert!(matches!(
+            store.put(&block(0, len), Terms::default()),
+            Ok(Put::Had(_))
+        ));
         drop(store);
 
         // A smaller allotment keeps what is there, and takes no more.
         let mut store = open(dir.path(), CAPACITY / 2);
         assert_eq!(store.usage().blocks, u64::from(n));
-        let refused = store.put(&block(n, len));
+        let refused = store.put(&block(n, len), Terms::default());
         assert!(matches!(refused, Err(StoreError::Full { .. })));
         let after = dir.path().join("pack").metadata().unwrap().len();
         assert_eq!(before, after);
+    }
+}
+
+#[test]
+fn overfilled_pack_drops_blocks_gives_their_space_back_and_never_grows() {
+    for len in [300, 3000, 10_300, 40_000, 262_144] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path(), CAPACITY);
+        let claim = Claim {
+            home: Point([0x55; 32]),
+            newcomer: None,
+            is_in_use: &|_| false,
+        };
+        let count = (3 * CAPACITY / len as u64).min(4000) as u32;
+        let mut blocks_held = 0;
+        for n in 0..count {
+            let block = block(n, len);
+            store.make_room(len as u32, &claim).unwrap();
+            store.put(&block, TERMS).unwrap();
+            if store.has_work() {
+                store.work();
+            }
+            let used = store.usage().used_bytes;
+            assert!(used <= CAPACITY, "{used} of {CAPACITY} with {n} of {len}");
+            if n % 16 == 0 || len > 10_000 {
+                let taken = disk_usage(dir.path());
+                assert!(taken <= CAPACITY, "{taken} of {CAPACITY} with {n} of {len}");
+            }
+            blocks_held = store.usage().blocks;
+        }
+        let payload = blocks_held * len as u64;
+        let least = if len > 10_000 { CAPACITY / 2 } else { 0 };
+        assert!(payload >= least, "{payload} bytes of {len} are held");
+        store.close();
+        assert!(disk_usage(dir.path()) <= CAPACITY);
+        drop(store);
+        let mut store = open(dir.path(), CAPACITY);
+        assert_eq!(store.opened().has_checkpoint, count >= 512);
+        assert_eq!(store.usage().blocks, blocks_held);
+        let held: Vec<Block> = (0..count).map(|n| block(n, len)).collect();
+        let served = held.iter().filter(|block| is_served(&mut store, block));
+        assert_eq!(served.count() as u64, blocks_held);
     }
 }
 
@@ -155,11 +221,11 @@ fn independent_reader_agrees_on_sound_and_damaged_packs() {
     store.set_time(1_700_000_000);
     let mut expected = String::new();
     for block in blocks() {
-        store.put(&block).unwrap();
+        store.put(&block, TERMS).unwrap();
         let role = ["", "leaf", "node", "root"][usize::from(block.kind().to_byte() & 3)];
         let star = ["", "*"][usize::from(block.kind().form == Form::Encrypted)];
         let len = block.payload().len();
-        expected += &format!("{} {role}{star} {len} 1700000000\n", block.id());
+        expected += &format!("{} {role}{star} {len} 1700000000 50 -\n", block.id());
     }
     store.begin_commit().unwrap();
     drop(store);
@@ -176,7 +242,8 @@ fn independent_reader_agrees_on_sound_and_damaged_packs() {
         bytes[at] ^= 1;
         fs::write(&path, bytes).unwrap();
         let mut lines: Vec<&str> = expected.lines().collect();
-        lines[1] = "damaged: 72 bytes at 136";
+        lines.remove(1);
+        lines.push("damaged: 72 bytes at 136");
         let answer = read_independently(&path).unwrap();
         assert_eq!(answer, (lines.join("\n") + "\n", 6));
         assert_eq!(open(dir.path(), CAPACITY).opened().damaged, [(136, 72)]);
@@ -188,13 +255,58 @@ fn independent_reader_agrees_on_sound_and_damaged_packs() {
 }
 
 #[test]
+fn independent_reader_agrees_on_what_was_removed_and_pinned() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path(), CAPACITY);
+    let blocks = blocks();
+    for block in &blocks {
+        store.put(block, TERMS).unwrap();
+    }
+    let leased = Terms {
+        expires: 70,
+        is_leased: true,
+    };
+    store.put(&blocks[0], leased).unwrap();
+    for gone in [&blocks[5], &blocks[6], &blocks[2]] {
+        assert!(store.remove(&gone.id()).unwrap());
+    }
+    for pinned in &blocks[..2] {
+        let root = pinned.id();
+        store.add_pin(Pin { root, len: 99 }).unwrap();
+    }
+    assert!(store.remove_pin(&blocks[0].id()).unwrap());
+    store.begin_commit().unwrap();
+    while store.has_work() {
+        store.work();
+    }
+    store.put(&blocks[6], TERMS).unwrap();
+    store.begin_commit().unwrap();
+    drop(store);
+    let Some((said, code)) = read_independently(&dir.path().join("pack")) else {
+        return;
+    };
+    assert_eq!(code, 0, "{said}");
+    let found: Vec<&str> = said.lines().map(|line| &line[..64]).collect();
+    let held = [0, 1, 3, 4, 7, 6].map(|n: usize| blocks[n].id().to_string());
+    let pin = format!("pin {} 99", blocks[1].id());
+    assert!(found.iter().take(6).eq(held.iter()), "{said}");
+    assert_eq!(said.lines().last(), Some(&pin[..]));
+    assert!(
+        said.lines().next().unwrap().ends_with(" 0 70 leased"),
+        "{said}"
+    );
+}
+
+#[test]
 fn independent_reader_reads_the_dump_of_the_manual() {
     let page = include_str!("../man/strew-pack.5");
     let lines = page.lines().filter_map(|line| {
         let (offset, bytes) = line.split_once("  ")?;
         (offset.len() == 8).then_some(bytes)
     });
+    // The second dump is not of a pack.
     let dump: Vec<u8> = lines
+        .take(0x180 / 16)
         .flat_map(str::split_whitespace)
         .map(|byte| u8::from_str_radix(byte, 16).unwrap())
         .collect();
@@ -209,6 +321,9 @@ fn independent_reader_reads_the_dump_of_the_manual() {
     let block = Block::new(kind, b"strew some seeds\n".to_vec()).unwrap();
     assert!(is_served(&mut store, &block));
     if let Some(answer) = read_independently(&path) {
-        assert_eq!(answer, (format!("{} leaf 17 1700000000\n", block.id()), 0));
+        assert_eq!(
+            answer,
+            (format!("{} leaf 17 1700000000 472943 -\n", block.id()), 0)
+        );
     }
 }

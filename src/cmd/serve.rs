@@ -6,7 +6,7 @@ use super::options::{self, Common, Parsed, DEFAULT_PORT};
 use super::{output, say};
 use crate::limits::CAPACITY_DEFAULT;
 use crate::reactor::{self, Reactor};
-use crate::store::pack::{DirLock, LockError, Role};
+use crate::store::pack::{Allotment, DirLock, LockError, Role};
 use crate::sys;
 use crate::wire::frame::{ByeReason, Frame, PeerRole};
 use getopts::Options;
@@ -158,9 +158,12 @@ fn start(
         listen,
         default_port: if serve { DEFAULT_PORT } else { 0 },
         peers: common.peers.clone(),
-        capacity: common
-            .capacity
-            .map_or_else(|| default_capacity(&common.dir), Ok)?,
+        allotment: Allotment {
+            capacity: common
+                .capacity
+                .map_or_else(|| default_capacity(&common.dir), Ok)?,
+            min_free: 0,
+        },
         signals,
     };
     Reactor::start(options).map_err(failure)

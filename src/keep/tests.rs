@@ -82,7 +82,9 @@ impl World {
     }
 
     fn add(&mut self, client: ConnId, block: &Block) {
-        self.store.put(block).expect("room");
+        self.store
+            .put(block, crate::store::Terms::default())
+            .expect("room");
         let id = block.id();
         self.with(|keep, tools| keep.add(tools, client, id, Role::Leaf));
     }

@@ -5,7 +5,7 @@ use super::{Event, Node, Output};
 use crate::block::{Block, Kind};
 use crate::id::BlockId;
 use crate::limits::*;
-use crate::store::Store;
+use crate::store::{Store, Terms};
 use crate::time::Instant;
 use crate::transfer::{BlockHead, ConnId, Source};
 use crate::wire::frame::{Answer, ByeReason, Frame, PayloadFrame};
@@ -96,7 +96,7 @@ impl<S: Store> Node<S> {
             return self.transfer.send(conn, &Frame::Refused { id, answer });
         }
         self.store.set_time(now.as_secs());
-        match self.store.put(block) {
+        match self.store.put(block, Terms::default()) {
             Ok(put) => {
                 self.stored_blocks += 1;
                 self.written = self.written.max(put.sequence());
@@ -180,7 +180,7 @@ impl<S: Store> Node<S> {
                 .bye(conn, ByeReason::Protocol, "a block of impossible length");
         };
         self.store.set_time(now.as_secs());
-        match self.store.put(&block) {
+        match self.store.put(&block, Terms::default()) {
             Ok(put) => {
                 self.written = self.written.max(put.sequence());
                 let soon = self.store.uncommitted() < UNCOMMITTED_MAX;

@@ -57,7 +57,11 @@ fn commit_has_the_answers_that_waited_for_it_sent() {
         form: Form::Plain,
     };
     let block = Block::new(kind, vec![1; 100]).expect("a block");
-    node.written = node.store.put(&block).expect("room").sequence();
+    node.written = node
+        .store
+        .put(&block, crate::store::Terms::default())
+        .expect("room")
+        .sequence();
     node.send_when_durable(now, conn, Frame::Stored(block.id()));
     assert!(outputs(&mut node).is_empty(), "it is not durable yet");
     node.commit(now);

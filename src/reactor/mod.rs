@@ -14,7 +14,7 @@ mod streams;
 use crate::limits::*;
 use crate::node::{Config, Event, Input, Node, Output};
 use crate::rng::Rng;
-use crate::store::pack::{DirLock, PackStore};
+use crate::store::pack::{Allotment, DirLock, PackStore};
 use crate::sys::{self, plain};
 use crate::transfer::ConnId;
 use crate::wire::contact::normalise;
@@ -65,8 +65,8 @@ pub struct Options {
     pub default_port: u16,
     /// HOST:PORT to bootstrap from.
     pub peers: Vec<String>,
-    /// Bytes allotted.
-    pub capacity: u64,
+    /// The space of the store.
+    pub allotment: Allotment,
     /// Where signals to end come, from [`sys::signal_pipe`].
     pub signals: OwnedFd,
 }
@@ -126,7 +126,7 @@ impl Reactor {
             listen,
             default_port,
             peers,
-            capacity,
+            allotment,
             signals,
         } = options;
         let clock = Clock::start();
@@ -143,7 +143,7 @@ impl Reactor {
                 _ => Failure::Other(format!("listen at {addr}: {}", plain(&error))),
             }
         })?;
-        let store = PackStore::open(lock, capacity, entropy()?).map_err(|error| {
+        let store = PackStore::open(lock, allotment, entropy()?).map_err(|error| {
             let what = error.to_string();
             if error.is_full() {
                 Failure::DiskFull(what)

@@ -1,14 +1,29 @@
 //! A store in memory: the same contract as the pack's, and gone with the process.
 
-use super::{Put, Sequence, Store, StoreError, Usage};
+use super::{Claim, Pin, Put, Sequence, Store, StoreError, Terms, Usage, Verified};
 use crate::block::{Block, Kind};
-use crate::id::BlockId;
+use crate::id::{BlockId, Point};
 use crate::limits::BLOCK_CHARGE_MIN;
 use std::collections::BTreeMap;
 
+/// A block and how it is kept.
+struct Held {
+    block: Block,
+    terms: Terms,
+    /// The last marking that came by.
+    marked: u64,
+}
+
 /// Blocks in memory, charged as the pack charges them.
 pub struct MemoryStore {
-    blocks: BTreeMap<BlockId, Block>,
+    blocks: BTreeMap<BlockId, Held>,
+    pins: BTreeMap<BlockId, Pin>,
+    /// Counts markings.
+    marking: u64,
+    /// The last marking that ended.
+    marked: u64,
+    /// Seconds since the Unix epoch.
+    time: u64,
     capacity: u64,
     used: u64,
     payload_bytes: u64,
@@ -22,6 +37,10 @@ impl MemoryStore {
     pub fn new(capacity: u64) -> MemoryStore {
         MemoryStore {
             blocks: BTreeMap::new(),
+            pins: BTreeMap::new(),
+            marking: 0,
+            marked: 0,
+            time: 0,
             capacity,
             used: 0,
             payload_bytes: 0,
@@ -30,43 +49,177 @@ impl MemoryStore {
             uncommitted: 0,
         }
     }
+
+    fn is_pinned(&self, held: &Held) -> bool {
+        held.marked != 0 && held.marked >= self.marked
+    }
+
+    fn is_expired(&self, terms: &Terms) -> bool {
+        u64::from(terms.expires) * 3600 <= self.time
+    }
+
+    /// Whether a block may go for the one that has this claim.
+    fn may_go(&self, id: &BlockId, held: &Held, claim: &Claim<'_>) -> bool {
+        if self.is_pinned(held) || (claim.is_in_use)(id) {
+            return false;
+        }
+        if self.is_expired(&held.terms) {
+            return true;
+        }
+        let distance = |id: BlockId| Point::from(id).distance(&claim.home);
+        !held.terms.is_leased
+            && claim
+                .newcomer
+                .is_none_or(|newcomer| distance(newcomer) < distance(*id))
+    }
+
+    /// The block that goes first for the one that has this claim. Linear.
+    fn victim(&self, claim: &Claim<'_>) -> Option<BlockId> {
+        let candidates = self.blocks.iter();
+        let candidates = candidates.filter(|(id, held)| self.may_go(id, held, claim));
+        let rank = |(id, held): &(&BlockId, &Held)| {
+            let distance = Point::from(**id).distance(&claim.home);
+            (self.is_expired(&held.terms), distance)
+        };
+        candidates.max_by_key(rank).map(|(id, _)| *id)
+    }
+
+    fn is_room(&self, len: u32) -> bool {
+        self.used + charge(u64::from(len)) <= self.capacity
+    }
+
+    fn full(&self) -> StoreError {
+        StoreError::Full {
+            capacity: self.capacity,
+        }
+    }
+}
+
+fn charge(len: u64) -> u64 {
+    len.max(BLOCK_CHARGE_MIN)
 }
 
 impl Store for MemoryStore {
-    /// Nothing here carries a time.
-    fn set_time(&mut self, _secs: u64) {}
+    fn set_time(&mut self, secs: u64) {
+        self.time = secs;
+    }
 
     fn has(&self, id: &BlockId) -> bool {
         self.blocks.contains_key(id)
     }
 
     fn check(&mut self, id: &BlockId) -> Option<(Kind, u32)> {
-        self.blocks
-            .get(id)
-            .map(|block| (block.kind(), block.payload().len() as u32))
+        let held = self.blocks.get(id)?;
+        Some((held.block.kind(), held.block.payload().len() as u32))
     }
 
     fn payload(&self, id: &BlockId) -> Option<&[u8]> {
-        self.blocks.get(id).map(Block::payload)
+        self.blocks.get(id).map(|held| held.block.payload())
     }
 
-    fn put(&mut self, block: &Block) -> Result<Put, StoreError> {
-        if self.has(&block.id()) {
+    fn put(&mut self, block: &Block, terms: Terms) -> Result<Put, StoreError> {
+        if let Some(held) = self.blocks.get_mut(&block.id()) {
+            held.terms = held.terms.or(terms);
             return Ok(Put::Had(self.written));
         }
         let len = block.payload().len() as u64;
-        let charge = len.max(BLOCK_CHARGE_MIN);
-        if self.used + charge > self.capacity {
-            return Err(StoreError::Full {
-                capacity: self.capacity,
-            });
+        if !self.is_room(len as u32) {
+            return Err(self.full());
         }
-        self.used += charge;
+        self.used += charge(len);
         self.payload_bytes += len;
         self.uncommitted += len;
         self.written.0 += 1;
-        self.blocks.insert(block.id(), block.clone());
+        let held = Held {
+            block: block.clone(),
+            terms,
+            marked: 0,
+        };
+        self.blocks.insert(block.id(), held);
         Ok(Put::Written(self.written))
+    }
+
+    fn terms(&self, id: &BlockId) -> Option<Terms> {
+        self.blocks.get(id).map(|held| held.terms)
+    }
+
+    fn keep_until(&mut self, id: &BlockId, expires: u32) {
+        if let Some(held) = self.blocks.get_mut(id) {
+            held.terms.expires = held.terms.expires.max(expires);
+        }
+    }
+
+    fn release(&mut self, id: &BlockId) {
+        if let Some(held) = self.blocks.get_mut(id) {
+            held.terms.is_leased = false;
+        }
+    }
+
+    fn remove(&mut self, id: &BlockId) -> Result<bool, StoreError> {
+        let Some(held) = self.blocks.remove(id) else {
+            return Ok(false);
+        };
+        let len = held.block.payload().len() as u64;
+        self.used -= charge(len);
+        self.payload_bytes -= len;
+        Ok(true)
+    }
+
+    fn pins(&self) -> Vec<Pin> {
+        self.pins.values().copied().collect()
+    }
+
+    fn add_pin(&mut self, pin: Pin) -> Result<(), StoreError> {
+        self.pins.insert(pin.root, pin);
+        Ok(())
+    }
+
+    fn remove_pin(&mut self, root: &BlockId) -> Result<bool, StoreError> {
+        Ok(self.pins.remove(root).is_some())
+    }
+
+    fn begin_marking(&mut self) {
+        self.marking += 1;
+    }
+
+    fn mark(&mut self, id: &BlockId) -> bool {
+        let marking = self.marking;
+        let held = self.blocks.get_mut(id);
+        held.map(|held| held.marked = marking).is_some()
+    }
+
+    fn end_marking(&mut self) {
+        self.marked = self.marking;
+    }
+
+    fn could_take(&self, len: u32, claim: &Claim<'_>) -> bool {
+        self.is_room(len) || self.victim(claim).is_some()
+    }
+
+    fn make_room(&mut self, len: u32, claim: &Claim<'_>) -> Result<(), StoreError> {
+        while !self.is_room(len) {
+            let victim = self.victim(claim).ok_or_else(|| self.full())?;
+            self.remove(&victim)?;
+        }
+        Ok(())
+    }
+
+    fn has_work(&self) -> bool {
+        false
+    }
+
+    fn work(&mut self) {}
+
+    /// What is in memory was verified when it became a block.
+    fn verify(&mut self, _from: u64, is_wanted: &dyn Fn(&BlockId) -> bool) -> Verified {
+        let wanted = self.blocks.iter().filter(|(id, _)| is_wanted(id));
+        let lens = wanted.map(|(_, held)| held.block.payload().len() as u64);
+        let (blocks, bytes) = lens.fold((0, 0), |(blocks, bytes), len| (blocks + 1, bytes + len));
+        Verified {
+            blocks,
+            bytes,
+            ..Verified::default()
+        }
     }
 
     fn uncommitted(&self) -> u64 {
@@ -84,12 +237,102 @@ impl Store for MemoryStore {
     }
 
     fn usage(&self) -> Usage {
+        let pinned = self.blocks.values().filter(|held| self.is_pinned(held));
         Usage {
             blocks: self.blocks.len() as u64,
             payload_bytes: self.payload_bytes,
             used_bytes: self.used,
             capacity_bytes: self.capacity,
-            damaged: 0,
+            pins: self.pins.len() as u64,
+            pinned_blocks: pinned.count() as u64,
+            ..Usage::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::block::{Form, Role};
+
+    const HOUR: u64 = 3600;
+
+    fn block(n: u8) -> Block {
+        let kind = Kind {
+            role: Role::Leaf,
+            form: Form::Plain,
+        };
+        Block::new(kind, vec![n; 100]).unwrap()
+    }
+
+    fn claim(newcomer: Option<BlockId>) -> Claim<'static> {
+        Claim {
+            home: Point([0; 32]),
+            newcomer,
+            is_in_use: &|_| false,
+        }
+    }
+
+    /// A store filled with blocks that expire in the tenth hour, from the farthest to the closest.
+    fn full() -> (MemoryStore, Vec<Block>) {
+        let mut blocks: Vec<Block> = (0..8).map(block).collect();
+        blocks.sort_by_key(|block| std::cmp::Reverse(Point::from(block.id())));
+        let mut store = MemoryStore::new(6 * BLOCK_CHARGE_MIN);
+        for block in &blocks[1..7] {
+            store.put(block, Terms::until(10 * HOUR)).unwrap();
+        }
+        (store, blocks)
+    }
+
+    #[test]
+    fn farthest_goes_first_and_the_newcomer_is_refused_if_that_is_it() {
+        let (mut store, blocks) = full();
+        let newcomer = Some(blocks[0].id());
+        assert!(!store.could_take(100, &claim(newcomer)));
+        assert!(store.make_room(100, &claim(newcomer)).is_err());
+        let newcomer = Some(blocks[7].id());
+        assert!(store.could_take(100, &claim(newcomer)));
+        store.make_room(100, &claim(newcomer)).unwrap();
+        assert!(!store.has(&blocks[1].id()) && store.has(&blocks[2].id()));
+    }
+
+    #[test]
+    fn expired_goes_before_the_farthest_and_pinned_leased_and_used_never() {
+        let (mut store, blocks) = full();
+        store.keep_until(&blocks[6].id(), 20);
+        store.set_time(10 * HOUR);
+        store.keep_until(&blocks[1].id(), 20);
+        store.keep_until(&blocks[2].id(), 20);
+        store
+            .put(
+                &blocks[3],
+                Terms {
+                    expires: 20,
+                    is_leased: true,
+                },
+            )
+            .unwrap();
+        store.begin_marking();
+        assert!(store.mark(&blocks[4].id()) && !store.mark(&blocks[0].id()));
+        store.end_marking();
+        let used = blocks[5].id();
+        let all = Claim {
+            is_in_use: &|id| *id == used,
+            ..claim(None)
+        };
+        // 4 is pinned and 5 in use, both expired.
+        store.make_room(2 * 4096, &all).unwrap();
+        let held: Vec<bool> = blocks.iter().map(|block| store.has(&block.id())).collect();
+        assert_eq!(held, [false, false, false, true, true, true, true, false]);
+        let rest = store.make_room(5 * 4096, &all);
+        assert!(rest.is_err() && !store.has(&blocks[6].id()));
+        store.release(&blocks[3].id());
+        store.begin_marking();
+        let before = store.usage().pinned_blocks;
+        store.end_marking();
+        assert_eq!((before, store.usage().pinned_blocks), (1, 0));
+        store.make_room(6 * 4096, &claim(None)).unwrap();
+        assert_eq!(store.usage().used_bytes, 0);
     }
 }

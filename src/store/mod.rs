@@ -7,7 +7,7 @@ pub mod pack;
 pub use memory::MemoryStore;
 
 use crate::block::{Block, Kind};
-use crate::id::BlockId;
+use crate::id::{BlockId, Point};
 use crate::sys::plain;
 use std::fmt;
 use std::io;
@@ -47,6 +47,88 @@ pub struct Usage {
     pub capacity_bytes: u64,
     /// Stretches of damage found and set aside.
     pub damaged: u64,
+    /// Bytes of removed blocks that have not gone back to the file system.
+    pub garbage_bytes: u64,
+    /// Files that are pinned.
+    pub pins: u64,
+    /// Blocks that belong to them, as far as they have been marked.
+    pub pinned_blocks: u64,
+    /// Whether an earlier failure of the disk has left the store read-only.
+    pub is_read_only: bool,
+    /// Whether the file system cannot take back a part of a file, so that half of the allotment is used.
+    pub is_halved: bool,
+}
+
+/// How long a block is kept when there is no room for all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Terms {
+    /// In whole hours since the Unix epoch; from then on it is among the first to go.
+    pub expires: u32,
+    /// The own copy of a client, whose other copies have not been counted yet: kept until then, or until it
+    /// expires.
+    pub is_leased: bool,
+}
+
+impl Terms {
+    /// Kept until this time, in seconds since the Unix epoch, rounded up to whole hours.
+    pub fn until(secs: u64) -> Terms {
+        Terms {
+            expires: u32::try_from(secs.div_ceil(3600)).unwrap_or(u32::MAX),
+            is_leased: false,
+        }
+    }
+
+    /// Both of two: the later end, and the lease of either.
+    pub fn or(self, other: Terms) -> Terms {
+        Terms {
+            expires: self.expires.max(other.expires),
+            is_leased: self.is_leased || other.is_leased,
+        }
+    }
+}
+
+/// A whole file that is kept.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Pin {
+    /// The address of its root.
+    pub root: BlockId,
+    /// Bytes of the file.
+    pub len: u64,
+}
+
+/// Who goes first when a block has to make room for others. First what is expired, then what is farthest from
+/// `home`; never what is pinned, leased or in use, and nothing that is closer than the newcomer.
+pub struct Claim<'a> {
+    /// The own place in the space of addresses.
+    pub home: Point,
+    /// The block that wants to come; `None` if it is to come whatever has to go for it.
+    pub newcomer: Option<BlockId>,
+    /// Whether a block is being sent just now.
+    pub is_in_use: &'a dyn Fn(&BlockId) -> bool,
+}
+
+/// A stretch that is not as it was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// From the start of the pack, in bytes.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// The block that was there, if that can still be told.
+    pub id: Option<BlockId>,
+}
+
+/// What a step of verification has found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Verified {
+    /// Where the next step begins; `None` at the end.
+    pub next: Option<u64>,
+    /// Blocks that were found sound.
+    pub blocks: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// What was found damaged; set aside from now on.
+    pub damaged: Vec<Damage>,
 }
 
 /// Why a store could not do what it was asked.
@@ -56,6 +138,11 @@ pub enum StoreError {
     Full {
         /// Bytes allotted.
         capacity: u64,
+    },
+    /// What is to be left free of the file system (bytes) would not be; nothing was written.
+    MinFree {
+        /// Bytes to be left free.
+        min_free: u64,
     },
     /// The file system, or the user's share of it, has no room; nothing was acknowledged. The text says what was
     /// being done, to which file.
@@ -77,7 +164,10 @@ impl StoreError {
 
     /// Whether there is no room, in the allotment or on the disk.
     pub fn is_full(&self) -> bool {
-        matches!(self, StoreError::Full { .. } | StoreError::DiskFull(..))
+        matches!(
+            self,
+            StoreError::Full { .. } | StoreError::MinFree { .. } | StoreError::DiskFull(..)
+        )
     }
 }
 
@@ -87,6 +177,10 @@ impl fmt::Display for StoreError {
             StoreError::Full { capacity } => {
                 write!(f, "the allotted {capacity} bytes are full; raise --capacity, or give another --dir")
             }
+            StoreError::MinFree { min_free } => write!(
+                f,
+                "less than {min_free} bytes of the disk would be left free; free some space, or lower --min-free"
+            ),
             StoreError::DiskFull(what, error) => {
                 let error = plain(error);
                 write!(f, "{what}: {error}; free some space on the disk, or give another --dir")
@@ -117,8 +211,60 @@ pub trait Store {
     /// The payload of a block that has been checked; valid until the store is next changed.
     fn payload(&self, id: &BlockId) -> Option<&[u8]>;
 
-    /// Writes a block, or finds that it has it.
-    fn put(&mut self, block: &Block) -> Result<Put, StoreError>;
+    /// Writes a block, or finds that it has it; then it is kept on the better of both terms.
+    fn put(&mut self, block: &Block, terms: Terms) -> Result<Put, StoreError>;
+
+    /// On which terms a block is kept; `None` if it is not here.
+    fn terms(&self, id: &BlockId) -> Option<Terms>;
+
+    /// Keeps a block until this time at least, in whole hours since the Unix epoch. Harmless if it is not here.
+    fn keep_until(&mut self, id: &BlockId, expires: u32);
+
+    /// Ends a block's lease. Harmless if it has none.
+    fn release(&mut self, id: &BlockId);
+
+    /// Takes a block out; whether it was here. Its space comes back after the next commit, in steps. It may be
+    /// here again after a power cut before that.
+    fn remove(&mut self, id: &BlockId) -> Result<bool, StoreError>;
+
+    /// The files that are pinned, in order of their roots.
+    fn pins(&self) -> Vec<Pin>;
+
+    /// Notes that a file is pinned; durable after the next commit. Harmless if it is already. Its blocks are
+    /// kept as they are marked.
+    fn add_pin(&mut self, pin: Pin) -> Result<(), StoreError>;
+
+    /// Notes that a file is no longer pinned; whether it was. Its blocks are kept until they have been marked
+    /// anew.
+    fn remove_pin(&mut self, root: &BlockId) -> Result<bool, StoreError>;
+
+    /// Begins to mark all blocks of all pins anew. Until [`Store::end_marking`] those marked earlier are kept as
+    /// well; after an opening, until then no block is dropped at all.
+    fn begin_marking(&mut self);
+
+    /// Marks a block as one of a pinned file; whether it is here. May be called at any time.
+    fn mark(&mut self, id: &BlockId) -> bool;
+
+    /// All blocks of all pins have been marked since [`Store::begin_marking`]: others may go.
+    fn end_marking(&mut self);
+
+    /// Whether there is room for a block of this many bytes of payload, or could be made.
+    fn could_take(&self, len: u32, claim: &Claim<'_>) -> bool;
+
+    /// Makes room for a block of this many bytes of payload, by removing others if need be.
+    /// [`StoreError::Full`] if those that would have to go may not.
+    fn make_room(&mut self, len: u32, claim: &Claim<'_>) -> Result<(), StoreError>;
+
+    /// Whether there is something to be done in the background.
+    fn has_work(&self) -> bool;
+
+    /// Does a slice of it: gives space back, writes what makes the next opening fast. Takes some milliseconds at
+    /// most.
+    fn work(&mut self);
+
+    /// Reads on from here, at most 1 MiB and one block, and compares all checksums, and the addresses of blocks.
+    /// Begins with 0. Of blocks that are not wanted only the headers are read.
+    fn verify(&mut self, from: u64, is_wanted: &dyn Fn(&BlockId) -> bool) -> Verified;
 
     /// Bytes put and not yet durable.
     fn uncommitted(&self) -> u64;

@@ -216,7 +216,9 @@ mod tests {
         let stored = Block::new(kind, vec![1; 5000]).expect("a block");
         let held = Rc::new(Block::new(kind, vec![2; 300]).expect("a block"));
         let mut store = MemoryStore::new(1 << 20);
-        store.put(&stored).expect("room");
+        store
+            .put(&stored, crate::store::Terms::default())
+            .expect("room");
         let mut expected = Vec::new();
         for frame in [
             Frame::Get(stored.id()),

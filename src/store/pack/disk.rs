@@ -1,20 +1,50 @@
 //! What a pack asks of the disk, as a trait: [`System`] is a file of the file system; in tests there are disks
 //! that record what they are told, that fail, and that lose power.
 //!
-//! A disk is one file: what is written goes to its end, and what is read comes through a map that shows the bytes
-//! below an end which the store sets. Called by the store alone.
+//! A disk is one file: what is written goes to its end, and what is read comes by calls that can fail, or through
+//! a map that shows the bytes below an end which the store sets. Beside it are two small files, the sides, for
+//! checkpoints. Called by the store alone.
 
 use super::lock::DirLock;
 use super::map::Map;
 use crate::sys;
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, IoSlice};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind, IoSlice, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Times one write is taken up again after a signal, before that is an error: a file system that is interrupted
 /// for ever must not hold the process.
 const INTERRUPTIONS_MAX: u32 = 1000;
+
+/// One of the two files that hold checkpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Side {
+    /// `index.0`
+    Zero,
+    /// `index.1`
+    One,
+}
+
+impl Side {
+    /// Both.
+    pub const ALL: [Side; 2] = [Side::Zero, Side::One];
+
+    /// The other.
+    pub fn other(self) -> Side {
+        match self {
+            Side::Zero => Side::One,
+            Side::One => Side::Zero,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Side::Zero => "index.0",
+            Side::One => "index.1",
+        }
+    }
+}
 
 /// A file that a store writes, and reads through a map.
 pub(super) trait Disk {
@@ -23,6 +53,35 @@ pub(super) trait Disk {
 
     /// Bytes that the file has now.
     fn file_len(&self) -> io::Result<u64>;
+
+    /// Reads some bytes at this offset, and says how many; 0 at the end of the file.
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Where the next bytes begin that are no hole, at this offset or after it; `None` if only a hole follows.
+    /// Only a hint: an answer that names too early an offset is none the less right.
+    fn data_after(&self, offset: u64) -> Option<u64>;
+
+    /// Bytes that the file takes on its file system, as `du` counts them.
+    fn allocated(&self) -> io::Result<u64>;
+
+    /// Bytes of the file system that are free.
+    fn free_space(&self) -> io::Result<u64>;
+
+    /// Has space set aside for these bytes, as far as the file system can; the file's length stays as it is.
+    fn allocate(&mut self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Gives whole pages back to the file system; they are not shown again but as zero.
+    /// [`ErrorKind::Unsupported`] where it cannot.
+    fn punch(&mut self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// All of a side, of which no more than `max` bytes; empty if it was never written.
+    fn read_side(&self, side: Side, max: u64) -> io::Result<Vec<u8>>;
+
+    /// Writes bytes of a side at this offset. After an error, any of them may have been written.
+    fn write_side(&mut self, side: Side, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Cuts a side to this length.
+    fn cut_side(&mut self, side: Side, len: u64) -> io::Result<()>;
 
     /// These bytes of the file; `None` if they do not all lie below the end that was set.
     fn slice(&self, offset: u64, len: u64) -> Option<&[u8]>;
@@ -49,6 +108,21 @@ pub(super) trait Disk {
 
     /// Starts to write these bytes back, without waiting. Only a hint.
     fn start_write_back(&mut self, offset: u64, len: u64);
+
+    /// Reads bytes at this offset until there are as many as there is room for, or the file ends; how many.
+    fn read_full(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        let mut left = INTERRUPTIONS_MAX;
+        while filled < bytes.len() {
+            match self.read(&mut bytes[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == ErrorKind::Interrupted && left > 0 => left -= 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
 
     /// Writes all of the parts at this offset, as one call where the system lets it. After an error, any of the
     /// bytes may have been written.
@@ -77,11 +151,24 @@ pub(super) struct System {
     path: PathBuf,
     file: File,
     map: Map,
+    /// Opened when they are first written.
+    sides: [Option<File>; 2],
     /// The last field, so that the directory is given up after the file has been closed.
     lock: DirLock,
 }
 
 impl System {
+    /// A side, opened for writing.
+    fn side(&mut self, side: Side) -> io::Result<&File> {
+        let open = &mut self.sides[side as usize];
+        if open.is_none() {
+            let mut options = OpenOptions::new();
+            let options = options.write(true).create(true).truncate(false).mode(0o600);
+            *open = Some(options.open(self.lock.dir().join(side.name()))?);
+        }
+        Ok(open.as_ref().expect("just opened"))
+    }
+
     /// Opens the file of this name in the directory, or makes it, and shows all of it.
     pub fn open(lock: DirLock, name: &str) -> io::Result<System> {
         let path = lock.dir().join(name);
@@ -101,6 +188,7 @@ impl System {
             path,
             file,
             map,
+            sides: [None, None],
             lock,
         })
     }
@@ -113,6 +201,53 @@ impl Disk for System {
 
     fn file_len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(bytes, offset)
+    }
+
+    fn data_after(&self, offset: u64) -> Option<u64> {
+        sys::data_after(&self.file, offset).unwrap_or(Some(offset))
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        // The unit of this number is 512 bytes on every file system; see stat(3type).
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
+
+    fn free_space(&self) -> io::Result<u64> {
+        sys::free_space(self.lock.dir())
+    }
+
+    fn allocate(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        match sys::allocate(&self.file, offset, len) {
+            // Then a write allocates, and may find that there is nothing left.
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+            done => done,
+        }
+    }
+
+    fn punch(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        sys::punch_hole(&self.file, offset, len)
+    }
+
+    fn read_side(&self, side: Side, max: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        match File::open(self.lock.dir().join(side.name())) {
+            Ok(file) => file.take(max).read_to_end(&mut bytes)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(bytes)
+    }
+
+    fn write_side(&mut self, side: Side, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.side(side)?.write_all_at(bytes, offset)
+    }
+
+    fn cut_side(&mut self, side: Side, len: u64) -> io::Result<()> {
+        self.side(side)?.set_len(len)
     }
 
     fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {

@@ -1,27 +1,34 @@
-//! Where each block lies: a list of places in the order of the blocks' addresses, in memory.
+//! Where each block lies, and on which terms: a list of places in the order of the blocks' addresses, in memory.
 //!
-//! A place is 16 bytes: the first 8 of the address, then offset, length and kind packed into 8 more. The rest of
-//! the address is in the record's header, which whoever looks a block up compares in the map; so an address may
-//! have several candidates. The first 64 bits of two addresses agree after some 2^32 hashes, of four after some
-//! 2^48: whoever grinds for it gains one more comparison for each.
+//! A place is 20 bytes: the first 8 of the address, then offset, length and kind packed into 8 more, then terms and
+//! marks in 4. The rest of the address is in the record's header, which whoever looks a block up compares; so an
+//! address may have several candidates. The first 64 bits of two addresses agree after some 2^32 hashes, of four
+//! after some 2^48: whoever grinds for it gains one more comparison for each.
 //!
 //! The places lie in sorted chunks, and the chunks' first places in a list of their own: two binary searches find
 //! a place, and an insertion moves half a chunk. That is a B-tree of two levels. A million random addresses take
-//! 23 bytes each (the nodes of the standard library's tree, two thirds full, come to about 31); there is no hash to
-//! be ground against, and it can be walked by region. Beyond some 100 million blocks it would want a third level.
+//! 29 bytes each (the nodes of the standard library's tree, two thirds full, come to about 38); there is no hash to
+//! be ground against, and it can be walked by region and by distance. Beyond some 100 million blocks it would want
+//! a third level.
 
 use crate::block::Kind;
 use crate::id::BlockId;
+use crate::store::Terms;
 
 /// Bytes of a pack at most: what a place has bits for.
 pub(super) const PACK_SIZE_MAX: u64 = 1 << (OFFSET_BITS + 3);
 
-/// Places in a chunk at most: 4 KiB, of which an insertion moves half.
+/// Places in a chunk at most: 5 KiB, of which an insertion moves half.
 const CHUNK_MAX: usize = 256;
 
 const OFFSET_BITS: u32 = 42;
 const LEN_BITS: u32 = 18;
 const KIND_BITS: u32 = 3;
+
+/// Bits of the last 4 bytes: whole hours since the Unix epoch, until the year 3883; a lease; two marks.
+const EXPIRES_BITS: u32 = 24;
+const LEASED: u32 = 1 << 24;
+const MARKS_AT: u32 = 25;
 
 const _: () = assert!(OFFSET_BITS + LEN_BITS + KIND_BITS + 1 == u64::BITS);
 const _: () = assert!(crate::limits::BLOCK_SIZE_MAX == 1 << LEN_BITS);
@@ -37,41 +44,116 @@ pub(super) struct Entry {
     pub kind: Kind,
     /// Whether the payload's checksum has been compared by this process.
     pub checked: bool,
+    /// How long it is kept.
+    pub terms: Terms,
+    /// Of which markings of pinned files it is part: bits 0 and 1.
+    pub marks: u8,
 }
 
-impl Entry {
-    fn pack(&self) -> u64 {
-        debug_assert!(self.offset < PACK_SIZE_MAX && self.offset.is_multiple_of(8));
-        let mut packed = self.offset / 8;
-        packed = packed << LEN_BITS | u64::from(self.len - 1);
-        packed = packed << KIND_BITS | u64::from(self.kind.to_byte());
-        packed << 1 | u64::from(self.checked)
-    }
+/// A place in the order of the index: the first 8 bytes of an address, and where of several with the same.
+pub(super) type Key = (u64, u64);
 
-    fn unpack(packed: u64) -> Entry {
-        let kind = (packed >> 1) as u8 & ((1 << KIND_BITS) - 1);
-        let len = (packed >> (1 + KIND_BITS)) as u32 & ((1 << LEN_BITS) - 1);
-        Entry {
-            offset: (packed >> (1 + KIND_BITS + LEN_BITS)) * 8,
-            len: len + 1,
-            kind: Kind::from_byte(kind).expect("a kind was packed"),
-            checked: packed & 1 == 1,
+/// The key before all others.
+pub(super) const FIRST_KEY: Key = (0, 0);
+
+#[derive(Clone, Copy)]
+#[repr(C, packed(4))]
+struct Place {
+    /// The first 8 bytes of the address.
+    prefix: u64,
+    /// Offset / 8, length - 1, kind, whether it is checked; from the top.
+    packed: u64,
+    /// Terms and marks.
+    rest: u32,
+}
+
+const _: () = assert!(size_of::<Place>() == 20);
+
+impl Place {
+    fn new(prefix: u64, entry: &Entry) -> Place {
+        debug_assert!(entry.offset < PACK_SIZE_MAX && entry.offset.is_multiple_of(8));
+        let mut packed = entry.offset / 8;
+        packed = packed << LEN_BITS | u64::from(entry.len - 1);
+        packed = packed << KIND_BITS | u64::from(entry.kind.to_byte());
+        packed = packed << 1 | u64::from(entry.checked);
+        let mut rest = entry.terms.expires.min((1 << EXPIRES_BITS) - 1);
+        rest |= if entry.terms.is_leased { LEASED } else { 0 };
+        rest |= u32::from(entry.marks & 3) << MARKS_AT;
+        Place {
+            prefix,
+            packed,
+            rest,
         }
     }
+
+    fn key(&self) -> Key {
+        // Not the checked bit: a place stays where it is when that changes.
+        (self.prefix, self.packed & !1)
+    }
+
+    /// `None` if these are no bytes that [`Place::new`] makes.
+    fn entry(&self) -> Option<Entry> {
+        let kind = (self.packed >> 1) as u8 & ((1 << KIND_BITS) - 1);
+        let len = (self.packed >> (1 + KIND_BITS)) as u32 & ((1 << LEN_BITS) - 1);
+        Some(Entry {
+            offset: (self.packed >> (1 + KIND_BITS + LEN_BITS)) * 8,
+            len: len + 1,
+            kind: Kind::from_byte(kind)?,
+            checked: self.packed & 1 == 1,
+            terms: Terms {
+                expires: self.rest & ((1 << EXPIRES_BITS) - 1),
+                is_leased: self.rest & LEASED != 0,
+            },
+            marks: (self.rest >> MARKS_AT) as u8 & 3,
+        })
+    }
+
+    fn unpack(&self) -> Entry {
+        self.entry().expect("a kind was packed")
+    }
 }
 
-/// The first 8 bytes of an address, and an [`Entry`] packed.
-type Place = (u64, u64);
+/// Bytes of an entry in a checkpoint.
+pub(super) const ENTRY_LEN: usize = 20;
 
-fn prefix(id: &BlockId) -> u64 {
+/// An entry as a checkpoint has it, with the first 8 bytes of its address: without what only this process knows.
+pub(super) fn encode_entry(prefix: u64, entry: &Entry) -> [u8; ENTRY_LEN] {
+    let lasting = Entry {
+        checked: false,
+        marks: 0,
+        ..*entry
+    };
+    let place = Place::new(prefix, &lasting);
+    let (packed, rest) = (place.packed, place.rest);
+    let mut bytes = [0; ENTRY_LEN];
+    bytes[..8].copy_from_slice(&prefix.to_be_bytes());
+    bytes[8..16].copy_from_slice(&packed.to_be_bytes());
+    bytes[16..].copy_from_slice(&rest.to_be_bytes());
+    bytes
+}
+
+/// The inverse; `None` if they are no such bytes.
+pub(super) fn decode_entry(bytes: &[u8; ENTRY_LEN]) -> Option<(u64, Entry)> {
+    let u64_at = |at: usize| u64::from_be_bytes(*bytes[at..].first_chunk().expect("8 bytes"));
+    let place = Place {
+        prefix: u64_at(0),
+        packed: u64_at(8),
+        rest: u32::from_be_bytes(*bytes[16..].first_chunk().expect("4 bytes")),
+    };
+    let entry = place.entry()?;
+    (encode_entry(place.prefix, &entry) == *bytes).then_some((place.prefix, entry))
+}
+
+/// The first 8 bytes of an address, by which the index is ordered.
+pub(super) fn prefix(id: &BlockId) -> u64 {
     u64::from_be_bytes(*id.0.first_chunk().expect("an address has 32 bytes"))
 }
 
 /// All places, ordered by address as far as its first 8 bytes tell.
 #[derive(Default)]
 pub(super) struct Index {
-    /// The first place of each chunk. Invariant: as many as chunks, in ascending order.
-    firsts: Vec<Place>,
+    /// The first key of each chunk. Invariant: as many as chunks, in ascending order.
+    firsts: Vec<Key>,
     /// Invariant: none is empty or has more than [`CHUNK_MAX`]; each is sorted.
     chunks: Vec<Vec<Place>>,
     len: u64,
@@ -86,7 +168,7 @@ impl Index {
     /// Bytes of memory that it takes.
     #[cfg(test)]
     pub fn memory(&self) -> usize {
-        let lists = self.firsts.capacity() * size_of::<Place>()
+        let lists = self.firsts.capacity() * size_of::<Key>()
             + self.chunks.capacity() * size_of::<Vec<Place>>();
         let places = self.chunks.iter().map(Vec::capacity).sum::<usize>();
         lists + places * size_of::<Place>()
@@ -94,28 +176,38 @@ impl Index {
 
     /// Every place, in order of address.
     pub fn iter(&self) -> impl Iterator<Item = Entry> + '_ {
-        let places = self.chunks.iter().flatten();
-        places.map(|place| Entry::unpack(place.1))
+        self.iter_from(FIRST_KEY).map(|(_, entry)| entry)
+    }
+
+    /// Every place from this key on, in order of address.
+    pub fn iter_from(&self, key: Key) -> impl Iterator<Item = (Key, Entry)> + '_ {
+        let (chunk, at) = self.search(key);
+        let here = self.chunks.get(chunk).map_or(&[][..], |it| &it[at..]);
+        let later = self.chunks.iter().skip(chunk + 1).flatten();
+        let places = here.iter().chain(later);
+        places.map(|place| (place.key(), place.unpack()))
     }
 
     /// The places at which a block of this address may lie, of which at most one header has it whole, but for
     /// damage: then the block may have been stored again.
     pub fn candidates(&self, id: &BlockId) -> impl Iterator<Item = Entry> + '_ {
         let prefix = prefix(id);
-        let (chunk, at) = self.search((prefix, 0));
-        let here = self.chunks.get(chunk).map_or(&[][..], |it| &it[at..]);
-        let later = self.chunks.iter().skip(chunk + 1).flatten();
-        here.iter()
-            .chain(later)
-            .take_while(move |place| place.0 == prefix)
-            .map(|place| Entry::unpack(place.1))
+        let places = self.iter_from((prefix, 0));
+        places
+            .take_while(move |(key, _)| key.0 == prefix)
+            .map(|(_, entry)| entry)
+    }
+
+    /// The block of this address whose record lies at this offset.
+    pub fn at(&self, id: &BlockId, offset: u64) -> Option<Entry> {
+        self.candidates(id).find(|entry| entry.offset == offset)
     }
 
     /// Enters a block; two entries of one offset must not be.
     pub fn insert(&mut self, id: &BlockId, entry: Entry) {
-        let place = (prefix(id), entry.pack());
+        let place = Place::new(prefix(id), &entry);
         self.len += 1;
-        let (mut chunk, mut at) = self.search(place);
+        let (mut chunk, mut at) = self.search(place.key());
         if self.chunks.is_empty() {
             self.add_chunk(0, vec![]);
         }
@@ -134,61 +226,91 @@ impl Index {
             }
         }
         self.chunks[chunk].insert(at, place);
-        self.firsts[chunk] = self.chunks[chunk][0];
+        self.firsts[chunk] = self.chunks[chunk][0].key();
+    }
+
+    /// Enters a place after all others; false, and nothing is done, if it does not belong there.
+    pub fn push(&mut self, prefix: u64, entry: &Entry) -> bool {
+        let place = Place::new(prefix, entry);
+        let last = self.chunks.last().and_then(|it| it.last());
+        if last.is_some_and(|last| last.key() >= place.key()) {
+            return false;
+        }
+        self.append(place);
+        true
+    }
+
+    fn append(&mut self, place: Place) {
+        if self.chunks.last().is_none_or(|it| it.len() == CHUNK_MAX) {
+            self.add_chunk(self.chunks.len(), vec![]);
+            *self.firsts.last_mut().expect("just added") = place.key();
+        }
+        self.chunks.last_mut().expect("there is one").push(place);
+        self.len += 1;
     }
 
     /// Takes an entry out; false if it is not there.
     pub fn remove(&mut self, id: &BlockId, entry: &Entry) -> bool {
-        let place = (prefix(id), entry.pack());
-        let (chunk, at) = self.search(place);
-        if self.chunks.get(chunk).and_then(|it| it.get(at)) != Some(&place) {
+        let Some((chunk, at)) = self.find(prefix(id), entry) else {
             return false;
-        }
+        };
         self.len -= 1;
         self.chunks[chunk].remove(at);
         self.close_gap(chunk);
         true
     }
 
-    /// Notes that the payload's checksum has been compared.
-    pub fn set_checked(&mut self, id: &BlockId, entry: &Entry) {
-        if self.remove(id, entry) {
-            let checked = true;
-            self.insert(id, Entry { checked, ..*entry });
-        }
+    /// Changes what is known of the block at this entry's offset; false if there is none.
+    pub fn update(&mut self, id: &BlockId, entry: Entry) -> bool {
+        self.update_at(prefix(id), entry)
     }
 
-    /// Takes out all entries that begin at this offset or after it, and returns them. Linear.
-    pub fn split_off(&mut self, offset: u64) -> Vec<Entry> {
+    /// The same by the first 8 bytes of the address.
+    pub fn update_at(&mut self, prefix: u64, entry: Entry) -> bool {
+        let Some((chunk, at)) = self.find(prefix, &entry) else {
+            return false;
+        };
+        self.chunks[chunk][at] = Place::new(prefix, &entry);
+        true
+    }
+
+    /// Goes through all places, in order of address, and keeps those that are given back. Linear.
+    pub fn retain(&mut self, mut keep: impl FnMut(Entry) -> Option<Entry>) {
         let old = std::mem::take(self);
-        let mut removed = Vec::new();
         for place in old.chunks.into_iter().flatten() {
-            let entry = Entry::unpack(place.1);
-            if entry.offset >= offset {
-                removed.push(entry);
-                continue;
+            if let Some(entry) = keep(place.unpack()) {
+                self.append(Place::new(place.prefix, &entry));
             }
-            if self.chunks.last().is_none_or(|it| it.len() == CHUNK_MAX) {
-                self.add_chunk(self.chunks.len(), vec![]);
-                *self.firsts.last_mut().expect("just added") = place;
-            }
-            self.chunks.last_mut().expect("there is one").push(place);
-            self.len += 1;
         }
-        removed
     }
 
-    /// The chunk to which a place belongs, and where in it; for the empty index 0 and 0.
-    fn search(&self, place: Place) -> (usize, usize) {
-        let after = self.firsts.partition_point(|first| *first <= place);
+    /// Takes these marks off all places. Linear.
+    pub fn clear_marks(&mut self, marks: u8) {
+        let kept = !(u32::from(marks & 3) << MARKS_AT);
+        for place in self.chunks.iter_mut().flatten() {
+            place.rest &= kept;
+        }
+    }
+
+    /// The chunk to which a key belongs, and where in it; for the empty index 0 and 0.
+    fn search(&self, key: Key) -> (usize, usize) {
+        let after = self.firsts.partition_point(|first| *first <= key);
         let chunk = after.saturating_sub(1);
         let places = self.chunks.get(chunk).map_or(&[][..], |it| it);
-        (chunk, places.partition_point(|it| *it < place))
+        (chunk, places.partition_point(|it| it.key() < key))
+    }
+
+    /// Where the block at this entry's offset is.
+    fn find(&self, prefix: u64, entry: &Entry) -> Option<(usize, usize)> {
+        let key = Place::new(prefix, entry).key();
+        let (chunk, at) = self.search(key);
+        let place = self.chunks.get(chunk)?.get(at)?;
+        (place.key() == key).then_some((chunk, at))
     }
 
     /// Adds a chunk with room for all that may come into it.
     fn add_chunk(&mut self, at: usize, mut places: Vec<Place>) {
-        let first = places.first().copied().unwrap_or_default();
+        let first = places.first().map_or(FIRST_KEY, Place::key);
         places.reserve_exact(CHUNK_MAX - places.len());
         self.chunks.insert(at, places);
         self.firsts.insert(at, first);
@@ -203,7 +325,7 @@ impl Index {
             self.firsts.remove(chunk);
             return;
         }
-        self.firsts[chunk] = self.chunks[chunk][0];
+        self.firsts[chunk] = self.chunks[chunk][0].key();
         if next.is_some_and(|next| len + next <= CHUNK_MAX / 2) {
             let next = self.chunks.remove(chunk + 1);
             self.firsts.remove(chunk + 1);
@@ -226,6 +348,11 @@ mod tests {
             len: 1 + (n * 7919 % (1 << LEN_BITS)) as u32,
             kind: Kind::from_byte([1, 2, 3, 5, 6, 7][n as usize % 6]).unwrap(),
             checked: n.is_multiple_of(2),
+            terms: Terms {
+                expires: n as u32 % (1 << EXPIRES_BITS),
+                is_leased: n.is_multiple_of(3),
+            },
+            marks: n as u8 % 4,
         }
     }
 
@@ -237,7 +364,16 @@ mod tests {
             ..entry(5)
         };
         for entry in (0..1000).map(entry).chain([last]) {
-            assert_eq!(Entry::unpack(entry.pack()), entry);
+            assert_eq!(Place::new(7, &entry).unpack(), entry);
+            let lasting = Entry {
+                checked: false,
+                marks: 0,
+                ..entry
+            };
+            let mut bytes = encode_entry(7, &entry);
+            assert_eq!(decode_entry(&bytes), Some((7, lasting)));
+            bytes[15] |= 1;
+            assert_eq!(decode_entry(&bytes), None, "a bit that is not kept");
         }
     }
 
@@ -255,7 +391,10 @@ mod tests {
                 let grows = n % 8000 < 5000;
                 if rng.below(4) < if grows { 3 } else { 1 } {
                     index.insert(&id, entry(n));
-                    map.insert((few, entry(n).pack()), (id, entry(n)));
+                    map.insert(
+                        (few, Place::new(few, &entry(n)).packed & !1),
+                        (id, entry(n)),
+                    );
                 } else if let Some((&key, _)) = map.range((few, 0)..).next() {
                     let (id, entry) = map.remove(&key).unwrap();
                     assert!(index.remove(&id, &entry));
@@ -276,9 +415,23 @@ mod tests {
                 }
             }
             let offset = entry(10_000).offset;
-            let removed = index.split_off(offset).len() as u64;
+            let before = index.len();
+            let keep = |it: Entry| (it.offset < offset).then_some(Entry { marks: 3, ..it });
+            index.retain(keep);
             map.retain(|_, it| it.1.offset < offset);
-            assert!(removed > 0);
+            map.values_mut().for_each(|it| it.1.marks = 3);
+            assert!(index.len() < before);
+            let sorted: Vec<_> = index.iter_from(FIRST_KEY).collect();
+            let mut pushed = Index::default();
+            assert!(sorted.iter().all(|(key, it)| pushed.push(key.0, it)));
+            assert!(pushed.iter().eq(index.iter()) && pushed.len() == index.len());
+            if let Some(&(key, it)) = sorted.first() {
+                assert!(!pushed.push(key.0, &it), "not in order");
+                let other = Entry { marks: 0, ..it };
+                assert!(pushed.update_at(key.0, other) && pushed.iter().next() == Some(other));
+                pushed.clear_marks(3);
+                assert!(pushed.iter().all(|it| it.marks == 0));
+            }
             assert!(index.iter().eq(map.values().map(|it| it.1)));
             assert_eq!(index.len(), map.len() as u64);
         }

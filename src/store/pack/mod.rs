@@ -1,33 +1,64 @@
 //! The store of a data directory: one append-only file, the pack, specified in strew-pack(5).
 //!
-//! `record` has its bytes, `scan` finds them again, `disk` holds them and `map` shows them, `index` knows where
-//! which block lies, and `lock` keeps other processes away. The index is made anew from the pack at each opening; it needs no other file.
+//! `record` and `note` have its bytes, `disk` holds them, `window` reads them and `map` shows them, `scan` finds out
+//! what they come to, and `checkpoint` keeps that for the next opening. `index` knows where which block lies, `gaps`
+//! where nothing counts any more, `space` what all that takes, `evict` who goes first. `commit` makes durable, and
+//! `reclaim` gives space back, in slices. `verify` reads everything again, and `lock` keeps other processes away.
 //! Nothing here asks the time or draws entropy: both are given.
 
+mod checkpoint;
+mod commit;
 mod disk;
+mod evict;
+mod gaps;
 mod index;
 mod lock;
 mod map;
+mod note;
+mod reclaim;
 mod record;
 mod scan;
+mod space;
+mod verify;
+mod window;
 
 pub use lock::{DirLock, LockError, Role};
 
-use super::{Put, Sequence, Store, StoreError, Usage};
+use super::{Claim, Pin, Put, Sequence, Store, StoreError, Terms, Usage, Verified};
 use crate::block::{Block, Kind};
 use crate::id::BlockId;
-use crate::limits::{RESERVATION, UNCOMMITTED_MAX, WRITE_BACK_STEP};
+use crate::limits::*;
 use crate::sys::plain;
+use checkpoint::Checkpoint;
+use commit::Pending;
 use disk::{Disk, System};
+use evict::{Evictor, Marks};
+use gaps::Gaps;
 use index::{Entry, Index, PACK_SIZE_MAX};
-use record::{PackId, Record, ADDRESS_AT, ALIGN, FILE_HEADER_LEN, RECORD_HEADER_LEN};
+use reclaim::Background;
+use record::{PackId, Record, ADDRESS_AT, ALIGN, FILE_HEADER_LEN, RECORD_HEADER_LEN, TYPE_PIN};
+use scan::{Last, PinNote};
+use space::Space;
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
+
+/// The space that a store may use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Allotment {
+    /// Bytes of the directory at most, as `du` counts them.
+    pub capacity: u64,
+    /// Bytes of the file system that are left free.
+    pub min_free: u64,
+}
 
 /// What the opening of a pack found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Opened {
-    /// Sound records of all types. Payloads older than the last [`UNCOMMITTED_MAX`] bytes are not looked at.
+    /// Sound records that were read one by one: all, or those that follow the checkpoint. Payloads of blocks older
+    /// than the last [`UNCOMMITTED_MAX`] bytes are not looked at.
     pub records: u64,
+    /// Whether a checkpoint was used.
+    pub has_checkpoint: bool,
     /// Bytes of a torn tail that were cut away.
     pub cut_bytes: u64,
     /// Offset and length, in bytes, of each stretch that is damaged but followed by sound records. They stay in
@@ -43,42 +74,58 @@ pub struct PackStore {
     disk: Box<dyn Disk>,
     id: PackId,
     index: Index,
+    gaps: Gaps,
+    /// By the root.
+    pins: BTreeMap<BlockId, PinNote>,
+    /// Where each damaged stretch begins, and where it ends.
+    damaged: BTreeMap<u64, u64>,
+    space: Space,
+    marks: Marks,
+    evictor: Evictor,
+    /// What is to be said by notes, and what is being moved.
+    pending: Pending,
+    background: Background,
     opened: Opened,
-    /// Stamped on records, in seconds since the Unix epoch.
-    time: u32,
+    /// Seconds since the Unix epoch.
+    time: u64,
     /// Where the next record goes. Invariant: a multiple of [`ALIGN`]; every record below it is whole.
     tail: u64,
+    last: Last,
     /// Everything below is durable.
     committed_tail: u64,
     /// Write-back has been started for everything below.
     write_back_tail: u64,
     written: Sequence,
     committed: Sequence,
-    usage: Usage,
+    payload_bytes: u64,
     is_read_only: bool,
     /// Whether the last write failed for want of space on the file system; so that it is said once.
     is_disk_full: bool,
 }
 
 impl PackStore {
-    /// Opens the pack of a locked directory, or makes one; `capacity` is in bytes and may be less than is there:
-    /// then puts are refused. `entropy`, 32 random bytes, becomes the id of a pack that is made, and is ignored
-    /// otherwise. A torn tail is cut and damage set aside; see [`PackStore::opened`].
+    /// Opens the pack of a locked directory, or makes one; the allotment may be less than is there: then puts are
+    /// refused. `entropy`, 32 random bytes, becomes the id of a pack that is made, and is ignored otherwise. A torn
+    /// tail is cut and damage set aside; see [`PackStore::opened`].
     ///
     /// Fails if the file `pack` is not a pack, or of another version, or has a damaged file header
     /// ([`ErrorKind::InvalidData`]), and leaves it as it is; or if the system refuses something. Reads every header
-    /// and the payloads of the last [`UNCOMMITTED_MAX`] bytes.
-    pub fn open(lock: DirLock, capacity: u64, entropy: [u8; 32]) -> Result<PackStore, StoreError> {
+    /// that follows the last checkpoint, and the payloads of the last [`UNCOMMITTED_MAX`] bytes.
+    pub fn open(
+        lock: DirLock,
+        allotment: Allotment,
+        entropy: [u8; 32],
+    ) -> Result<PackStore, StoreError> {
         let path = lock.dir().join("pack");
         let disk = System::open(lock, "pack")
             .map_err(|error| StoreError::io(format!("open {}", path.display()), error))?;
-        PackStore::open_on(Box::new(disk), capacity, entropy)
+        PackStore::open_on(Box::new(disk), allotment, entropy)
     }
 
     /// The same on any disk that shows all of its file.
     fn open_on(
         mut disk: Box<dyn Disk>,
-        capacity: u64,
+        allotment: Allotment,
         entropy: [u8; 32],
     ) -> Result<PackStore, StoreError> {
         let path = disk.path().to_path_buf();
@@ -95,12 +142,14 @@ impl PackStore {
                 (id, FILE_HEADER_LEN as u64)
             }
         };
-        let pack = disk.slice(0, len).expect("the disk shows all of its file");
-        let found = scan::scan(pack, &id);
-        for (offset, len) in &found.damaged {
+        let (checkpoint, side, sequence) = Checkpoint::load(&*disk, &id, len);
+        let has_checkpoint = checkpoint.is_some();
+        let found = scan::scan(&*disk, &id, len, checkpoint).map_err(failed("read"))?;
+        for (start, end) in &found.damaged {
             log::warn!(
-                "{}: {len} bytes at offset {offset} are damaged; they are set aside",
-                path.display()
+                "{}: {} bytes at offset {start} are damaged; they are set aside",
+                path.display(),
+                end - start,
             );
         }
         if found.tail < len {
@@ -110,35 +159,52 @@ impl PackStore {
                 len - found.tail,
                 found.tail
             );
-            disk.set_end(found.tail);
-            disk.set_len(found.tail).map_err(failed("cut the end of"))?;
         }
+        // Also where nothing is cut: space may have been set aside behind the end.
+        disk.set_end(found.tail.min(len));
+        disk.set_len(found.tail).map_err(failed("cut the end of"))?;
+        disk.set_end(found.tail);
         // A process that was killed may have left records that only the system's cache holds. From here on they
         // count as committed, so they are made durable first.
         disk.sync().map_err(failed("sync"))?;
-        let usage = Usage {
-            blocks: found.index.len(),
-            payload_bytes: found.index.iter().map(|it| u64::from(it.len)).sum(),
-            used_bytes: found.charged + RESERVATION,
-            capacity_bytes: capacity,
-            damaged: found.damaged.len() as u64,
-        };
+        let mut space = Space::new(&*disk, allotment, found.tail).map_err(failed("look at"))?;
+        let mut payload_bytes = 0;
+        for entry in found.index.iter() {
+            space.add(entry.len);
+            payload_bytes += u64::from(entry.len);
+        }
+        let mut marks = Marks::default();
+        if found.pins.is_empty() {
+            marks.end();
+        }
+        let damaged = found.damaged.iter();
+        let damaged = damaged.map(|&(start, end)| (start, end - start));
         Ok(PackStore {
             disk,
             id,
-            index: found.index,
             opened: Opened {
                 records: found.records,
-                cut_bytes: len - found.tail,
-                damaged: found.damaged,
+                has_checkpoint,
+                cut_bytes: len.saturating_sub(found.tail),
+                damaged: damaged.collect(),
             },
+            background: Background::new(side, sequence, found.records, found.is_readable),
+            index: found.index,
+            gaps: found.gaps,
+            pins: found.pins,
+            damaged: found.damaged.into_iter().collect(),
+            space,
+            marks,
+            evictor: Evictor::new(),
+            pending: Pending::new(found.stale),
             time: 0,
             tail: found.tail,
+            last: found.last,
             committed_tail: found.tail,
             write_back_tail: found.tail,
             written: Sequence::default(),
             committed: Sequence::default(),
-            usage,
+            payload_bytes,
             is_read_only: false,
             is_disk_full: false,
         })
@@ -149,44 +215,87 @@ impl PackStore {
         &self.opened
     }
 
-    /// Whether the file still has the bytes of this record: to read a page that somebody has cut from it would
-    /// end the process.
+    /// Makes durable what was put, and writes a checkpoint if much has come since the last. For the end of a
+    /// process; all of it can be left out.
+    pub fn close(&mut self) {
+        if self.begin_commit().is_err() {
+            return;
+        }
+        self.seal_at_close();
+        if self.disk.set_len(self.tail).is_ok() {
+            self.space.cut(&*self.disk, self.tail);
+        }
+    }
+
+    /// The address in the header of this record, as far as the file has one; the address may be another block's.
+    fn address(&self, entry: &Entry) -> io::Result<Option<BlockId>> {
+        read_address(&*self.disk, entry)
+    }
+
+    /// What takes room in checkpoints beside blocks.
+    fn places(&self) -> u64 {
+        self.gaps.len() + 2 * self.pins.len() as u64
+    }
+
+    /// Where a block lies; not if its header is damaged, or cannot be read.
+    fn find(&self, id: &BlockId) -> Option<Entry> {
+        let mut candidates = self.index.candidates(id);
+        candidates.find(|entry| self.address(entry).is_ok_and(|it| it == Some(*id)))
+    }
+
+    /// The same for who must be sure that it is not here.
+    fn find_surely(&self, id: &BlockId) -> Result<Option<Entry>, StoreError> {
+        for entry in self.index.candidates(id) {
+            let address = self.address(&entry);
+            if address.map_err(|error| self.failed("read", error))? == Some(*id) {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the header of this entry is that of another block.
+    fn is_of_another(&self, id: &BlockId, entry: &Entry) -> bool {
+        let address = self.address(entry);
+        address.is_ok_and(|address| address.is_some_and(|other| other != *id))
+    }
+
+    /// Whether the file still has the bytes of this record: to read a page that somebody has cut from it through
+    /// the map would end the process.
     fn is_in_file(&self, entry: &Entry) -> io::Result<bool> {
         let end = entry.offset + record::extent(entry.len);
         Ok(self.disk.file_len()? >= end)
     }
 
-    /// Whether the block's record, all of it in the file, is as it was written.
-    fn is_sound(&self, id: &BlockId, entry: &Entry) -> bool {
-        let extent = record::extent(entry.len);
-        let Some(bytes) = self.disk.slice(entry.offset, extent) else {
-            return false;
+    /// The record of this entry with its payload, read from the disk, if it is as it was written.
+    fn read_sound(&self, entry: &Entry) -> io::Result<Option<(Record, Vec<u8>)>> {
+        let mut bytes = vec![0; RECORD_HEADER_LEN + entry.len as usize];
+        let read = self.disk.read_full(&mut bytes, entry.offset)?;
+        let Some(record) = Record::decode(&bytes[..read], &self.id, entry.offset) else {
+            return Ok(None);
         };
-        let payload = &bytes[RECORD_HEADER_LEN..][..entry.len as usize];
-        Record::decode(bytes, &self.id, entry.offset).is_some_and(|record| {
-            record.address == id.0
-                && record.len == entry.len
-                && record.block_kind == entry.kind.to_byte()
-                && record.payload_crc == crc32fast::hash(payload)
-        })
+        let is_as_indexed = read == bytes.len()
+            && record.len == entry.len
+            && record.block_kind == entry.kind.to_byte();
+        let payload = bytes.split_off(RECORD_HEADER_LEN);
+        let is_sound = is_as_indexed && crc32fast::hash(&payload) == record.payload_crc;
+        Ok(is_sound.then_some((record, payload)))
     }
 
-    /// Whether the header there has this address; not if it is damaged. The file has it.
-    fn is_named(&self, id: &BlockId, entry: &Entry) -> bool {
-        self.disk.slice(entry.offset + ADDRESS_AT, 32) == Some(&id.0)
-    }
-
-    /// Where a block lies that has just been checked, and so is in the file.
-    fn find(&self, id: &BlockId) -> Option<Entry> {
-        let mut candidates = self.index.candidates(id);
-        candidates.find(|it| self.is_named(id, it))
+    /// Enters a block that was written.
+    fn enter(&mut self, id: &BlockId, entry: Entry) {
+        self.index.insert(id, entry);
+        self.space.add(entry.len);
+        self.payload_bytes += u64::from(entry.len);
+        self.evictor.handle_put(id, entry.terms.expires);
     }
 
     /// Takes a block out of the index; its record stays where it is.
     fn forget(&mut self, id: &BlockId, entry: &Entry) {
         if self.index.remove(id, entry) {
-            self.usage.blocks -= 1;
-            self.usage.payload_bytes -= u64::from(entry.len);
+            self.space.remove(entry.len);
+            self.payload_bytes -= u64::from(entry.len);
+            self.marks.forget(entry);
         }
     }
 
@@ -198,48 +307,83 @@ impl PackStore {
             entry.offset
         );
         self.forget(id, entry);
-        self.usage.damaged += 1;
+        let end = entry.offset + record::extent(entry.len);
+        self.damaged.insert(entry.offset, end);
     }
 
-    /// Writes a block's record at the tail. After an error the tail is where it was, and what may lie behind it
-    /// has been cut away.
-    fn append(&mut self, block: &Block) -> Result<Entry, StoreError> {
-        let record = Record::of_block(block, self.time);
+    /// The disk cannot read something, now at least: what is set aside for that is not to be remembered.
+    fn handle_unreadable(&mut self, offset: u64, error: &io::Error) {
+        self.background.stop_checkpoints();
+        log::warn!(
+            "read {} at offset {offset}: {}",
+            self.disk.path().display(),
+            plain(error)
+        );
+    }
+
+    /// Changes the terms of a block.
+    fn set_terms(&mut self, id: &BlockId, entry: &Entry, terms: Terms) {
+        if terms == entry.terms {
+            return;
+        }
+        self.index.update(id, Entry { terms, ..*entry });
+        self.pending.terms.insert(entry.offset, terms);
+        self.evictor.handle_release();
+    }
+
+    /// Stamped on records; saturates in the year 2106.
+    fn stamp(&self) -> u32 {
+        u32::try_from(self.time).unwrap_or(u32::MAX)
+    }
+
+    /// The present hour since the Unix epoch.
+    fn hour(&self) -> u32 {
+        u32::try_from(self.time / 3600).unwrap_or(u32::MAX)
+    }
+
+    /// Writes a record at the tail, where space has been set aside. After an error the tail is where it was, and
+    /// what may lie behind it has been cut away. The offset of the record.
+    fn append(&mut self, record: &Record, payload: &[u8]) -> Result<u64, StoreError> {
         let header = record.encode(&self.id, self.tail);
         let padding = record.extent() - RECORD_HEADER_LEN as u64 - u64::from(record.len);
         let padding = &[0; ALIGN as usize][..padding as usize];
-        let end = self.tail + record.extent();
+        let (offset, end) = (self.tail, self.tail + record.extent());
+        if end > PACK_SIZE_MAX {
+            return Err(StoreError::Full {
+                capacity: PACK_SIZE_MAX,
+            });
+        }
         // Room in the map first: then nothing can fail once the record is written.
         self.disk
             .reserve(end)
             .map_err(|error| self.failed("map", error))?;
-        let parts = [&header[..], block.payload(), padding];
-        if let Err(error) = self.disk.write_all(&parts, self.tail) {
+        if let Err(error) = self.disk.write_all(&[&header, payload, padding], offset) {
             return Err(self.refuse(error));
         }
         self.is_disk_full = false;
-        let entry = Entry {
-            offset: self.tail,
-            len: record.len,
-            kind: block.kind(),
-            checked: false,
-        };
         self.tail = end;
         self.disk.set_end(end);
+        let crc = header.last_chunk().expect("a header has 64 bytes");
+        let crc = u32::from_be_bytes(*crc);
+        self.last = Last { offset, crc };
+        self.background.handle_record();
         if self.tail - self.write_back_tail >= WRITE_BACK_STEP {
             let len = self.tail - self.write_back_tail;
             self.disk.start_write_back(self.write_back_tail, len);
             self.write_back_tail = self.tail;
         }
-        Ok(entry)
+        Ok(offset)
     }
 
     /// Cuts away what may lie behind the tail. If even this fails, the next record overwrites it, and an opening
     /// cuts it.
     fn cut_back(&mut self) {
-        if let Err(error) = self.disk.set_len(self.tail) {
-            let cause = plain(&error);
-            log::debug!("cut the end of {}: {cause}", self.disk.path().display());
+        match self.disk.set_len(self.tail) {
+            Ok(()) => self.space.cut(&*self.disk, self.tail),
+            Err(error) => {
+                let cause = plain(&error);
+                log::debug!("cut the end of {}: {cause}", self.disk.path().display());
+            }
         }
     }
 
@@ -247,28 +391,49 @@ impl PackStore {
     fn refuse(&mut self, error: io::Error) -> StoreError {
         self.cut_back();
         let error = self.failed("write", error);
+        self.say_if_full(&error);
+        error
+    }
+
+    fn say_if_full(&mut self, error: &StoreError) {
         if error.is_full() && !self.is_disk_full {
             self.is_disk_full = true;
             log::warn!("{error}; until then blocks are refused");
         }
-        error
     }
 
     fn failed(&self, what: &str, error: io::Error) -> StoreError {
         StoreError::io(format!("{what} {}", self.disk.path().display()), error)
     }
+
+    fn full(&self) -> StoreError {
+        StoreError::Full {
+            capacity: self.space.limit(),
+        }
+    }
+
+    /// Bytes that a block of this many bytes lacks.
+    fn lacks(&self, len: u32) -> u64 {
+        self.space.lacks(len, self.tail, self.places())
+    }
+
+    /// Sets space aside for a record of this extent.
+    fn grow(&mut self, extent: u64) -> Result<(), StoreError> {
+        let used = self.space.used(self.places()) + self.space.headroom();
+        let room = self.space.limit().saturating_sub(used);
+        let (disk, tail) = (&mut *self.disk, self.tail);
+        self.space.grow(disk, tail, extent, room)
+    }
 }
 
 impl Store for PackStore {
-    /// 0 until it is set. Only informs whoever reads the pack; saturates in the year 2106.
+    /// 0 until it is set.
     fn set_time(&mut self, secs: u64) {
-        self.time = u32::try_from(secs).unwrap_or(u32::MAX);
+        self.time = secs;
     }
 
     fn has(&self, id: &BlockId) -> bool {
-        // To look at a header that was cut from the file would end the process.
-        let mut candidates = self.index.candidates(id);
-        candidates.any(|it| self.is_in_file(&it).unwrap_or(false) && self.is_named(id, &it))
+        self.find(id).is_some()
     }
 
     fn check(&mut self, id: &BlockId) -> Option<(Kind, u32)> {
@@ -277,45 +442,58 @@ impl Store for PackStore {
         for entry in candidates {
             // The length each time, the checksum once: this is cheap, and a file can be cut at any time. If the
             // system does not tell, the block is not read now, and not given up either.
-            let is_in_file = self.is_in_file(&entry).ok()?;
-            if !is_in_file {
+            if !self.is_in_file(&entry).ok()? {
                 self.quarantine(id, &entry);
                 continue;
             }
-            let header = self
-                .disk
-                .slice(entry.offset, RECORD_HEADER_LEN as u64)
-                .and_then(|header| Record::decode(header, &self.id, entry.offset));
-            if header.is_some_and(|header| header.address != id.0) {
+            if entry.checked {
+                let header = self.disk.slice(entry.offset, RECORD_HEADER_LEN as u64);
+                match header.and_then(|it| Record::decode(it, &self.id, entry.offset)) {
+                    Some(record) if record.address == id.0 => return Some((entry.kind, entry.len)),
+                    Some(_) => {}
+                    None => self.quarantine(id, &entry),
+                }
                 continue;
             }
-            if header.is_none() || !(entry.checked || self.is_sound(id, &entry)) {
-                self.quarantine(id, &entry);
-                continue;
+            // Read by a call the first time: what a disk cannot read is an error then, and no signal.
+            match self.read_sound(&entry) {
+                Ok(Some((record, _))) if record.address == id.0 => {
+                    let checked = true;
+                    self.index.update(id, Entry { checked, ..entry });
+                    return Some((entry.kind, entry.len));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) if self.is_of_another(id, &entry) => {}
+                Ok(None) => self.quarantine(id, &entry),
+                Err(error) => {
+                    self.handle_unreadable(entry.offset, &error);
+                    self.quarantine(id, &entry);
+                }
             }
-            if !entry.checked {
-                self.index.set_checked(id, &entry);
-            }
-            return Some((entry.kind, entry.len));
         }
         None
     }
 
     /// `None` also for a block that has not been checked: its bytes may be anything.
     fn payload(&self, id: &BlockId) -> Option<&[u8]> {
-        let entry = self.find(id).filter(|entry| entry.checked)?;
+        let mut candidates = self.index.candidates(id).filter(|entry| entry.checked);
+        let entry = candidates.find(|entry| {
+            let address = self.disk.slice(entry.offset + ADDRESS_AT, 32);
+            address == Some(&id.0)
+        })?;
         let start = entry.offset + RECORD_HEADER_LEN as u64;
         self.disk.slice(start, u64::from(entry.len))
     }
 
-    fn put(&mut self, block: &Block) -> Result<Put, StoreError> {
+    fn put(&mut self, block: &Block, terms: Terms) -> Result<Put, StoreError> {
         if self.is_read_only {
             return Err(StoreError::ReadOnly);
         }
         // To answer that a block is held, it has to be: a damaged one is set aside here, and written anew.
         let id = block.id();
         self.check(&id);
-        if let Some(entry) = self.find(&id) {
+        if let Some(entry) = self.find_surely(&id)? {
+            self.set_terms(&id, &entry, entry.terms.or(terms));
             let is_durable = entry.offset < self.committed_tail;
             return Ok(Put::Had(if is_durable {
                 self.committed
@@ -323,29 +501,146 @@ impl Store for PackStore {
                 self.written
             }));
         }
-        let extent = record::extent(block.payload().len() as u32);
-        let charge = record::charge(extent);
-        if self.usage.used_bytes + charge > self.usage.capacity_bytes {
-            return Err(StoreError::Full {
-                capacity: self.usage.capacity_bytes,
-            });
-        }
-        if self.tail + extent > PACK_SIZE_MAX {
-            return Err(StoreError::Full {
-                capacity: PACK_SIZE_MAX,
-            });
+        let record = Record::of_block(block, terms, self.stamp());
+        if self.lacks(record.len) > 0 {
+            return Err(self.full());
         }
         // An opening verifies no more than this of the end, so no more may be in doubt.
-        if self.uncommitted() + extent > UNCOMMITTED_MAX {
+        if self.uncommitted() + record.extent() > UNCOMMITTED_MAX - NOTE_RESERVE {
             self.begin_commit()?;
         }
-        let entry = self.append(block)?;
-        self.index.insert(&block.id(), entry);
-        self.usage.blocks += 1;
-        self.usage.payload_bytes += u64::from(entry.len);
-        self.usage.used_bytes += charge;
+        if let Err(error) = self.grow(record.extent()) {
+            self.say_if_full(&error);
+            return Err(error);
+        }
+        let entry = Entry {
+            offset: self.append(&record, block.payload())?,
+            len: record.len,
+            kind: block.kind(),
+            checked: false,
+            terms,
+            marks: 0,
+        };
+        self.enter(&id, entry);
         self.written.0 += 1;
         Ok(Put::Written(self.written))
+    }
+
+    fn terms(&self, id: &BlockId) -> Option<Terms> {
+        self.find(id).map(|entry| entry.terms)
+    }
+
+    fn keep_until(&mut self, id: &BlockId, expires: u32) {
+        if let Some(entry) = self.find(id) {
+            let later = Terms {
+                expires,
+                is_leased: false,
+            };
+            self.set_terms(id, &entry, entry.terms.or(later));
+        }
+    }
+
+    fn release(&mut self, id: &BlockId) {
+        if let Some(entry) = self.find(id) {
+            let terms = Terms {
+                is_leased: false,
+                ..entry.terms
+            };
+            self.set_terms(id, &entry, terms);
+        }
+    }
+
+    fn remove(&mut self, id: &BlockId) -> Result<bool, StoreError> {
+        if self.is_read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        self.reserve_gap()?;
+        let Some(entry) = self.find(id) else {
+            return Ok(false);
+        };
+        self.forget(id, &entry);
+        self.pending.terms.remove(&entry.offset);
+        self.add_gap((entry.offset, entry.offset + record::extent(entry.len)));
+        Ok(true)
+    }
+
+    fn pins(&self) -> Vec<Pin> {
+        let pins = self.pins.iter();
+        pins.map(|(&root, pin)| Pin { root, len: pin.len })
+            .collect()
+    }
+
+    fn add_pin(&mut self, pin: Pin) -> Result<(), StoreError> {
+        if self.is_read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        if self.pins.contains_key(&pin.root) {
+            return Ok(());
+        }
+        if self.uncommitted() + NOTE_RESERVE > UNCOMMITTED_MAX {
+            self.begin_commit()?;
+        }
+        let payload = note::encode_pin(pin.len);
+        let offset = self.append_note(TYPE_PIN, pin.root, &payload)?;
+        let note = PinNote {
+            len: pin.len,
+            offset,
+        };
+        self.pins.insert(pin.root, note);
+        Ok(())
+    }
+
+    fn remove_pin(&mut self, root: &BlockId) -> Result<bool, StoreError> {
+        if self.is_read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        self.reserve_gap()?;
+        let Some(pin) = self.pins.remove(root) else {
+            return Ok(false);
+        };
+        let len = note::encode_pin(pin.len).len() as u32;
+        self.add_gap((pin.offset, pin.offset + record::extent(len)));
+        Ok(true)
+    }
+
+    fn begin_marking(&mut self) {
+        self.marks.begin(&mut self.index);
+    }
+
+    fn mark(&mut self, id: &BlockId) -> bool {
+        let Some(entry) = self.find(id) else {
+            return false;
+        };
+        if let Some(marked) = self.marks.mark(&entry) {
+            self.index.update(id, marked);
+        }
+        true
+    }
+
+    fn end_marking(&mut self) {
+        self.marks.end();
+        self.evictor.handle_release();
+    }
+
+    fn could_take(&self, len: u32, claim: &Claim<'_>) -> bool {
+        !self.is_read_only
+            && (self.lacks(len) == 0 || self.is_space_coming() || self.has_victim(claim))
+    }
+
+    fn make_room(&mut self, len: u32, claim: &Claim<'_>) -> Result<(), StoreError> {
+        self.evict(len, claim)
+    }
+
+    fn has_work(&self) -> bool {
+        self.is_work_waiting()
+    }
+
+    fn work(&mut self) {
+        self.do_a_slice();
+    }
+
+    fn verify(&mut self, from: u64, is_wanted: &dyn Fn(&BlockId) -> bool) -> Verified {
+        self.verify_step(from, is_wanted)
     }
 
     fn uncommitted(&self) -> u64 {
@@ -354,35 +649,7 @@ impl Store for PackStore {
 
     /// Waits for the disk, for now; write-back was started early, so that there is little left to wait for.
     fn begin_commit(&mut self) -> Result<(), StoreError> {
-        if self.is_read_only {
-            return Err(StoreError::ReadOnly);
-        }
-        if self.uncommitted() == 0 {
-            return Ok(());
-        }
-        if let Err(error) = self.disk.sync() {
-            self.is_read_only = true;
-            let cause = plain(&error);
-            log::warn!(
-                "sync {}: {cause}; it is read-only now",
-                self.disk.path().display()
-            );
-            // The system may have dropped these pages: what they read as says nothing about the disk. Nor may a
-            // later opening believe them, which could not tell that they are only in memory; so they go.
-            let committed_tail = self.committed_tail;
-            for entry in self.index.split_off(committed_tail) {
-                self.usage.blocks -= 1;
-                self.usage.payload_bytes -= u64::from(entry.len);
-            }
-            self.disk.set_end(committed_tail);
-            self.tail = committed_tail;
-            self.cut_back();
-            return Err(self.failed("sync", error));
-        }
-        self.committed_tail = self.tail;
-        self.write_back_tail = self.tail;
-        self.committed = self.written;
-        Ok(())
+        self.commit()
     }
 
     fn poll_commit(&mut self) -> Result<Sequence, StoreError> {
@@ -393,8 +660,26 @@ impl Store for PackStore {
     }
 
     fn usage(&self) -> Usage {
-        self.usage
+        Usage {
+            blocks: self.index.len(),
+            payload_bytes: self.payload_bytes,
+            used_bytes: self.space.used(self.places()),
+            capacity_bytes: self.space.allotment.capacity,
+            damaged: self.damaged.len() as u64,
+            garbage_bytes: self.gaps.garbage(),
+            pins: self.pins.len() as u64,
+            pinned_blocks: self.marks.count,
+            is_read_only: self.is_read_only,
+            is_halved: self.space.is_halved,
+        }
     }
+}
+
+/// The address in the header of this record; `None` if the file has been cut.
+fn read_address(disk: &dyn Disk, entry: &Entry) -> io::Result<Option<BlockId>> {
+    let mut address = [0; 32];
+    let read = disk.read_full(&mut address, entry.offset + ADDRESS_AT)?;
+    Ok((read == address.len()).then_some(BlockId(address)))
 }
 
 /// Whose pack a file of this length is; `None` if it is new, or left by a creation that did not end.
@@ -403,9 +688,10 @@ fn identify(disk: &dyn Disk, len: u64) -> io::Result<Option<PackId>> {
         return Err(io::Error::new(ErrorKind::InvalidData, "larger than 32 TiB"));
     }
     let known = len.min(FILE_HEADER_LEN as u64);
-    let start = disk
-        .slice(0, known)
-        .expect("the disk shows all of its file");
+    let mut start = vec![0; known as usize];
+    let read = disk.read_full(&mut start, 0)?;
+    start.truncate(read);
+    let start = &start[..];
     if len == known && record::is_unfinished_creation(start) {
         return Ok(None);
     }

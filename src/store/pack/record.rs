@@ -4,7 +4,9 @@
 //! by the scan, which finds them again.
 
 use crate::block::Block;
-use crate::limits::{BLOCK_CHARGE_MIN, BLOCK_SIZE_MAX};
+use crate::id::BlockId;
+use crate::limits::BLOCK_SIZE_MAX;
+use crate::store::Terms;
 use crate::wire::codec::{Malformed, Reader};
 use std::fmt;
 
@@ -20,15 +22,27 @@ pub(super) const ADDRESS_AT: u64 = 16;
 /// Records begin at multiples of this many bytes.
 pub(super) const ALIGN: u64 = 8;
 
-/// The record type of a block. A reader passes over every other.
+/// The record type of a block.
 pub(super) const TYPE_BLOCK: u8 = 1;
+
+/// Stretches of the pack in which nothing counts any more; see [`super::note`].
+pub(super) const TYPE_GAPS: u8 = 2;
+
+/// New terms of blocks that are there.
+pub(super) const TYPE_TERMS: u8 = 3;
+
+/// A file that is pinned.
+pub(super) const TYPE_PIN: u8 = 4;
+
+/// The bit of a block's flags that says that it is leased.
+const FLAG_LEASED: u8 = 1;
 
 const MAGIC: [u8; 8] = *b"STREWPAK";
 const VERSION: u32 = 1;
 
 /// Where the checksum lies in the file header, and in a record's.
 const FILE_CRC_AT: usize = 12;
-const RECORD_CRC_AT: usize = 60;
+pub(super) const RECORD_CRC_AT: usize = 60;
 
 /// What makes the records of a pack its own: 32 random bytes that never leave the machine. Not printable, since
 /// a checksum with no secret in it could be forged.
@@ -117,13 +131,15 @@ pub(super) fn is_unfinished_creation(bytes: &[u8]) -> bool {
 /// A record's header, without what only binds it to its place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Record {
-    /// What the record says; [`TYPE_BLOCK`] or a type of the future.
+    /// What the record says; [`TYPE_BLOCK`], another of the types here, or one of the future.
     pub kind_of_record: u8,
     /// The byte of the block's kind; zero in records of other types.
     pub block_kind: u8,
+    /// How long the block is kept, as far as no later note says otherwise; zero in records of other types.
+    pub terms: Terms,
     /// Bytes of payload, at most [`BLOCK_SIZE_MAX`] in a record of any type.
     pub len: u32,
-    /// The block's address.
+    /// The block's address, or that of the root that is pinned; zero in other records.
     pub address: [u8; 32],
     /// When it was written, in seconds since the Unix epoch; runs until the year 2106.
     pub stored: u32,
@@ -133,14 +149,24 @@ pub(super) struct Record {
 
 impl Record {
     /// The record of a block that is stored at this time.
-    pub fn of_block(block: &Block, stored: u32) -> Record {
+    pub fn of_block(block: &Block, terms: Terms, stored: u32) -> Record {
         Record {
-            kind_of_record: TYPE_BLOCK,
             block_kind: block.kind().to_byte(),
-            len: u32::try_from(block.payload().len()).expect("a block is shorter than 4 GiB"),
-            address: block.id().0,
+            terms,
+            ..Record::of_note(TYPE_BLOCK, block.id(), block.payload(), stored)
+        }
+    }
+
+    /// A record of another type, with a payload of at most [`BLOCK_SIZE_MAX`].
+    pub fn of_note(kind_of_record: u8, address: BlockId, payload: &[u8], stored: u32) -> Record {
+        Record {
+            kind_of_record,
+            block_kind: 0,
+            terms: Terms::default(),
+            len: u32::try_from(payload.len()).expect("a payload is shorter than 4 GiB"),
+            address: address.0,
             stored,
-            payload_crc: crc32fast::hash(block.payload()),
+            payload_crc: crc32fast::hash(payload),
         }
     }
 
@@ -150,9 +176,11 @@ impl Record {
         bytes[..8].copy_from_slice(id.mark());
         bytes[8] = self.kind_of_record;
         bytes[9] = self.block_kind;
+        bytes[10] = if self.terms.is_leased { FLAG_LEASED } else { 0 };
         bytes[12..16].copy_from_slice(&self.len.to_be_bytes());
         bytes[16..48].copy_from_slice(&self.address);
         bytes[48..52].copy_from_slice(&self.stored.to_be_bytes());
+        bytes[52..56].copy_from_slice(&self.terms.expires.to_be_bytes());
         bytes[56..60].copy_from_slice(&self.payload_crc.to_be_bytes());
         let crc = header_crc(id, offset, &bytes[..RECORD_CRC_AT]);
         bytes[RECORD_CRC_AT..].copy_from_slice(&crc.to_be_bytes());
@@ -174,11 +202,15 @@ impl Record {
         reader.take(8)?;
         let kind_of_record = reader.u8()?;
         let block_kind = reader.u8()?;
-        reader.take(2)?;
+        let flags = reader.u8()?;
+        reader.u8()?;
         let len = reader.u32()?;
         let address = reader.array()?;
         let stored = reader.u32()?;
-        reader.take(4)?;
+        let terms = Terms {
+            expires: reader.u32()?,
+            is_leased: flags & FLAG_LEASED != 0,
+        };
         let payload_crc = reader.u32()?;
         if reader.u32()? != header_crc(id, offset, &header[..RECORD_CRC_AT]) {
             return Err(Malformed::Value("checksum"));
@@ -189,6 +221,7 @@ impl Record {
         Ok(Record {
             kind_of_record,
             block_kind,
+            terms,
             len,
             address,
             stored,
@@ -205,11 +238,6 @@ impl Record {
 /// Bytes that a record with this many of payload takes in the file: header, payload, padding.
 pub(super) fn extent(len: u32) -> u64 {
     (RECORD_HEADER_LEN as u64 + u64::from(len)).next_multiple_of(ALIGN)
-}
-
-/// Bytes of the allotment that a stretch of the file is charged, whatever it holds.
-pub(super) fn charge(extent: u64) -> u64 {
-    extent.max(BLOCK_CHARGE_MIN)
 }
 
 /// Binds a header to its pack and place: stale or duplicated sectors, and payloads that imitate a record, fail it.
@@ -237,41 +265,11 @@ mod tests {
             form: Form::Plain,
         };
         let block = Block::new(kind, b"strew some seeds\n".to_vec()).unwrap();
-        Record::of_block(&block, 1_700_000_000)
-    }
-
-    /// The bytes of the dump in the manual page: the lines of eight hexadecimal digits, two spaces, bytes.
-    fn dump_of_the_manual() -> Vec<u8> {
-        let page = include_str!("../../../man/strew-pack.5");
-        let mut bytes = Vec::new();
-        for line in page.lines() {
-            let Some((offset, rest)) = line.split_once("  ") else {
-                continue;
-            };
-            let Ok(offset) = usize::from_str_radix(offset, 16) else {
-                continue;
-            };
-            assert_eq!(offset, bytes.len(), "the dump has no gaps");
-            bytes.extend(
-                rest.split_whitespace()
-                    .map(|byte| u8::from_str_radix(byte, 16).unwrap()),
-            );
-        }
-        bytes
-    }
-
-    #[test]
-    fn dump_of_the_manual_is_what_is_written_and_read() {
-        let dump = dump_of_the_manual();
-        let mut expected = encode_file_header(&id()).to_vec();
-        expected.extend_from_slice(&record().encode(&id(), 64));
-        expected.extend_from_slice(b"strew some seeds\n");
-        expected.resize(expected.len().next_multiple_of(8), 0);
-        assert_eq!(crate::id::hex(&dump), crate::id::hex(&expected));
-        let read = decode_file_header(&dump).ok().unwrap();
-        assert!(read == id());
-        assert_eq!(Record::decode(&dump[64..], &read, 64), Some(record()));
-        assert_eq!(64 + record().extent(), dump.len() as u64);
+        let terms = Terms {
+            expires: 472_943,
+            is_leased: true,
+        };
+        Record::of_block(&block, terms, 1_700_000_000)
     }
 
     #[test]

@@ -6,12 +6,12 @@
 use super::super::index::Entry;
 use super::super::record::ADDRESS_AT;
 use super::super::PackStore;
-use super::recorded::{Log, Op, Recorded, Wreck};
-use super::{block, number_from_environment};
+use super::recorded::{Image, Log, Op, Recorded, Wreck};
+use super::{allot, block, number_from_environment};
 use crate::block::Block;
 use crate::id::BlockId;
 use crate::rng::Rng;
-use crate::store::{Put, Store};
+use crate::store::{Pin, Put, Store, Terms};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -30,23 +30,71 @@ const NESTED_ONE_IN: u64 = 16;
 /// Crashes during recoveries from crashes during recoveries.
 const DEPTH_MAX: u32 = 2;
 
+/// What has to be, and what must not, whatever happens next.
+#[derive(Clone, Default)]
+struct Known {
+    /// Acknowledged, and not removed.
+    must: BTreeSet<BlockId>,
+    /// Removed or lost, and that is durable; or never there.
+    gone: BTreeSet<BlockId>,
+    /// The same of pins.
+    pinned: BTreeSet<BlockId>,
+    unpinned: BTreeSet<BlockId>,
+}
+
 /// A pack's life, as known from outside.
 #[derive(Default)]
 struct History {
     /// Everything that was ever put.
     put: BTreeMap<BlockId, Block>,
-    /// What must be there, in the order in which it was acknowledged.
-    acknowledged: Vec<BlockId>,
-    is_acknowledged: BTreeSet<BlockId>,
+    /// What is not yet durable.
+    waiting: Vec<BlockId>,
+    removed: Vec<BlockId>,
+    pinned: Vec<BlockId>,
+    unpinned: Vec<BlockId>,
+    known: Known,
+    /// From how many calls on which is known.
+    milestones: Vec<(usize, Known)>,
 }
 
 impl History {
-    fn acknowledge(&mut self, ids: impl IntoIterator<Item = BlockId>) {
-        for id in ids {
-            if self.is_acknowledged.insert(id) {
-                self.acknowledged.push(id);
-            }
+    /// What is known after so many calls.
+    fn after(&self, calls: usize) -> &Known {
+        let mut milestones = self.milestones.iter().rev();
+        let reached = milestones.find(|(at, _)| *at <= calls);
+        &reached.expect("the first is at 0").1
+    }
+
+    fn note(&mut self, calls: usize) {
+        self.milestones.push((calls, self.known.clone()));
+    }
+
+    /// All that was done is durable.
+    fn handle_commit(&mut self) {
+        let known = &mut self.known;
+        known.must.extend(self.waiting.drain(..));
+        known.gone.extend(self.removed.drain(..));
+        known.pinned.extend(self.pinned.drain(..));
+        known.unpinned.extend(self.unpinned.drain(..));
+    }
+
+    /// An opening has found this, and has made it durable.
+    fn handle_opening(&mut self, found: &BTreeSet<BlockId>, pins: &BTreeSet<BlockId>) {
+        for list in [
+            &mut self.waiting,
+            &mut self.removed,
+            &mut self.pinned,
+            &mut self.unpinned,
+        ] {
+            list.clear();
         }
+        let all: BTreeSet<BlockId> = self.put.keys().copied().collect();
+        self.known = Known {
+            must: found.clone(),
+            gone: all.difference(found).copied().collect(),
+            pinned: pins.clone(),
+            unpinned: all.difference(pins).copied().collect(),
+        };
     }
 }
 
@@ -58,9 +106,13 @@ struct Torture {
     samples: u64,
 }
 
-pub fn open_recorded(image: &[u8], log: &Rc<RefCell<Log>>) -> PackStore {
+pub fn open_on(image: &Image, log: &Rc<RefCell<Log>>, capacity: u64) -> PackStore {
     let disk = Box::new(Recorded::new(image, log));
-    PackStore::open_on(disk, 1 << 30, [7; 32]).expect("a wreck can be opened")
+    PackStore::open_on(disk, allot(capacity), [7; 32]).expect("a wreck can be opened")
+}
+
+pub fn open_recorded(image: &Image, log: &Rc<RefCell<Log>>) -> PackStore {
+    open_on(image, log, 1 << 30)
 }
 
 /// Every block that the store has, each read and compared with what was put.
@@ -83,21 +135,56 @@ pub fn held(store: &mut PackStore, put: &BTreeMap<BlockId, Block>) -> BTreeSet<B
     ids
 }
 
+/// All that an opening is to find out, but for what it did for it.
+type Contents = (
+    Vec<(u64, u32, Terms)>,
+    Vec<(u64, u64)>,
+    Vec<Pin>,
+    Vec<(u64, u64)>,
+    u64,
+);
+
+pub fn contents(store: &PackStore) -> Contents {
+    let blocks = store.index.iter();
+    (
+        blocks.map(|it| (it.offset, it.len, it.terms)).collect(),
+        store.gaps.iter().collect(),
+        store.pins(),
+        store.opened().damaged.clone(),
+        store.tail,
+    )
+}
+
+fn pins_of(store: &PackStore) -> BTreeSet<BlockId> {
+    store.pins().iter().map(|pin| pin.root).collect()
+}
+
 impl Torture {
-    /// Opens one state; what is acknowledged must be there, what was never put must not, and a second opening
-    /// must find the same and nothing to do.
-    fn open_wreck(&mut self, image: &[u8], must: &[BlockId], history: &History, depth: u32) {
+    /// Opens one state; what is acknowledged must be there, what was never put or is gone must not. A second opening
+    /// must find the same and nothing to do; so must one that has no checkpoint.
+    fn open_wreck(&mut self, image: &Image, known: &Known, history: &History, depth: u32) {
         self.states += 1;
         let log = Rc::default();
         let mut store = open_recorded(image, &log);
         let found = held(&mut store, &history.put);
-        for id in must {
+        for id in &known.must {
             assert!(found.contains(id), "{id} was acknowledged and is lost");
         }
-        let (damaged, usage) = (store.opened().damaged.clone(), store.usage());
+        for id in &known.gone {
+            assert!(!found.contains(id), "{id} was gone and is back");
+        }
+        let pins = pins_of(&store);
+        assert!(known.pinned.is_subset(&pins), "a pin is lost");
+        assert!(known.unpinned.is_disjoint(&pins), "a pin is back");
+        let all = contents(&store);
+        let has_checkpoint = store.opened().has_checkpoint;
         drop(store);
-
         let ops = std::mem::take(&mut log.borrow_mut().ops);
+        if has_checkpoint {
+            let store = open_recorded(&Image::of(&image.pack), &Rc::default());
+            assert_eq!(contents(&store), all, "a checkpoint changes nothing");
+        }
+
         assert!(matches!(ops.last(), Some(Op::Sync | Op::SyncName)));
         if ops.len() == 1 {
             return;
@@ -106,26 +193,26 @@ impl Torture {
         let log = Rc::default();
         let mut store = open_recorded(&repaired, &log);
         assert_eq!(store.opened().cut_bytes, 0, "nothing is left to repair");
-        assert_eq!(store.opened().damaged, damaged);
-        assert_eq!(store.usage(), usage);
+        assert_eq!(contents(&store), all);
         assert_eq!(held(&mut store, &history.put), found);
         assert_eq!(log.borrow().ops.len(), 1, "only a sync");
 
         if depth < DEPTH_MAX && self.rng.below(NESTED_ONE_IN) == 0 {
             for end in 1..=ops.len() {
                 let wreck = Wreck::new(image, &ops[..end]);
-                self.open_subsets(&wreck, must, history, depth + 1);
+                self.open_subsets(&wreck, known, history, depth + 1);
             }
         }
     }
 
     /// Opens every state in which a loss of power can have left the disk, or many of them.
-    fn open_subsets(&mut self, wreck: &Wreck<'_>, must: &[BlockId], history: &History, depth: u32) {
+    fn open_subsets(&mut self, wreck: &Wreck<'_>, known: &Known, history: &History, depth: u32) {
         if wreck.doubts <= DOUBTS_MAX {
             for subset in 0..1u64 << wreck.doubts {
                 for &len in &wreck.lens {
-                    let image = wreck.image(|doubt| subset >> doubt & 1 == 1, len);
-                    self.open_wreck(&image, must, history, depth);
+                    let side = self.side_steps();
+                    let image = wreck.image(|doubt| subset >> doubt & 1 == 1, side, len);
+                    self.open_wreck(&image, known, history, depth);
                 }
             }
             return;
@@ -133,12 +220,23 @@ impl Torture {
         for sample in 0..self.samples {
             let len = wreck.lens[self.rng.below(wreck.lens.len() as u64) as usize];
             let image = self.random_image(wreck, sample, len);
-            self.open_wreck(&image, must, history, depth);
+            self.open_wreck(&image, known, history, depth);
+        }
+    }
+
+    /// All that was done to the sides, nothing, all but one sector, or any of it.
+    fn side_steps(&mut self) -> impl Fn(usize) -> bool {
+        let (mode, mask) = (self.rng.below(6), self.rng.next_u64());
+        move |nth| match mode {
+            0..3 => true,
+            3 => false,
+            4 => nth as u64 % 16 != mask % 16,
+            _ => mask >> (nth % 64) & 1 == 1,
         }
     }
 
     /// One step missing, one step alone, or any few or many of them.
-    fn random_image(&mut self, wreck: &Wreck<'_>, sample: u64, len: u64) -> Vec<u8> {
+    fn random_image(&mut self, wreck: &Wreck<'_>, sample: u64, len: u64) -> Image {
         let one = self.rng.below(wreck.doubts as u64) as usize;
         let density = [1, 8, 15][self.rng.below(3) as usize];
         let chosen: Vec<bool> = (0..wreck.doubts)
@@ -148,7 +246,7 @@ impl Torture {
                 _ => self.rng.below(16) < density,
             })
             .collect();
-        wreck.image(|doubt| chosen[doubt], len)
+        wreck.image(|doubt| chosen[doubt], self.side_steps(), len)
     }
 
     /// A new block: mostly of a few sectors.
@@ -165,48 +263,99 @@ impl Torture {
         block(&payload)
     }
 
+    /// Does something with the store, and notes what is known then.
+    fn act(&mut self, store: &mut PackStore, history: &mut History, full: bool) {
+        let held: Vec<BlockId> = history
+            .put
+            .keys()
+            .copied()
+            .filter(|id| store.has(id))
+            .collect();
+        let nth = self.rng.below(held.len().max(1) as u64) as usize;
+        let one = held.get(nth).copied();
+        match (self.rng.below(20), one) {
+            (0..9, _) | (_, None) => {
+                let block = self.new_block(full);
+                history.put.insert(block.id(), block.clone());
+                let terms = Terms {
+                    expires: self.rng.below(9) as u32,
+                    is_leased: self.rng.below(4) == 0,
+                };
+                assert!(matches!(store.put(&block, terms), Ok(Put::Written(_))));
+                history.waiting.push(block.id());
+            }
+            (9..11, Some(id)) => {
+                assert!(store.remove(&id).expect("the disk is sound"));
+                history.known.must.remove(&id);
+                history.waiting.retain(|waiting| *waiting != id);
+                history.removed.push(id);
+            }
+            (11, Some(id)) => store.keep_until(&id, 20),
+            (12, Some(id)) => store.release(&id),
+            (13, Some(root)) => {
+                store
+                    .add_pin(Pin { root, len: 9 })
+                    .expect("the disk is sound");
+                history.known.unpinned.remove(&root);
+                history.unpinned.retain(|unpinned| *unpinned != root);
+                history.pinned.push(root);
+            }
+            (14, Some(root)) => {
+                store.remove_pin(&root).expect("the disk is sound");
+                history.known.pinned.remove(&root);
+                history.pinned.retain(|pinned| *pinned != root);
+                history.unpinned.push(root);
+            }
+            (15..18, Some(_)) => {
+                let before = store.committed;
+                store.work();
+                // It may have committed; what it did not is not known to be durable.
+                if store.pending.is_empty() && store.uncommitted() == 0 {
+                    history.handle_commit();
+                } else if store.committed != before {
+                    history.known.must.extend(history.waiting.drain(..));
+                }
+            }
+            (_, Some(_)) => {
+                store.begin_commit().expect("the disk is sound");
+                history.handle_commit();
+            }
+        }
+    }
+
     /// One pack, from its creation through some crashes.
     fn run(&mut self, full: bool) {
         let mut history = History::default();
-        let mut image = Vec::new();
+        let mut image = Image::default();
         for generation in 0..GENERATIONS {
             let log: Rc<RefCell<Log>> = Rc::default();
             let mut store = open_recorded(&image, &log);
-            // After how many calls how many blocks were acknowledged. What an opening finds counts as such: it is
-            // not written again.
-            let before = history.acknowledged.len();
-            let mut milestones = vec![(0, before)];
-            history.acknowledge(held(&mut store, &history.put));
-            milestones.push((log.borrow().ops.len(), history.acknowledged.len()));
-            let mut waiting = Vec::new();
-            for _ in 0..if full { 3 } else { 2 + self.rng.below(12) } {
-                let block = self.new_block(full);
-                history.put.insert(block.id(), block.clone());
-                assert!(matches!(store.put(&block), Ok(Put::Written(_))));
-                waiting.push(block.id());
-                if self.rng.below(3) == 0 {
-                    store.begin_commit().expect("the disk is sound");
-                    history.acknowledge(waiting.drain(..));
-                    milestones.push((log.borrow().ops.len(), history.acknowledged.len()));
-                }
+            store.background.checkpoint_after = 3 + self.rng.below(8);
+            store.background.move_after = Some(self.rng.below(3) * 500);
+            // After how many calls what is known. What an opening finds counts as acknowledged: it is not written
+            // again.
+            history.milestones.clear();
+            history.note(0);
+            let found = held(&mut store, &history.put);
+            history.handle_opening(&found, &pins_of(&store));
+            history.note(log.borrow().ops.len());
+            for _ in 0..if full { 4 } else { 4 + self.rng.below(20) } {
+                self.act(&mut store, &mut history, full);
+                history.note(log.borrow().ops.len());
             }
             drop(store);
 
             let ops = std::mem::take(&mut log.borrow_mut().ops);
-            let must_after = |calls: usize| {
-                let reached = milestones.iter().rev().find(|(at, _)| *at <= calls);
-                reached.expect("the first is at 0").1
-            };
             for end in 0..=ops.len() {
                 if self.states >= self.target {
                     return;
                 }
-                let must = &history.acknowledged[..must_after(end)];
+                let known = history.after(end);
                 let wreck = Wreck::new(&image, &ops[..end]);
-                self.open_subsets(&wreck, must, &history, 0);
+                self.open_subsets(&wreck, known, &history, 0);
                 let named = ops[..end].iter().any(|op| matches!(op, Op::SyncName));
                 if generation == 0 && !named {
-                    self.open_wreck(&[], must, &history, 0);
+                    self.open_wreck(&Image::default(), known, &history, 0);
                 }
             }
             let end = self.rng.below(ops.len() as u64 + 1) as usize;
@@ -217,10 +366,7 @@ impl Torture {
                 _ => self.random_image(&wreck, 2, len),
             };
             image = next;
-            let kept = must_after(end);
-            for id in history.acknowledged.split_off(kept) {
-                history.is_acknowledged.remove(&id);
-            }
+            history.known = history.after(end).clone();
         }
     }
 }

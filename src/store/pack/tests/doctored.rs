@@ -1,6 +1,6 @@
 //! The system's disk, but that it never waits for a sync, and fails as it is told to.
 
-use super::super::disk::{Disk, System};
+use super::super::disk::{Disk, Side, System};
 use super::super::lock::DirLock;
 use std::cell::Cell;
 use std::io::{self, ErrorKind, IoSlice};
@@ -43,6 +43,42 @@ impl Disk for Doctored {
 
     fn file_len(&self) -> io::Result<u64> {
         self.system.file_len()
+    }
+
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.system.read(bytes, offset)
+    }
+
+    fn data_after(&self, offset: u64) -> Option<u64> {
+        self.system.data_after(offset)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        self.system.allocated()
+    }
+
+    fn free_space(&self) -> io::Result<u64> {
+        self.system.free_space()
+    }
+
+    fn allocate(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        self.system.allocate(offset, len)
+    }
+
+    fn punch(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        self.system.punch(offset, len)
+    }
+
+    fn read_side(&self, side: Side, max: u64) -> io::Result<Vec<u8>> {
+        self.system.read_side(side, max)
+    }
+
+    fn write_side(&mut self, side: Side, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.system.write_side(side, bytes, offset)
+    }
+
+    fn cut_side(&mut self, side: Side, len: u64) -> io::Result<()> {
+        self.system.cut_side(side, len)
     }
 
     fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {

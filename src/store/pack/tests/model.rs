@@ -1,18 +1,17 @@
-//! The pack against a map of the standard library: random operations, the same answers.
+//! The pack against maps of the standard library: random operations, the same answers.
 //!
 //! Environment: `STREW_TORTURE_OPERATIONS`, how many (default 100,000); `STREW_TORTURE_SEED`, a number that decides
 //! everything. Both are printed.
 
-use super::super::record::{charge, extent};
 use super::super::PackStore;
-use super::crash::held;
-use super::recorded::{Log, Recorded, Wreck};
+use super::crash::{contents, held, open_on};
+use super::recorded::{Image, Log, Wreck};
 use super::{block, number_from_environment};
 use crate::block::Block;
-use crate::id::BlockId;
+use crate::id::{BlockId, Point};
 use crate::limits::{BLOCK_CHARGE_MIN, RESERVATION};
 use crate::rng::Rng;
-use crate::store::{Put, Store, StoreError};
+use crate::store::{Claim, Pin, Put, Store, StoreError, Terms};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -23,39 +22,50 @@ const OPERATIONS: u64 = 100_000;
 const OPERATIONS_PER_PACK: u64 = 1000;
 
 /// Small enough that many packs are filled.
-const CAPACITY: u64 = RESERVATION + 250 * BLOCK_CHARGE_MIN;
+const CAPACITY: u64 = RESERVATION + 200 * BLOCK_CHARGE_MIN;
 
 /// A pack and what it should be.
 struct Twins {
     store: PackStore,
     log: Rc<RefCell<Log>>,
     /// What the disk held when the store was opened.
-    image: Vec<u8>,
+    image: Image,
     /// Everything that was ever put.
     put: BTreeMap<BlockId, Block>,
-    /// What the store must say it has.
-    model: BTreeSet<BlockId>,
-    /// What it must have after a crash.
+    /// What the store must say it has, and on which terms.
+    model: BTreeMap<BlockId, Terms>,
+    /// What it must have after a crash, and what it may have besides.
     durable: BTreeSet<BlockId>,
+    may: BTreeSet<BlockId>,
+    pins: BTreeSet<BlockId>,
+    /// What is marked: after an opening, nobody knows until a marking has ended.
+    marked: Option<BTreeSet<BlockId>>,
+    home: Point,
+    hour: u32,
 }
 
-fn open(image: &[u8]) -> (PackStore, Rc<RefCell<Log>>) {
+fn open(image: &Image, rng: &mut Rng) -> (PackStore, Rc<RefCell<Log>>) {
     let log = Rc::default();
-    let disk = Box::new(Recorded::new(image, &log));
-    let store = PackStore::open_on(disk, CAPACITY, [7; 32]).expect("it can be opened");
+    let mut store = open_on(image, &log, CAPACITY);
+    store.background.checkpoint_after = 10 + rng.below(100);
     (store, log)
 }
 
 impl Twins {
-    fn new() -> Twins {
-        let (store, log) = open(&[]);
+    fn new(rng: &mut Rng) -> Twins {
+        let (store, log) = open(&Image::default(), rng);
         Twins {
             store,
             log,
-            image: Vec::new(),
+            image: Image::default(),
             put: BTreeMap::new(),
-            model: BTreeSet::new(),
+            model: BTreeMap::new(),
             durable: BTreeSet::new(),
+            may: BTreeSet::new(),
+            pins: BTreeSet::new(),
+            marked: Some(BTreeSet::new()),
+            home: Point(rng.bytes()),
+            hour: 0,
         }
     }
 
@@ -65,15 +75,28 @@ impl Twins {
         self.put.values().nth(nth).cloned()
     }
 
-    fn put(&mut self, block: &Block) {
+    /// Puts a block; whether there was room.
+    fn put(&mut self, block: &Block, terms: Terms) -> bool {
         let id = block.id();
-        let len = block.payload().len() as u32;
-        let fits = self.store.usage().used_bytes + charge(extent(len)) <= CAPACITY;
         self.put.insert(id, block.clone());
-        match self.store.put(block) {
-            Ok(Put::Had(_)) => assert!(self.model.contains(&id)),
-            Ok(Put::Written(_)) => assert!(fits && self.model.insert(id)),
-            Err(StoreError::Full { .. }) => assert!(!fits && !self.model.contains(&id)),
+        let lacks = self.store.lacks(block.payload().len() as u32);
+        let before = self.model.get(&id).copied();
+        match self.store.put(block, terms) {
+            Ok(Put::Had(_)) => {
+                let before = before.expect("it was there");
+                self.model.insert(id, before.or(terms));
+                true
+            }
+            Ok(Put::Written(_)) => {
+                assert!(lacks == 0 && before.is_none());
+                self.model.insert(id, terms);
+                self.may.insert(id);
+                true
+            }
+            Err(StoreError::Full { .. }) => {
+                assert!(lacks > 0 && before.is_none());
+                false
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -81,18 +104,127 @@ impl Twins {
     fn get(&mut self, block: &Block) {
         let id = block.id();
         let len = block.payload().len() as u32;
-        let is_there = self.model.contains(&id);
+        let terms = self.model.get(&id).copied();
+        let is_there = terms.is_some();
         assert_eq!(self.store.has(&id), is_there);
+        assert_eq!(self.store.terms(&id), terms);
         let checked = self.store.check(&id);
         assert_eq!(checked, is_there.then(|| (block.kind(), len)));
         let payload = self.store.payload(&id);
         assert_eq!(payload, is_there.then(|| block.payload()));
     }
 
+    fn remove(&mut self, id: &BlockId) {
+        let was = self.store.remove(id).expect("the disk is sound");
+        assert_eq!(was, self.model.remove(id).is_some());
+        // It may come back after a loss of power.
+        if self.durable.remove(id) {
+            self.may.insert(*id);
+        }
+    }
+
+    /// Whether a block may go when there is no room.
+    fn may_go(&self, id: &BlockId, newcomer: Option<BlockId>) -> bool {
+        let Some(marked) = &self.marked else {
+            return false;
+        };
+        let distance = |id: BlockId| Point::from(id).distance(&self.home);
+        let terms = self.model[id];
+        let is_farther = newcomer.is_none_or(|newcomer| distance(newcomer) < distance(*id));
+        !marked.contains(id) && (terms.expires <= self.hour || !terms.is_leased && is_farther)
+    }
+
+    /// Makes room for a block, and looks at who had to go.
+    fn evict(&mut self, block: &Block, is_own: bool) -> bool {
+        let newcomer = (!is_own).then(|| block.id());
+        let claim = Claim {
+            home: self.home,
+            newcomer,
+            is_in_use: &|_| false,
+        };
+        let len = block.payload().len() as u32;
+        let could = self.store.could_take(len, &claim);
+        let made = self.store.make_room(len, &claim);
+        assert!(could || made.is_err(), "it refuses at once what it refuses");
+        let ids: Vec<BlockId> = self.model.keys().copied().collect();
+        let (stay, gone): (Vec<BlockId>, Vec<BlockId>) =
+            ids.into_iter().partition(|id| self.store.has(id));
+        let distance = |id: &BlockId| Point::from(*id).distance(&self.home);
+        let is_expired = |id: &&BlockId| self.model[*id].expires <= self.hour;
+        let left: Vec<&BlockId> = stay.iter().filter(|id| self.may_go(id, newcomer)).collect();
+        assert!(gone.iter().all(|id| self.may_go(id, newcomer)));
+        let fresh: Vec<&BlockId> = gone.iter().filter(|id| !is_expired(id)).collect();
+        if let Some(closest) = fresh.iter().map(|id| distance(id)).min() {
+            assert!(
+                left.iter().all(|id| distance(id) < closest),
+                "farthest first"
+            );
+            assert!(!left.iter().any(is_expired), "expired before");
+        }
+        match made {
+            Ok(()) => assert_eq!(self.store.lacks(len), 0),
+            Err(StoreError::Full { .. }) => assert!(left.is_empty(), "{left:?}"),
+            Err(error) => panic!("{error}"),
+        }
+        let has_evicted = !gone.is_empty();
+        for id in gone {
+            self.model.remove(&id);
+            self.durable.remove(&id);
+            self.may.insert(id);
+        }
+        if has_evicted {
+            self.handle_commit();
+        }
+        has_evicted
+    }
+
     fn commit(&mut self) {
         self.store.begin_commit().expect("the disk is sound");
         assert_eq!(self.store.uncommitted(), 0);
-        self.durable = self.model.clone();
+        self.handle_commit();
+    }
+
+    fn handle_commit(&mut self) {
+        self.durable = self.model.keys().copied().collect();
+        self.may.clear();
+    }
+
+    fn set_pin(&mut self, root: BlockId, is_pinned: bool) {
+        if is_pinned {
+            let pin = Pin { root, len: 7 };
+            self.store.add_pin(pin).expect("the disk is sound");
+            self.pins.insert(root);
+        } else {
+            let was = self.store.remove_pin(&root).expect("the disk is sound");
+            assert_eq!(was, self.pins.remove(&root));
+        }
+        let pins: Vec<BlockId> = self.store.pins().iter().map(|pin| pin.root).collect();
+        assert!(pins.iter().eq(self.pins.iter()));
+    }
+
+    /// Marks the pinned blocks, as if each were a file of one block.
+    fn mark(&mut self) {
+        self.store.begin_marking();
+        let mut marked = BTreeSet::new();
+        for root in &self.pins {
+            let is_here = self.model.contains_key(root);
+            assert_eq!(self.store.mark(root), is_here);
+            if is_here {
+                marked.insert(*root);
+            }
+        }
+        self.store.end_marking();
+        assert_eq!(self.store.usage().pinned_blocks, marked.len() as u64);
+        self.marked = Some(marked);
+    }
+
+    /// The peer ends as it should, and is started again.
+    fn restart(&mut self, rng: &mut Rng) {
+        self.store.close();
+        self.handle_commit();
+        let before = contents(&self.store);
+        self.crash(rng, false);
+        assert_eq!(contents(&self.store).0, before.0, "terms, too, are kept");
     }
 
     /// The process is killed, or power is lost, too: then the disk has any of what was not synced.
@@ -101,25 +233,40 @@ impl Twins {
         let wreck = Wreck::new(&self.image, &ops);
         let image = match power {
             true => {
-                let bits = [rng.next_u64(), rng.next_u64()];
+                let bits = [rng.next_u64(), rng.next_u64(), rng.next_u64()];
                 let len = wreck.lens[rng.below(wreck.lens.len() as u64) as usize];
-                wreck.image(|doubt| bits[doubt / 64 % 2] >> (doubt % 64) & 1 == 1, len)
+                let chosen = |doubt: usize| bits[doubt / 64 % 2] >> (doubt % 64) & 1 == 1;
+                let is_side_chosen = |nth: usize| bits[2] >> (nth % 64) & 3 != 0;
+                wreck.image(chosen, is_side_chosen, len)
             }
             false => wreck.as_seen(),
         };
-        (self.store, self.log) = open(&image);
+        (self.store, self.log) = open(&image, rng);
+        self.store.set_time(u64::from(self.hour) * 3600);
         self.image = image;
         let found = held(&mut self.store, &self.put);
         assert!(
             found.is_superset(&self.durable),
             "nothing acknowledged is lost"
         );
-        assert!(found.is_subset(&self.model), "and nothing appears");
+        let extra = found.difference(&self.durable);
+        let extra: BTreeSet<BlockId> = extra.copied().collect();
+        assert!(extra.is_subset(&self.may), "and nothing appears");
         if !power {
-            assert_eq!(found, self.model, "the system's cache has it all");
+            let all = self.model.keys();
+            assert!(
+                all.clone().all(|id| found.contains(id)),
+                "the cache has it all"
+            );
         }
-        self.durable = found.clone();
-        self.model = found;
+        // Terms that were not committed may be the older ones.
+        let terms = found
+            .iter()
+            .map(|id| (*id, self.store.terms(id).expect("held")));
+        self.model = terms.collect();
+        self.pins = self.store.pins().iter().map(|pin| pin.root).collect();
+        self.marked = self.pins.is_empty().then(BTreeSet::new);
+        self.handle_commit();
     }
 }
 
@@ -131,35 +278,73 @@ fn pack_answers_as_a_map_does_through_crashes() {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
     let mut rng = Rng::new(bytes);
-    let (mut full, mut crashes) = (0, 0);
-    let mut twins = Twins::new();
+    let (mut full, mut evicted, mut crashes, mut checkpoints) = (0, 0, 0, 0);
+    let mut twins = Twins::new(&mut rng);
     for operation in 0..operations {
         if operation % OPERATIONS_PER_PACK == 0 {
-            twins = Twins::new();
+            twins = Twins::new(&mut rng);
         }
+        let terms = Terms {
+            expires: twins.hour + rng.below(20) as u32,
+            is_leased: rng.below(8) == 0,
+        };
         let known = twins.some_known(&mut rng);
         match (rng.below(100), known) {
             (0..40, _) | (_, None) => {
-                let longest = if rng.below(10) == 0 { 9000 } else { 600 };
+                let longest = [600, 600, 600, 9000, 20_000][rng.below(5) as usize];
                 let len = 8 + rng.below(longest);
                 let mut payload = vec![rng.below(3) as u8; len as usize];
                 payload[..8].copy_from_slice(&rng.bytes::<8>());
-                let before = twins.model.len();
-                twins.put(&block(&payload));
-                full += u64::from(twins.model.len() == before);
+                let block = block(&payload);
+                if rng.below(4) > 0 {
+                    evicted += u64::from(twins.evict(&block, rng.below(2) == 0));
+                }
+                full += u64::from(!twins.put(&block, terms));
             }
-            (40..55, Some(known)) => twins.put(&known),
-            (55..90, Some(known)) => twins.get(&known),
-            (90..97, Some(_)) => twins.commit(),
-            (97..99, Some(_)) => {
+            (40..48, Some(known)) => {
+                twins.put(&known, terms);
+            }
+            (48..70, Some(known)) => twins.get(&known),
+            (70..74, Some(known)) => twins.remove(&known.id()),
+            (74..76, Some(known)) => {
+                let id = known.id();
+                twins.store.release(&id);
+                twins.store.keep_until(&id, terms.expires);
+                if let Some(held) = twins.model.get_mut(&id) {
+                    held.is_leased = false;
+                    held.expires = held.expires.max(terms.expires);
+                }
+            }
+            (76, Some(known)) => twins.set_pin(known.id(), true),
+            (77, Some(known)) => twins.set_pin(known.id(), false),
+            (78, Some(_)) => twins.mark(),
+            (79..91, Some(_)) => {
+                twins.store.work();
+                if twins.store.uncommitted() == 0 && twins.store.pending.is_empty() {
+                    twins.handle_commit();
+                }
+            }
+            (91..94, Some(_)) => twins.commit(),
+            (94, Some(_)) => {
+                twins.hour += 1;
+                let secs = u64::from(twins.hour) * 3600;
+                twins.store.set_time(secs);
+            }
+            (95..97, Some(_)) => {
                 twins.crash(&mut rng, true);
                 crashes += 1;
             }
+            (97, Some(_)) => twins.restart(&mut rng),
             (_, Some(_)) => twins.crash(&mut rng, false),
         }
+        let usage = twins.store.usage();
+        assert!(usage.used_bytes <= CAPACITY, "{usage:?}");
+        assert_eq!(usage.blocks, twins.model.len() as u64);
+        checkpoints += u64::from(twins.store.opened().has_checkpoint);
     }
     println!(
-        "{operations} operations, {full} refused for want of space, {crashes} losses of power"
+        "{operations} operations, {full} refused for want of space, {evicted} that others made room for, \
+         {crashes} losses of power, {checkpoints} after an opening by a checkpoint"
     );
-    assert!(full > 0 && crashes > 0, "both were met");
+    assert!(full > 0 && evicted > 0 && crashes > 0 && checkpoints > 0);
 }

@@ -1,7 +1,8 @@
 //! A disk in memory that records what it is told, fails at a chosen call, and loses power: what it may then hold
 //! is any of the [`Wreck`]'s images.
 
-use super::super::disk::Disk;
+use super::super::disk::{Disk, Side};
+use super::super::gaps::PAGE;
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -13,11 +14,43 @@ const SECTOR: u64 = 512;
 /// A call that changed the file, or what is durable of it.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Write { offset: u64, bytes: Vec<u8> },
+    Write {
+        offset: u64,
+        bytes: Vec<u8>,
+    },
     SetLen(u64),
     Sync,
     FailedSync,
     SyncName,
+    /// Pages that were given back.
+    Punch {
+        offset: u64,
+        len: u64,
+    },
+    /// Of a side; nothing ever makes it certain.
+    WriteSide {
+        side: Side,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    CutSide(Side, u64),
+}
+
+/// The files of a pack.
+#[derive(Clone, Default)]
+pub struct Image {
+    pub pack: Vec<u8>,
+    pub sides: [Vec<u8>; 2],
+}
+
+impl Image {
+    /// A pack without sides.
+    pub fn of(pack: &[u8]) -> Image {
+        Image {
+            pack: pack.to_vec(),
+            ..Image::default()
+        }
+    }
 }
 
 /// How a call fails.
@@ -25,7 +58,7 @@ pub enum Op {
 pub enum Trouble {
     /// With this error number. A write writes half of its bytes before.
     Error(i32),
-    /// A write says that it wrote half, which is true; other calls succeed.
+    /// A write says that it wrote half, which is true, and a read reads half; other calls succeed.
     Short,
 }
 
@@ -46,6 +79,12 @@ pub struct Log {
     /// Calls that could have failed.
     pub calls: u64,
     pub fault: Option<Fault>,
+    /// Reads that failed.
+    pub failed_reads: u64,
+    /// Whether the file system knows holes.
+    pub is_holeless: bool,
+    /// Bytes of the file system that are free; all there could be if not said.
+    pub free: Option<u64>,
 }
 
 impl Log {
@@ -68,6 +107,9 @@ impl Log {
 
 pub struct Recorded {
     bytes: Vec<u8>,
+    sides: [Vec<u8>; 2],
+    /// For each page whether it takes space, those behind the end included.
+    pages: Vec<bool>,
     /// Below it bytes are shown.
     end: u64,
     log: Rc<RefCell<Log>>,
@@ -75,12 +117,23 @@ pub struct Recorded {
 
 impl Recorded {
     /// A file that holds these bytes, all of them durable.
-    pub fn new(image: &[u8], log: &Rc<RefCell<Log>>) -> Recorded {
+    pub fn new(image: &Image, log: &Rc<RefCell<Log>>) -> Recorded {
+        let pages = image.pack.chunks(PAGE as usize);
         Recorded {
-            bytes: image.to_vec(),
-            end: image.len() as u64,
+            pages: pages.map(|page| page.iter().any(|&it| it != 0)).collect(),
+            bytes: image.pack.clone(),
+            sides: image.sides.clone(),
+            end: image.pack.len() as u64,
             log: log.clone(),
         }
+    }
+
+    fn set_pages(&mut self, offset: u64, len: u64, takes_space: bool) {
+        let (first, after) = (offset / PAGE, (offset + len).div_ceil(PAGE));
+        if self.pages.len() < after as usize {
+            self.pages.resize(after as usize, false);
+        }
+        self.pages[first as usize..after as usize].fill(takes_space);
     }
 }
 
@@ -92,6 +145,90 @@ impl Disk for Recorded {
     fn file_len(&self) -> io::Result<u64> {
         // To ask an open file for its length asks no disk.
         Ok(self.bytes.len() as u64)
+    }
+
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut log = self.log.borrow_mut();
+        let start = (offset as usize).min(self.bytes.len());
+        let mut len = bytes.len().min(self.bytes.len() - start);
+        match log.count() {
+            Some(Trouble::Error(code)) => {
+                log.failed_reads += 1;
+                return Err(io::Error::from_raw_os_error(code));
+            }
+            Some(Trouble::Short) => len = len.div_ceil(2),
+            None => {}
+        }
+        bytes[..len].copy_from_slice(&self.bytes[start..start + len]);
+        Ok(len)
+    }
+
+    fn data_after(&self, offset: u64) -> Option<u64> {
+        let page = (offset / PAGE) as usize;
+        let used = self.pages.get(page..)?.iter().position(|&it| it)?;
+        let data = offset.max((page + used) as u64 * PAGE);
+        (data < self.bytes.len() as u64).then_some(data)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        Ok(self.pages.iter().filter(|&&it| it).count() as u64 * PAGE)
+    }
+
+    fn free_space(&self) -> io::Result<u64> {
+        Ok(self.log.borrow().free.unwrap_or(u64::MAX))
+    }
+
+    fn allocate(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        self.log.borrow_mut().attempt()?;
+        self.set_pages(offset, len, true);
+        Ok(())
+    }
+
+    fn punch(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        assert!(
+            offset.is_multiple_of(PAGE) && len.is_multiple_of(PAGE),
+            "only whole pages"
+        );
+        if self.log.borrow().is_holeless {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.log.borrow_mut().attempt()?;
+        self.log.borrow_mut().ops.push(Op::Punch { offset, len });
+        self.bytes[offset as usize..(offset + len) as usize].fill(0);
+        self.set_pages(offset, len, false);
+        Ok(())
+    }
+
+    fn read_side(&self, side: Side, max: u64) -> io::Result<Vec<u8>> {
+        self.log.borrow_mut().attempt()?;
+        let bytes = &self.sides[side as usize];
+        Ok(bytes[..bytes.len().min(max as usize)].to_vec())
+    }
+
+    fn write_side(&mut self, side: Side, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut log = self.log.borrow_mut();
+        let done = log.attempt();
+        let bytes = if done.is_ok() {
+            bytes
+        } else {
+            &bytes[..bytes.len() / 2]
+        };
+        apply_write(&mut self.sides[side as usize], offset, bytes);
+        let bytes = bytes.to_vec();
+        log.ops.push(Op::WriteSide {
+            side,
+            offset,
+            bytes,
+        });
+        done
+    }
+
+    fn cut_side(&mut self, side: Side, len: u64) -> io::Result<()> {
+        let mut log = self.log.borrow_mut();
+        log.attempt()?;
+        self.sides[side as usize].resize(len as usize, 0);
+        log.ops.push(Op::CutSide(side, len));
+        Ok(())
     }
 
     fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {
@@ -122,6 +259,8 @@ impl Disk for Recorded {
         apply_write(&mut self.bytes, offset, &bytes);
         let written = bytes.len();
         log.ops.push(Op::Write { offset, bytes });
+        drop(log);
+        self.set_pages(offset, written as u64, true);
         match trouble {
             Some(Trouble::Error(code)) => Err(io::Error::from_raw_os_error(code)),
             Some(Trouble::Short) | None => Ok(written),
@@ -132,8 +271,12 @@ impl Disk for Recorded {
         assert!(self.end <= len, "what is shown is never cut");
         let mut log = self.log.borrow_mut();
         log.attempt()?;
-        self.bytes.resize(len as usize, 0);
-        log.ops.push(Op::SetLen(len));
+        // Also what was set aside behind the end.
+        self.pages.truncate(len.div_ceil(PAGE) as usize);
+        if self.bytes.len() as u64 != len {
+            self.bytes.resize(len as usize, 0);
+            log.ops.push(Op::SetLen(len));
+        }
         Ok(())
     }
 
@@ -168,16 +311,22 @@ fn apply_write(image: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
 }
 
 /// A change that reaches the disk as a whole or not at all.
+#[derive(Clone, Copy)]
 enum Step<'a> {
     /// Bytes within one sector.
     Sector(u64, &'a [u8]),
     /// A new length.
     SetLen(u64),
+    /// A page that was given back.
+    Punch(u64),
 }
 
 /// What is left after a loss of power: what was surely durable, and what may or may not have been.
 pub struct Wreck<'a> {
     base: Vec<u8>,
+    sides: [Vec<u8>; 2],
+    /// What was done to the sides, all in doubt.
+    side_steps: Vec<(Side, Step<'a>)>,
     /// In the order of the calls; with the number of the doubt, for those that are in doubt.
     steps: Vec<(Option<usize>, Step<'a>)>,
     /// Steps in doubt.
@@ -188,7 +337,7 @@ pub struct Wreck<'a> {
 
 impl<'a> Wreck<'a> {
     /// After these calls on a file that held these bytes durably.
-    pub fn new(image: &[u8], ops: &'a [Op]) -> Wreck<'a> {
+    pub fn new(image: &Image, ops: &'a [Op]) -> Wreck<'a> {
         // A sync makes durable what came since the last; what a failed one was to make durable stays in doubt.
         let mut certain = vec![false; ops.len()];
         let mut since = 0;
@@ -201,12 +350,14 @@ impl<'a> Wreck<'a> {
             }
         }
         let mut wreck = Wreck {
-            base: image.to_vec(),
+            base: image.pack.clone(),
+            sides: image.sides.clone(),
+            side_steps: Vec::new(),
             steps: Vec::new(),
             doubts: 0,
-            lens: vec![image.len() as u64],
+            lens: vec![image.pack.len() as u64],
         };
-        let mut len = image.len() as u64;
+        let mut len = image.pack.len() as u64;
         for (op, is_certain) in ops.iter().zip(certain) {
             let steps: Vec<Step<'a>> = match op {
                 Op::Write { offset, bytes } => {
@@ -216,6 +367,23 @@ impl<'a> Wreck<'a> {
                 Op::SetLen(to) => {
                     len = *to;
                     vec![Step::SetLen(*to)]
+                }
+                Op::Punch { offset, len } => {
+                    let pages = (*offset..offset + len).step_by(PAGE as usize);
+                    pages.map(Step::Punch).collect()
+                }
+                Op::WriteSide {
+                    side,
+                    offset,
+                    bytes,
+                } => {
+                    let steps = sectors(*offset, bytes).into_iter();
+                    wreck.side_steps.extend(steps.map(|step| (*side, step)));
+                    continue;
+                }
+                Op::CutSide(side, len) => {
+                    wreck.side_steps.push((*side, Step::SetLen(*len)));
+                    continue;
                 }
                 Op::Sync | Op::FailedSync | Op::SyncName => continue,
             };
@@ -243,22 +411,33 @@ impl<'a> Wreck<'a> {
         }
     }
 
-    /// The file with those steps in doubt that are chosen, and of this length.
-    pub fn image(&self, is_chosen: impl Fn(usize) -> bool, len: u64) -> Vec<u8> {
-        let mut image = self.base.clone();
+    /// The files with those steps in doubt that are chosen, and the pack of this length.
+    pub fn image(
+        &self,
+        is_chosen: impl Fn(usize) -> bool,
+        is_side_chosen: impl Fn(usize) -> bool,
+        len: u64,
+    ) -> Image {
+        let mut pack = self.base.clone();
         for (doubt, step) in &self.steps {
             if doubt.is_none_or(&is_chosen) {
-                step.apply(&mut image);
+                step.apply(&mut pack);
             }
         }
-        image.resize(len as usize, 0);
-        image
+        pack.resize(len as usize, 0);
+        let mut sides = self.sides.clone();
+        for (nth, (side, step)) in self.side_steps.iter().enumerate() {
+            if is_side_chosen(nth) {
+                step.apply(&mut sides[*side as usize]);
+            }
+        }
+        Image { pack, sides }
     }
 
-    /// The file as a process sees it that is started without a loss of power.
-    pub fn as_seen(&self) -> Vec<u8> {
+    /// The files as a process sees them that is started without a loss of power.
+    pub fn as_seen(&self) -> Image {
         let last = self.lens.last().expect("there is always a length");
-        self.image(|_| true, *last)
+        self.image(|_| true, |_| true, *last)
     }
 }
 
@@ -267,6 +446,12 @@ impl Step<'_> {
         match self {
             Step::Sector(offset, bytes) => apply_write(image, *offset, bytes),
             Step::SetLen(len) => image.resize(*len as usize, 0),
+            // A length that came first may have cut the page.
+            Step::Punch(offset) => {
+                let len = image.len();
+                let (start, end) = (*offset as usize, (*offset + PAGE) as usize);
+                image[start.min(len)..end.min(len)].fill(0);
+            }
         }
     }
 }

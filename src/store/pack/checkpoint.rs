@@ -1,0 +1,309 @@
+//! Checkpoints: what a pack held up to some place, in a file beside it, so that an opening need only read what
+//! follows that place. A cache: whatever is wrong with it, the pack is read from its start instead.
+//!
+//! A checkpoint is written in slices while blocks come and go. That does no harm: whatever happens to the pack
+//! after the place at which a checkpoint ends is said there by records that the opening reads, and to apply a
+//! removal or new terms twice is the same as once. Therefore it is sealed only when all that is durable that was
+//! done before its last slice. It need not be synced: a torn one has not its checksum.
+
+use super::disk::{Disk, Side};
+use super::gaps::Gaps;
+use super::index::{decode_entry, encode_entry, Index, Key, ENTRY_LEN, FIRST_KEY};
+use super::note::Stretch;
+use super::record::PackId;
+use super::scan::{Last, PinNote};
+use crate::id::BlockId;
+use crate::limits::CHECKPOINT_MAX;
+use crate::wire::codec::{Malformed, Reader};
+use std::collections::BTreeMap;
+use std::io;
+
+/// Bytes in front of the lists.
+pub(super) const HEADER_LEN: usize = 64;
+
+const MAGIC: [u8; 8] = *b"STREWIDX";
+const VERSION: u32 = 1;
+
+/// Where the header's checksum lies.
+const CRC_AT: usize = 12;
+
+/// Entries in a slice.
+const SLICE: usize = 8192;
+
+/// What a pack held up to some place.
+#[derive(Default)]
+pub(super) struct Checkpoint {
+    /// Counts checkpoints: of two, the higher is the later.
+    pub sequence: u64,
+    /// Where it ends: what the pack says from there on is not in it.
+    pub end: u64,
+    /// The last record before the end.
+    pub last: Last,
+    pub index: Index,
+    pub gaps: Vec<Stretch>,
+    pub pins: BTreeMap<BlockId, PinNote>,
+    pub damaged: Vec<Stretch>,
+}
+
+/// The fields of a header.
+struct Header {
+    sequence: u64,
+    end: u64,
+    last: Last,
+    body_crc: u32,
+    entries: u32,
+    gaps: u32,
+    pins: u32,
+    damaged: u32,
+}
+
+impl Header {
+    fn encode(&self, id: &PackId) -> [u8; HEADER_LEN] {
+        let mut bytes = Vec::with_capacity(HEADER_LEN);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&VERSION.to_be_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&self.sequence.to_be_bytes());
+        bytes.extend_from_slice(&self.end.to_be_bytes());
+        bytes.extend_from_slice(&self.last.offset.to_be_bytes());
+        bytes.extend_from_slice(&self.last.crc.to_be_bytes());
+        bytes.extend_from_slice(&self.body_crc.to_be_bytes());
+        for count in [self.entries, self.gaps, self.pins, self.damaged] {
+            bytes.extend_from_slice(&count.to_be_bytes());
+        }
+        let mut header: [u8; HEADER_LEN] = bytes.try_into().expect("the fields take 64 bytes");
+        let crc = header_crc(id, &header);
+        header[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
+        header
+    }
+
+    fn decode(bytes: &[u8], id: &PackId) -> Result<Header, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let header: [u8; HEADER_LEN] = reader.array()?;
+        let mut reader = Reader::new(&header);
+        if reader.array()? != MAGIC || reader.u32()? != VERSION {
+            return Err(Malformed::Value("checkpoint"));
+        }
+        let crc = reader.u32()?;
+        let mut blank = header;
+        blank[CRC_AT..CRC_AT + 4].fill(0);
+        if crc != header_crc(id, &blank) {
+            return Err(Malformed::Value("checksum"));
+        }
+        Ok(Header {
+            sequence: reader.u64()?,
+            end: reader.u64()?,
+            last: Last {
+                offset: reader.u64()?,
+                crc: reader.u32()?,
+            },
+            body_crc: reader.u32()?,
+            entries: reader.u32()?,
+            gaps: reader.u32()?,
+            pins: reader.u32()?,
+            damaged: reader.u32()?,
+        })
+    }
+}
+
+/// Binds a header to its pack; the field of the checksum is zero.
+fn header_crc(id: &PackId, header: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&id.0);
+    crc.update(header);
+    crc.finalize()
+}
+
+impl Checkpoint {
+    /// What these bytes say of the pack of this id; an error if they are not all that a checkpoint is.
+    pub fn decode(bytes: &[u8], id: &PackId) -> Result<Checkpoint, Malformed> {
+        let header = Header::decode(bytes, id)?;
+        let body = &bytes[HEADER_LEN..];
+        if crc32fast::hash(body) != header.body_crc {
+            return Err(Malformed::Value("checksum"));
+        }
+        let mut reader = Reader::new(body);
+        let mut checkpoint = Checkpoint {
+            sequence: header.sequence,
+            end: header.end,
+            last: header.last,
+            ..Checkpoint::default()
+        };
+        for _ in 0..header.entries {
+            let (prefix, entry) =
+                decode_entry(&reader.array()?).ok_or(Malformed::Value("entry"))?;
+            if entry.offset >= header.end || !checkpoint.index.push(prefix, &entry) {
+                return Err(Malformed::Value("entry"));
+            }
+        }
+        for _ in 0..header.gaps {
+            checkpoint.gaps.push(stretch(&mut reader, header.end)?);
+        }
+        for _ in 0..header.pins {
+            let root = BlockId(reader.array()?);
+            let (len, offset) = (reader.u64()?, reader.u64()?);
+            checkpoint.pins.insert(root, PinNote { len, offset });
+        }
+        for _ in 0..header.damaged {
+            checkpoint.damaged.push(stretch(&mut reader, header.end)?);
+        }
+        reader.end()?;
+        Ok(checkpoint)
+    }
+
+    /// The later of the two sides that are sound and speak of the file as it is: it has the last record where it
+    /// was, and so has not been replaced by another. And the side to be written next, with its number.
+    pub fn load(disk: &dyn Disk, id: &PackId, len: u64) -> (Option<Checkpoint>, Side, u64) {
+        let mut best: Option<(Checkpoint, Side)> = None;
+        let mut sequence = 0;
+        for side in Side::ALL {
+            let bytes = match disk.read_side(side, CHECKPOINT_MAX) {
+                Ok(bytes) if bytes.is_empty() => continue,
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    log::debug!("read a checkpoint: {error}");
+                    continue;
+                }
+            };
+            if let Ok(header) = Header::decode(&bytes, id) {
+                sequence = sequence.max(header.sequence);
+            }
+            match Checkpoint::decode(&bytes, id) {
+                Ok(it) if it.end > len || !is_there(disk, it.last) => {
+                    log::debug!("a checkpoint speaks of another state of the pack");
+                }
+                Ok(it)
+                    if best
+                        .as_ref()
+                        .is_none_or(|best| it.sequence > best.0.sequence) =>
+                {
+                    best = Some((it, side));
+                }
+                Ok(_) => {}
+                Err(why) => log::debug!("a checkpoint is not used: bad {why}"),
+            }
+        }
+        let next = best.as_ref().map_or(Side::Zero, |best| best.1.other());
+        (best.map(|best| best.0), next, sequence + 1)
+    }
+}
+
+/// Whether this record's header is still where it was.
+fn is_there(disk: &dyn Disk, last: Last) -> bool {
+    let mut crc = [0; 4];
+    let at = last.offset + super::record::RECORD_CRC_AT as u64;
+    last.offset == 0
+        || disk
+            .read_full(&mut crc, at)
+            .is_ok_and(|read| read == 4 && u32::from_be_bytes(crc) == last.crc)
+}
+
+fn stretch(reader: &mut Reader<'_>, end: u64) -> Result<Stretch, Malformed> {
+    let stretch = (reader.u64()?, reader.u64()?);
+    match stretch.0 < stretch.1 && stretch.1 <= end {
+        true => Ok(stretch),
+        false => Err(Malformed::Value("stretch")),
+    }
+}
+
+/// A checkpoint that is being written.
+pub(super) struct Writer {
+    side: Side,
+    sequence: u64,
+    end: u64,
+    last: Last,
+    /// The next entry to be written has this key or a later one.
+    cursor: Key,
+    entries: u32,
+    /// Bytes of the body so far.
+    len: u64,
+    crc: crc32fast::Hasher,
+}
+
+impl Writer {
+    /// Begins a checkpoint that ends at this place: all before it is durable, and nothing is pending.
+    pub fn new(side: Side, sequence: u64, end: u64, last: Last) -> Writer {
+        Writer {
+            side,
+            sequence,
+            end,
+            last,
+            cursor: FIRST_KEY,
+            entries: 0,
+            len: 0,
+            crc: crc32fast::Hasher::new(),
+        }
+    }
+
+    /// The side that it is written to.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// Writes a slice of the entries; whether it was the last.
+    pub fn step(&mut self, disk: &mut dyn Disk, index: &Index) -> io::Result<bool> {
+        let mut bytes = Vec::with_capacity(SLICE * ENTRY_LEN);
+        let mut entries = index.iter_from(self.cursor);
+        for ((prefix, at), entry) in entries.by_ref().take(SLICE) {
+            self.cursor = (prefix, at + 1);
+            if entry.offset < self.end {
+                bytes.extend_from_slice(&encode_entry(prefix, &entry));
+                self.entries += 1;
+            }
+        }
+        let is_last = entries.next().is_none();
+        self.write(disk, &bytes)?;
+        Ok(is_last)
+    }
+
+    /// Writes the rest, and the header that makes it one.
+    pub fn seal(
+        mut self,
+        disk: &mut dyn Disk,
+        id: &PackId,
+        gaps: &Gaps,
+        pins: &BTreeMap<BlockId, PinNote>,
+        damaged: &BTreeMap<u64, u64>,
+    ) -> io::Result<()> {
+        let end = self.end;
+        let before = |(start, after): Stretch| (start < end).then_some((start, after.min(end)));
+        let gaps: Vec<Stretch> = gaps.iter().filter_map(before).collect();
+        let damaged = damaged.iter().map(|(&start, &after)| (start, after));
+        let damaged: Vec<Stretch> = damaged.filter_map(before).collect();
+        let pins: Vec<_> = pins.iter().filter(|(_, pin)| pin.offset < end).collect();
+        let mut bytes = Vec::new();
+        let put = |bytes: &mut Vec<u8>, stretches: &[Stretch]| {
+            for (start, after) in stretches {
+                bytes.extend_from_slice(&start.to_be_bytes());
+                bytes.extend_from_slice(&after.to_be_bytes());
+            }
+        };
+        put(&mut bytes, &gaps);
+        for (root, pin) in &pins {
+            bytes.extend_from_slice(&root.0);
+            bytes.extend_from_slice(&pin.len.to_be_bytes());
+            bytes.extend_from_slice(&pin.offset.to_be_bytes());
+        }
+        put(&mut bytes, &damaged);
+        self.write(disk, &bytes)?;
+        let header = Header {
+            sequence: self.sequence,
+            end,
+            last: self.last,
+            body_crc: self.crc.finalize(),
+            entries: self.entries,
+            gaps: gaps.len() as u32,
+            pins: pins.len() as u32,
+            damaged: damaged.len() as u32,
+        };
+        disk.write_side(self.side, &header.encode(id), 0)?;
+        disk.cut_side(self.side, HEADER_LEN as u64 + self.len)
+    }
+
+    fn write(&mut self, disk: &mut dyn Disk, bytes: &[u8]) -> io::Result<()> {
+        disk.write_side(self.side, bytes, HEADER_LEN as u64 + self.len)?;
+        self.crc.update(bytes);
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+}

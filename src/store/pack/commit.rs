@@ -1,0 +1,222 @@
+//! Commits: notes are written, all is synced, and what waited for that happens.
+//!
+//! The order is what keeps blocks safe. A block's space goes back only after the note that it counts no more is
+//! durable. A block that is moved counts at its old place until its copy is durable; only then is the old place
+//! noted as a gap.
+
+use super::gaps::Gaps;
+use super::index::Entry;
+use super::note::{encode_gaps, encode_terms, push_stretch, Stretch};
+use super::record::{Record, TYPE_GAPS, TYPE_TERMS};
+use super::PackStore;
+use crate::id::BlockId;
+use crate::limits::{NOTE_RETRY_SECS, NOTE_STATEMENTS_MAX, UNCOMMITTED_MAX};
+use crate::store::{Store, StoreError, Terms};
+use crate::sys::plain;
+use std::collections::BTreeMap;
+
+/// A record that was copied to the tail.
+pub(super) enum Move {
+    /// A block, from where it counts until the copy is durable.
+    Block { id: BlockId, from: Entry, to: u64 },
+    /// The note of a pin.
+    Pin { root: BlockId, from: u64, to: u64 },
+}
+
+/// What a commit is to do.
+#[derive(Default)]
+pub(super) struct Pending {
+    /// Stretches that count no more, and of which no note has been written.
+    gaps: Vec<Stretch>,
+    /// New terms of which no note has been written, by the offset of the block's record.
+    pub terms: BTreeMap<u64, Terms>,
+    /// Copies that were written and are not yet durable.
+    pub moves: Vec<Move>,
+    /// What is to be gaps once the copies are durable.
+    pub moved: Vec<Stretch>,
+    /// Not before this time are notes written again, in seconds since the Unix epoch: there was no room.
+    retry_at: u64,
+}
+
+impl Pending {
+    /// These stretches count no more.
+    pub fn new(gaps: Vec<Stretch>) -> Pending {
+        Pending {
+            gaps,
+            ..Pending::default()
+        }
+    }
+
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.gaps.is_empty() && self.terms.is_empty() && self.moves.is_empty()
+    }
+
+    /// Whether a commit has something to do that it may do now.
+    pub fn is_due(&self, time: u64) -> bool {
+        !self.is_empty() && time >= self.retry_at
+    }
+}
+
+impl PackStore {
+    /// Has a stretch noted as a gap by the next commit.
+    pub(super) fn add_gap(&mut self, stretch: Stretch) {
+        push_stretch(&mut self.pending.gaps, stretch);
+    }
+
+    /// Makes sure that one more gap can be noted; an error if so many wait that cannot be written.
+    pub(super) fn reserve_gap(&mut self) -> Result<(), StoreError> {
+        if self.pending.gaps.len() < NOTE_STATEMENTS_MAX {
+            return Ok(());
+        }
+        self.commit()?;
+        match self.pending.gaps.len() < NOTE_STATEMENTS_MAX {
+            true => Ok(()),
+            false => Err(self.failed("write", std::io::Error::from_raw_os_error(libc::ENOSPC))),
+        }
+    }
+
+    /// Writes a note at the tail, if need be in the space that is set aside for notes.
+    pub(super) fn append_note(
+        &mut self,
+        kind_of_record: u8,
+        address: BlockId,
+        payload: &[u8],
+    ) -> Result<u64, StoreError> {
+        let record = Record::of_note(kind_of_record, address, payload, self.stamp());
+        if self.grow(record.extent()).is_err() {
+            log::debug!("a note takes of the space that is set aside for notes");
+        }
+        self.append(&record, payload)
+    }
+
+    /// Writes all that is to be noted; the gaps of which a note was written.
+    fn write_notes(&mut self) -> Result<Vec<Stretch>, StoreError> {
+        let mut noted = Vec::new();
+        let none = BlockId([0; 32]);
+        while !self.pending.gaps.is_empty() {
+            let count = self.pending.gaps.len().min(NOTE_STATEMENTS_MAX);
+            let payload = encode_gaps(self.pending.gaps[..count].iter().copied());
+            self.append_note(TYPE_GAPS, none, &payload)?;
+            noted.extend(self.pending.gaps.drain(..count));
+        }
+        while let Some((&first, _)) = self.pending.terms.first_key_value() {
+            let nth = self.pending.terms.keys().nth(NOTE_STATEMENTS_MAX);
+            let rest = nth.copied().unwrap_or(u64::MAX);
+            let statements = self.pending.terms.range(first..rest);
+            let payload = encode_terms(statements.map(|(&at, &terms)| (at, terms)));
+            self.append_note(TYPE_TERMS, none, &payload)?;
+            self.pending.terms = self.pending.terms.split_off(&rest);
+        }
+        Ok(noted)
+    }
+
+    /// Makes durable all that was written, and what is to be noted, as far as it can be.
+    pub(super) fn commit(&mut self) -> Result<(), StoreError> {
+        if self.is_read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        let mut noted = Vec::new();
+        if self.uncommitted() < UNCOMMITTED_MAX && self.pending.is_due(self.time) {
+            // What was noted before an error is found again at an opening, and is noted twice at worst.
+            let before = self.pending.gaps.clone();
+            match self.write_notes() {
+                Ok(gaps) => noted = gaps,
+                Err(error) => {
+                    log::debug!("{error}; what is to be noted waits");
+                    self.pending.gaps = before;
+                    self.pending.retry_at = self.time + NOTE_RETRY_SECS;
+                }
+            }
+        }
+        if self.uncommitted() == 0 {
+            return Ok(());
+        }
+        if let Err(error) = self.disk.sync() {
+            return Err(self.give_up_writing(error));
+        }
+        self.committed_tail = self.tail;
+        self.write_back_tail = self.tail;
+        self.committed = self.written;
+        for stretch in noted {
+            self.gaps.add(stretch);
+        }
+        for copied in std::mem::take(&mut self.pending.moves) {
+            self.finish_move(copied);
+        }
+        for stretch in std::mem::take(&mut self.pending.moved) {
+            self.add_gap(stretch);
+        }
+        Ok(())
+    }
+
+    /// A sync has failed: the system may have dropped what was written, and what it reads as says nothing about the
+    /// disk. Nor may a later opening believe it, which could not tell that it is only in memory; so it goes.
+    fn give_up_writing(&mut self, error: std::io::Error) -> StoreError {
+        self.is_read_only = true;
+        let cause = plain(&error);
+        log::warn!(
+            "sync {}: {cause}; it is read-only now",
+            self.disk.path().display()
+        );
+        let committed_tail = self.committed_tail;
+        let (space, payload_bytes, marks) =
+            (&mut self.space, &mut self.payload_bytes, &mut self.marks);
+        self.index.retain(|entry| {
+            if entry.offset < committed_tail {
+                return Some(entry);
+            }
+            space.remove(entry.len);
+            *payload_bytes -= u64::from(entry.len);
+            marks.forget(&entry);
+            None
+        });
+        self.pins.retain(|_, pin| pin.offset < committed_tail);
+        self.pending = Pending::default();
+        self.disk.set_end(committed_tail);
+        self.tail = committed_tail;
+        self.cut_back();
+        self.failed("sync", error)
+    }
+
+    /// A copy is durable: from now on it is what counts, if what was copied still did.
+    fn finish_move(&mut self, copied: Move) {
+        match copied {
+            Move::Block { id, from, to } => {
+                let Some(now) = self.index.at(&id, from.offset) else {
+                    let len = super::record::extent(from.len);
+                    return self.add_gap((to, to + len));
+                };
+                self.index.remove(&id, &now);
+                // It was compared just before it was copied.
+                let checked = true;
+                let moved = Entry {
+                    offset: to,
+                    checked,
+                    ..now
+                };
+                self.index.insert(&id, moved);
+                if let Some(terms) = self.pending.terms.remove(&from.offset) {
+                    self.pending.terms.insert(to, terms);
+                } else if now.terms != from.terms {
+                    self.pending.terms.insert(to, now.terms);
+                }
+            }
+            Move::Pin { root, from, to } => match self.pins.get_mut(&root) {
+                Some(pin) if pin.offset == from => pin.offset = to,
+                _ => {
+                    let len = super::note::encode_pin(0).len() as u32;
+                    self.add_gap((to, to + super::record::extent(len)));
+                }
+            },
+        }
+    }
+
+    /// The gaps that a note at this place speaks of, as they are now.
+    pub(super) fn gaps_around(gaps: &Gaps, noted: impl Iterator<Item = Stretch>) -> Vec<Stretch> {
+        let mut now: Vec<Stretch> = noted.filter_map(|(start, _)| gaps.around(start)).collect();
+        now.sort_unstable();
+        now.dedup();
+        now
+    }
+}

@@ -1,0 +1,421 @@
+//! Work in the background, in slices of some milliseconds: pages of gaps go back to the file system, blocks
+//! between gaps are moved to the tail so that the gaps become one, and checkpoints are written.
+
+use super::checkpoint::Writer;
+use super::commit::Move;
+use super::disk::Side;
+use super::gaps::page_bytes;
+use super::note::{decode_gaps, decode_terms, encode_gaps, encode_pin, Stretch};
+use super::record::{self, Record, RECORD_HEADER_LEN, TYPE_BLOCK, TYPE_GAPS, TYPE_PIN, TYPE_TERMS};
+use super::PackStore;
+use crate::id::BlockId;
+use crate::limits::*;
+use crate::store::{Claim, Store, StoreError};
+use crate::sys::plain;
+use std::io::ErrorKind;
+
+/// To move a run of blocks, so many times what it gives back may be written at most.
+const MOVE_COST_MAX: u64 = 16;
+
+/// Rounds of making room for one block at most: each drops as many blocks as may go at once.
+const ROUNDS_MAX: usize = 16;
+
+/// What is done in the background.
+pub(super) struct Background {
+    /// Where the next checkpoint is written, and its number.
+    side: Side,
+    sequence: u64,
+    writer: Option<Writer>,
+    /// Records since the last checkpoint.
+    records: u64,
+    /// Records after which the next is written at the earliest.
+    pub checkpoint_after: u64,
+    /// Bytes of garbage from which on blocks are moved; a sixteenth of the allotment if not said.
+    pub move_after: Option<u64>,
+    /// Whether checkpoints are written at all: not of a pack that could not all be read.
+    is_readable: bool,
+    /// Where the search for blocks to be moved goes on; `None` if there is none.
+    cursor: Option<u64>,
+    /// Garbage that was left when the last search ended.
+    garbage_left: u64,
+}
+
+impl Background {
+    /// The next checkpoint is this, and so many records have come since the last.
+    pub fn new(side: Side, sequence: u64, records: u64, is_readable: bool) -> Background {
+        Background {
+            side,
+            sequence,
+            writer: None,
+            records,
+            checkpoint_after: CHECKPOINT_AFTER,
+            move_after: None,
+            is_readable,
+            cursor: None,
+            garbage_left: 0,
+        }
+    }
+
+    /// What is known of the pack is no longer all that is there: no checkpoint of it is written.
+    pub fn stop_checkpoints(&mut self) {
+        self.is_readable = false;
+        self.writer = None;
+    }
+
+    /// A record was written.
+    pub fn handle_record(&mut self) {
+        self.records += 1;
+    }
+}
+
+impl PackStore {
+    pub(super) fn is_work_waiting(&self) -> bool {
+        !self.is_read_only
+            && (self.gaps.next_to_punch().is_some()
+                || self.pending.is_due(self.time)
+                || self.wants_moving()
+                || self.background.writer.is_some()
+                || self.wants_checkpoint())
+    }
+
+    pub(super) fn do_a_slice(&mut self) {
+        if self.is_read_only {
+            return;
+        }
+        if self.gaps.next_to_punch().is_some() {
+            self.punch(PUNCHES_PER_SLICE);
+        } else if self.pending.is_due(self.time) {
+            if let Err(error) = self.commit() {
+                log::debug!("{error}");
+            }
+        } else if self.wants_moving() {
+            if let Err(error) = self.move_some() {
+                // There was no room for the copies; they are tried again when there is more to be gained.
+                log::debug!("{error}");
+                self.end_search();
+            }
+        } else if self.background.writer.is_some() || self.wants_checkpoint() {
+            self.write_checkpoint();
+        }
+    }
+
+    /// Gives pages of some gaps back.
+    fn punch(&mut self, max: usize) {
+        for _ in 0..max {
+            let Some((start, (first, after))) = self.gaps.next_to_punch() else {
+                break;
+            };
+            match self.disk.punch(first, after - first) {
+                Ok(()) => self.gaps.set_punched(start),
+                Err(error) => {
+                    self.gaps.give_up(start);
+                    let cause = plain(&error);
+                    let path = self.disk.path().display();
+                    if error.kind() != ErrorKind::Unsupported {
+                        log::warn!("give back space of {path}: {cause}");
+                    } else if !self.space.is_halved {
+                        self.space.is_halved = true;
+                        log::warn!(
+                            "{path}: the file system takes no part of a file back; half of --capacity is used"
+                        );
+                    }
+                }
+            }
+        }
+        self.space.measure(&*self.disk, self.tail);
+    }
+
+    /// Whether there is enough garbage between blocks that it is worth while to move them.
+    /// Whether there will be more room without anything being dropped.
+    pub(super) fn is_space_coming(&self) -> bool {
+        !self.pending.is_empty() || self.gaps.next_to_punch().is_some() || self.wants_moving()
+    }
+
+    fn wants_moving(&self) -> bool {
+        let garbage = self.gaps.garbage();
+        let many = self.background.move_after;
+        let many = many.unwrap_or(self.space.limit() / 16);
+        let is_much = garbage > many && !self.space.is_halved;
+        let has_grown = garbage > self.background.garbage_left / 4 * 5;
+        is_much && (self.background.cursor.is_some() || has_grown)
+    }
+
+    fn end_search(&mut self) {
+        self.background.cursor = None;
+        self.background.garbage_left = self.gaps.garbage();
+    }
+
+    /// Looks at some gaps, and copies what lies between two of them to the tail if that gains more than it takes.
+    fn move_some(&mut self) -> Result<(), StoreError> {
+        let from = self.background.cursor.unwrap_or(0);
+        let mut gaps = self.gaps.iter_from(from).take(GAPS_PER_SLICE + 1);
+        let mut before = gaps.next();
+        let mut runs = Vec::new();
+        let mut bytes = 0;
+        for after in gaps {
+            let Some(gap) = before.replace(after) else {
+                break;
+            };
+            let run = (gap.1, after.0);
+            let len = run.1 - run.0;
+            let back = page_bytes((gap.0, after.1)) - page_bytes(gap) - page_bytes(after);
+            let gain = back.saturating_sub(len);
+            if gain > 0 && len <= gain * MOVE_COST_MAX && len <= MOVE_MAX {
+                runs.push(run);
+                bytes += len;
+                if bytes >= MOVE_MAX {
+                    break;
+                }
+            }
+        }
+        match before {
+            Some(last) if last.0 > from => self.background.cursor = Some(last.0),
+            _ => self.end_search(),
+        }
+        // Copies may take of what puts leave, but no more.
+        let used = self.space.used(self.places());
+        if used + bytes + NOTE_RESERVE > self.space.limit() {
+            self.end_search();
+            return Ok(());
+        }
+        for run in runs {
+            self.move_run(run)?;
+        }
+        Ok(())
+    }
+
+    /// Copies all that counts of a run to the tail. Nothing is done if there is something in it that is damaged, or
+    /// not known.
+    fn move_run(&mut self, run: Stretch) -> Result<(), StoreError> {
+        let Some(records) = self.records_of(run) else {
+            return Ok(());
+        };
+        let (moves, terms) = (self.pending.moves.len(), self.pending.terms.clone());
+        let mut copies = Vec::new();
+        for (offset, record) in records {
+            let begun = self.tail;
+            let done = self.move_record(offset, &record);
+            if self.tail > begun {
+                copies.push((begun, self.tail));
+            }
+            if !matches!(done, Ok(true)) {
+                // What was copied so far counts no more than before.
+                self.pending.moves.truncate(moves);
+                self.pending.terms = terms;
+                for copy in copies {
+                    self.add_gap(copy);
+                }
+                return done.map(drop);
+            }
+        }
+        self.pending.moved.push(run);
+        Ok(())
+    }
+
+    /// The records of a run, by their headers; `None` if it is not all records.
+    fn records_of(&self, run: Stretch) -> Option<Vec<(u64, Record)>> {
+        let mut records = Vec::new();
+        let mut offset = run.0;
+        while offset < run.1 {
+            let mut header = [0; RECORD_HEADER_LEN];
+            let read = self.disk.read_full(&mut header, offset).ok()?;
+            let record = Record::decode(&header[..read], &self.id, offset)?;
+            records.push((offset, record));
+            offset += record.extent();
+        }
+        (offset == run.1).then_some(records)
+    }
+
+    /// Copies a record to the tail if it counts; false if it cannot be told.
+    fn move_record(&mut self, offset: u64, record: &Record) -> Result<bool, StoreError> {
+        let id = BlockId(record.address);
+        if record.kind_of_record == TYPE_BLOCK {
+            let Some(from) = self.index.at(&id, offset) else {
+                // Another record of the block stands, or it is damaged and set aside.
+                return Ok(!self.damaged.contains_key(&offset) && self.has(&id));
+            };
+            let Ok(Some((record, payload))) = self.read_sound(&from) else {
+                return Ok(false);
+            };
+            let terms = from.terms;
+            self.grow(record.extent())?;
+            let to = self.append(&Record { terms, ..record }, &payload)?;
+            self.pending.moves.push(Move::Block { id, from, to });
+            return Ok(true);
+        }
+        let mut payload = vec![0; record.len as usize];
+        let read = self
+            .disk
+            .read_full(&mut payload, offset + RECORD_HEADER_LEN as u64);
+        let is_whole = read.is_ok_and(|read| read == payload.len());
+        if !is_whole || crc32fast::hash(&payload) != record.payload_crc {
+            return Ok(false);
+        }
+        match record.kind_of_record {
+            TYPE_GAPS => {
+                let now = PackStore::gaps_around(&self.gaps, decode_gaps(&payload, offset));
+                for chunk in now.chunks(NOTE_STATEMENTS_MAX) {
+                    let payload = encode_gaps(chunk.iter().copied());
+                    self.append_note(TYPE_GAPS, BlockId([0; 32]), &payload)?;
+                }
+            }
+            TYPE_TERMS => {
+                for (at, _) in decode_terms(&payload, offset) {
+                    if let Some(entry) = self.entry_at(at) {
+                        self.pending.terms.insert(at, entry.terms);
+                    }
+                }
+            }
+            TYPE_PIN => {
+                let pin = self.pins.get(&id);
+                if let Some(pin) = pin.copied().filter(|pin| pin.offset == offset) {
+                    let to = self.append_note(TYPE_PIN, id, &encode_pin(pin.len))?;
+                    let (root, from) = (id, offset);
+                    self.pending.moves.push(Move::Pin { root, from, to });
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The block whose record lies at this offset, if there is one.
+    fn entry_at(&self, offset: u64) -> Option<super::Entry> {
+        let mut header = [0; RECORD_HEADER_LEN];
+        let read = self.disk.read_full(&mut header, offset).ok()?;
+        let record = Record::decode(&header[..read], &self.id, offset)?;
+        self.index.at(&BlockId(record.address), offset)
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        let due = self.background.checkpoint_after.max(self.index.len() / 8);
+        self.background.is_readable && self.background.records >= due
+    }
+
+    /// Begins a checkpoint, goes on with it, or seals it.
+    fn write_checkpoint(&mut self) {
+        let result = match self.background.writer.take() {
+            None => self.begin_checkpoint(),
+            Some(mut writer) => match writer.step(&mut *self.disk, &self.index) {
+                Ok(false) => {
+                    self.background.writer = Some(writer);
+                    Ok(())
+                }
+                Ok(true) => self.seal(writer),
+                Err(error) => Err(self.failed("write a checkpoint of", error)),
+            },
+        };
+        if let Err(error) = result {
+            // Without one the next opening takes longer, and that is all.
+            log::debug!("{error}");
+            self.background.records = 0;
+        }
+    }
+
+    /// All before a checkpoint's end has to be durable, and said in the pack.
+    fn begin_checkpoint(&mut self) -> Result<(), StoreError> {
+        if self.commit_all()? {
+            let Background { side, sequence, .. } = self.background;
+            let writer = Writer::new(side, sequence, self.tail, self.last);
+            self.background.writer = Some(writer);
+        }
+        self.background.records = 0;
+        Ok(())
+    }
+
+    /// Makes everything durable, what follows from that included; whether nothing is left.
+    fn commit_all(&mut self) -> Result<bool, StoreError> {
+        // Once copies are durable, what they were copied from is noted as gaps.
+        for _ in 0..2 {
+            self.commit()?;
+        }
+        Ok(self.uncommitted() == 0 && self.pending.is_empty())
+    }
+
+    fn seal(&mut self, writer: Writer) -> Result<(), StoreError> {
+        if !self.commit_all()? {
+            return Ok(());
+        }
+        let side = writer.side();
+        let sealed = writer.seal(
+            &mut *self.disk,
+            &self.id,
+            &self.gaps,
+            &self.pins,
+            &self.damaged,
+        );
+        sealed.map_err(|error| self.failed("write a checkpoint of", error))?;
+        self.background.side = side.other();
+        self.background.sequence += 1;
+        Ok(())
+    }
+
+    /// Writes a checkpoint at once, if much has come since the last.
+    pub(super) fn seal_at_close(&mut self) {
+        let is_due = self.background.records >= CHECKPOINT_AT_CLOSE;
+        if !is_due && self.background.writer.is_none() || !self.background.is_readable {
+            return;
+        }
+        self.background.writer = None;
+        self.write_checkpoint();
+        while self.background.writer.is_some() {
+            self.write_checkpoint();
+        }
+    }
+
+    /// Whether something may go for the one that has this claim.
+    pub(super) fn has_victim(&self, claim: &Claim<'_>) -> bool {
+        let (evictor, now) = (&mut self.evictor.clone(), self.hour());
+        let address = |entry: &super::Entry| self.address(entry).ok().flatten();
+        let victims = evictor.victims(&self.index, &self.marks, now, claim, &address, 1);
+        !victims.is_empty()
+    }
+
+    /// Drops blocks until one of this many bytes fits.
+    pub(super) fn evict(&mut self, len: u32, claim: &Claim<'_>) -> Result<(), StoreError> {
+        if self.is_read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        for _ in 0..ROUNDS_MAX {
+            let lacking = self.lacks(len);
+            if lacking == 0 {
+                return Ok(());
+            }
+            let mut wanted = lacking.max(EVICT_STEP.min(self.space.limit() / 32));
+            let now = self.hour();
+            let PackStore {
+                evictor,
+                index,
+                marks,
+                disk,
+                ..
+            } = self;
+            let address = |entry: &super::Entry| super::read_address(&**disk, entry).ok().flatten();
+            let victims = evictor.victims(index, marks, now, claim, &address, EVICTIONS_MAX);
+            let is_last = victims.is_empty();
+            for (id, entry) in victims {
+                if wanted == 0 {
+                    // It is found again next time.
+                    self.evictor.handle_release();
+                    break;
+                }
+                self.remove(&id)?;
+                wanted = wanted.saturating_sub(record::extent(entry.len));
+            }
+            self.commit()?;
+            self.punch(EVICTIONS_MAX);
+            if self.lacks(len) > 0 && self.wants_moving() {
+                self.move_some()?;
+                // The copies become durable, then what is noted of the old places; then their pages go back.
+                self.commit_all()?;
+                self.punch(EVICTIONS_MAX);
+            } else if is_last {
+                break;
+            }
+        }
+        match self.lacks(len) {
+            0 => Ok(()),
+            _ => Err(self.full()),
+        }
+    }
+}
