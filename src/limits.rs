@@ -207,7 +207,7 @@ pub const CONNECTING_MAX: usize = 16;
 /// Bytes of a frame's fields beside a payload at most: an OFFER of [`OFFER_MAX`] addresses, or a text.
 pub const FRAME_FIELDS_MAX: usize = 16_384;
 
-/// Addresses in an OFFER at most: 32 bytes each.
+/// Addresses in an OFFER at most: 36 bytes each, with their lifetimes.
 pub const OFFER_MAX: usize = 256;
 
 /// Bytes of text in a frame at most (a reason, a status page).
@@ -289,6 +289,25 @@ pub const HEDGE_AFTER_MIN: Duration = Duration::from_millis(250);
 /// How often a block's holders are looked up again when all of them failed to give it: each finds a holder not
 /// asked before or is the last, and there is room for a neighbourhood of them.
 pub const RELOCATE_MAX: u32 = K as u32;
+
+/// What is left of a block's lifetime when it is shared, and how long a holder keeps a block at most unless it is
+/// asked again (DESIGN: 30 days).
+pub const LIFETIME_MAX: Duration = Duration::from_secs(30 * 86_400);
+
+/// The part of the allotment that may be filled in [`QUOTA_PERIOD`] from one IPv4 /24 or IPv6 /48, private ranges
+/// exempt: one in so many (DESIGN: 5 %).
+pub const QUOTA_PART: u64 = 20;
+/// See [`QUOTA_PART`].
+pub const QUOTA_PERIOD: Duration = Duration::from_secs(86_400);
+
+/// Networks of which is known how much they have stored, at most; the least is forgotten.
+pub const QUOTA_NETWORKS_MAX: usize = 4096;
+
+/// Leases that are ended at once, when a client has gone before its share was done: each is looked up.
+pub const RELEASES_PER_STEP: usize = 512;
+
+/// Pause between two slices of the store's work in the background.
+pub const WORK_PAUSE: Duration = Duration::from_millis(10);
 
 // The store.
 
@@ -396,7 +415,7 @@ const _: () = assert!(
     "a full HAVE fits a datagram"
 );
 const _: () = assert!(
-    OFFER_MAX * 32 + 64 <= FRAME_FIELDS_MAX,
+    OFFER_MAX * 36 + 64 <= FRAME_FIELDS_MAX,
     "a full OFFER fits a frame"
 );
 const _: () = assert!(

@@ -7,10 +7,11 @@
 mod frames;
 mod status;
 
+use crate::block::Block;
 use crate::dht::{self, Dht};
 use crate::fetch::{self, Fetch};
 use crate::id::{NodeId, NodeKey};
-use crate::keep::{self, Keep};
+use crate::keep::{self, Keep, Quota};
 use crate::limits::*;
 use crate::rng::Rng;
 use crate::store::{Sequence, Store, StoreError};
@@ -19,7 +20,7 @@ use crate::transfer::{self, ConnId, Origin, Transfer};
 use crate::wire::contact::Contact;
 use crate::wire::frame::{Answer, Frame, Hello, PeerRole};
 use log::{debug, info, warn};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 
@@ -132,6 +133,13 @@ pub struct Node<S> {
     written: Sequence,
     /// When the next commit is begun.
     commit_at: Option<Instant>,
+    /// When the store does its next slice of work.
+    work_at: Option<Instant>,
+    quota: Quota,
+    /// A client's block for which there is no room as long as nothing is counted that others have.
+    waiting: BTreeMap<ConnId, Block>,
+    /// Blocks refused, by reason.
+    refused: BTreeMap<Answer, u64>,
     /// At most `OTHER_VERSIONS_MAX`, one for each IP address and version.
     other_versions: Vec<(SocketAddr, u8)>,
     served_blocks: u64,
@@ -170,6 +178,10 @@ impl<S: Store> Node<S> {
             acks: VecDeque::new(),
             written: Sequence::default(),
             commit_at: None,
+            work_at: None,
+            quota: Quota::default(),
+            waiting: BTreeMap::new(),
+            refused: BTreeMap::new(),
             other_versions: Vec::new(),
             served_blocks: 0,
             stored_blocks: 0,
@@ -221,6 +233,7 @@ impl<S: Store> Node<S> {
 
     /// Something happened.
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>) {
+        self.store.set_time(now.as_secs());
         match input {
             Input::Datagram { from, payload } => {
                 let store = &self.store;
@@ -253,6 +266,7 @@ impl<S: Store> Node<S> {
             self.keep.next_timeout(),
             self.fetch.next_timeout(),
             self.commit_at,
+            self.work_at,
         ];
         Output::Timeout(timeouts.into_iter().flatten().min())
     }
@@ -271,14 +285,19 @@ impl<S: Store> Node<S> {
 
     /// Whether to read from a connection; if not, TCP pushes back.
     pub fn wants_read(&self, conn: ConnId) -> bool {
-        let sharing = self.transfer.is_local(conn) && self.keep.is_full(conn);
-        self.transfer.wants_read(conn) && !sharing
+        let is_held_up = self.keep.is_full(conn) || self.waiting.contains_key(&conn);
+        self.transfer.wants_read(conn) && !(is_held_up && self.transfer.is_local(conn))
     }
 
     /// Makes durable what was put and answers those who wait for it, now. A failure is final, and said to them.
     pub fn commit(&mut self, now: Instant) {
         self.commit_and_answer(now);
         self.pump(now);
+    }
+
+    /// The last call: makes the next opening of the store fast.
+    pub fn close(&mut self) {
+        self.store.close();
     }
 
     fn commit_and_answer(&mut self, now: Instant) {
@@ -315,7 +334,7 @@ impl<S: Store> Node<S> {
         warn!("{error}");
         for (_, conn, frame) in std::mem::take(&mut self.acks) {
             let frame = match frame {
-                Frame::Stored(id) => Frame::Refused {
+                Frame::Stored { id, .. } => Frame::Refused {
                     id,
                     answer: Answer::Failed,
                 },
@@ -393,9 +412,17 @@ impl<S: Store> Node<S> {
                 self.send_when_durable(now, client, Frame::Settled(settled));
             } else if self.commit_at.is_some_and(|at| at <= now) {
                 self.commit_and_answer(now);
+            } else if self.work_at.is_some_and(|at| at <= now) {
+                self.work_at = None;
+                self.store.work();
+            } else if self.keep.take_progress() {
+                self.add_waiting(now);
             } else {
                 break;
             }
+        }
+        if self.work_at.is_none() && self.store.has_work() {
+            self.work_at = Some(now + WORK_PAUSE);
         }
         while let Some((to, payload)) = self.dht.poll_transmit() {
             self.outputs.push_back(Output::Transmit { to, payload });
@@ -485,6 +512,7 @@ impl<S: Store> Node<S> {
             }
             transfer::Event::Closed { conn, .. } => {
                 self.acks.retain(|&(_, waiting, _)| waiting != conn);
+                self.waiting.remove(&conn);
                 let (keep, mut tools) = self.keep_tools(now);
                 keep.handle_closed(&mut tools, conn);
                 keep.handle_client_closed(&mut tools, conn);

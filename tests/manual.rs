@@ -11,7 +11,7 @@ use strew::rng::Rng;
 use strew::store::MemoryStore;
 use strew::time::Instant;
 use strew::wire::frame::{
-    Answer, ByeReason, Frame, FrameDecoder, Hello, MissingReason, PeerRole, Settled,
+    Answer, ByeReason, Frame, FrameDecoder, Hello, MissingReason, Offered, PeerRole, Settled,
 };
 
 const PAGES: [&str; 3] = ["strew.1", "strew-pack.5", "strew-protocol.7"];
@@ -112,6 +112,14 @@ fn options_of_page(lines: &[&str]) -> Options {
         words.join(" ")
     };
     items.map(option).collect()
+}
+
+/// 30 days.
+const LIFETIME: u32 = 2_592_000;
+
+fn offered(id: BlockId) -> Offered {
+    let lifetime = LIFETIME;
+    Offered { id, lifetime }
 }
 
 #[test]
@@ -229,17 +237,21 @@ fn protocol_page_shows_both_sides_of_a_placement() {
     };
     let sharer = [
         hello(0xaa, 40_001, PeerRole::Private),
-        Frame::Offer(vec![BlockId([0xee; 32]), root.id()]),
+        Frame::Offer([BlockId([0xee; 32]), root.id()].map(offered).to_vec()),
         Frame::Put {
             id: root.id(),
             kind: root_kind,
+            lifetime: LIFETIME,
             payload: root.payload().to_vec(),
         },
     ];
     let holder = [
         hello(0xbb, 7873, PeerRole::Peer),
         Frame::Want(vec![Answer::Have, Answer::Want]),
-        Frame::Stored(root.id()),
+        Frame::Stored {
+            id: root.id(),
+            lifetime: LIFETIME,
+        },
     ];
     for (name, expected) in [("stream-sharer", sharer), ("stream-holder", holder)] {
         let bytes = dump(&page, name);
@@ -270,6 +282,7 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
     let put = Frame::Put {
         id,
         kind,
+        lifetime: LIFETIME,
         payload: payload.clone(),
     };
     let block = Frame::Block {
@@ -285,10 +298,16 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
     vec![
         ("HELLO", Frame::Hello(hello)),
         ("BYE", bye),
-        ("OFFER", Frame::Offer(vec![id])),
+        ("OFFER", Frame::Offer(vec![offered(id)])),
         ("WANT", Frame::Want(vec![answer])),
         ("PUT", put),
-        ("STORED", Frame::Stored(id)),
+        (
+            "STORED",
+            Frame::Stored {
+                id,
+                lifetime: LIFETIME,
+            },
+        ),
         ("REFUSED", Frame::Refused { id, answer }),
         ("GET", Frame::Get(id)),
         ("BLOCK", block),

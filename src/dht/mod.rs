@@ -20,7 +20,7 @@ pub mod token;
 #[cfg(test)]
 mod tests;
 
-use crate::id::{BlockId, NodeId, NodeKey};
+use crate::id::{BlockId, NodeId, NodeKey, Point};
 use crate::limits::*;
 use crate::rng::Rng;
 use crate::time::Instant;
@@ -356,6 +356,14 @@ impl Dht {
     /// Whether the last join reached anybody who is not in client-mode.
     pub fn reached_anybody(&self) -> bool {
         !self.table.is_empty()
+    }
+
+    /// Whether as many live contacts as make a neighbourhood are known that are closer to a place than this node.
+    pub fn is_far_from(&self, now: Instant, target: &Point) -> bool {
+        let closest = self.table.closest(now, target, K, |_| true);
+        let own = Point::from(self.id()).distance(target);
+        let closer = |contact: &Contact| Point::from(contact.id).distance(target) < own;
+        closest.len() == K && closest.iter().all(closer)
     }
 
     /// Contacts in the table.

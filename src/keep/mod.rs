@@ -4,18 +4,21 @@
 //! what one peer is offered and sent. Called by the node with what lookups and connections bring.
 
 mod link;
+mod quota;
 mod session;
+
+pub use quota::Quota;
 
 use crate::block::Role;
 use crate::dht::{Dht, LookupId};
 use crate::id::{BlockId, NodeId};
 use crate::limits::*;
-use crate::store::Store;
+use crate::store::{Store, Terms};
 use crate::time::Instant;
 use crate::timers::Timers;
 use crate::transfer::{BlockHead, ConnId, Source, Transfer};
 use crate::wire::contact::Contact;
-use crate::wire::frame::{Answer, ByeReason, Frame, PayloadFrame, Settled};
+use crate::wire::frame::{Answer, ByeReason, Frame, Offered, PayloadFrame, Settled};
 use link::Link;
 use session::Session;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -54,6 +57,8 @@ enum Timer {
     Progress(ConnId),
     /// Look whether a peer gets on with what it owes.
     Late(NodeId),
+    /// End some of the leases of clients that have gone.
+    Release,
 }
 
 /// What a peer's answer for a job is.
@@ -103,6 +108,10 @@ pub struct Keep {
     ready: BTreeSet<NodeId>,
     /// The contacts of a network with fewer than K, and when they were found.
     whole_network: Option<(Instant, Vec<Contact>)>,
+    /// Blocks of clients that have gone before their shares were done, whose leases are to be ended.
+    orphans: VecDeque<BlockId>,
+    /// Whether a block has been done with since this was asked last.
+    has_progressed: bool,
     next_job: u64,
     /// Whose block was the last to be begun.
     turn: Option<ConnId>,
@@ -153,6 +162,30 @@ impl Keep {
         }
     }
 
+    /// Whether a block has been done with since this was asked last: there may be room now.
+    pub fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.has_progressed)
+    }
+
+    /// Whether no block is being placed, nor about to be.
+    pub fn is_idle(&self) -> bool {
+        let mut sessions = self.sessions.values();
+        self.jobs.is_empty() && sessions.all(|session| session.pending.is_empty())
+    }
+
+    /// Ends the leases of blocks of which as many copies are counted as could be had, though fewer than were aimed
+    /// at: what is larger than the allotment can only be shared by dropping them. Whether there were any.
+    pub fn release_counted(&mut self, tools: &mut Tools<'_>) -> bool {
+        let mut any = false;
+        for session in self.sessions.values_mut() {
+            for id in session.take_counted() {
+                tools.store.release(&id);
+                any = true;
+            }
+        }
+        any
+    }
+
     /// Shares that have ended, one at a time.
     pub fn poll_settled(&mut self) -> Option<(ConnId, Settled)> {
         self.settled.pop_front()
@@ -160,8 +193,15 @@ impl Keep {
 
     /// The client is gone: what it shared stays where it is, the rest is not placed.
     pub fn handle_client_closed(&mut self, tools: &mut Tools<'_>, client: ConnId) {
-        if self.sessions.remove(&client).is_none() {
+        let Some(session) = self.sessions.remove(&client) else {
             return;
+        };
+        let jobs = self.jobs.values().filter(|job| job.session == client);
+        self.orphans.extend(jobs.map(|job| job.block));
+        self.orphans.extend(session.leased());
+        self.has_progressed = true;
+        if !self.orphans.is_empty() {
+            self.timers.set(Timer::Release, tools.now);
         }
         self.timers.stop(Timer::Retry(client));
         self.timers.stop(Timer::Progress(client));
@@ -362,8 +402,12 @@ impl Keep {
         let Some(job) = self.jobs.remove(&id) else {
             return;
         };
+        self.has_progressed = true;
         if let Some(session) = self.sessions.get_mut(&job.session) {
             session.finish(job.block, job.role, &job.holders);
+            if job.holders.len() >= job.wanted {
+                tools.store.release(&job.block);
+            }
             self.check_settled(tools, job.session);
         }
     }
@@ -411,19 +455,24 @@ impl Keep {
         // One offer at a time: those that wait meanwhile make the next one larger.
         if link.offered.is_empty() && !link.queue.is_empty() {
             let jobs = &self.jobs;
-            let mut ids = Vec::new();
-            while ids.len() < OFFER_MAX {
+            let mut offers = Vec::new();
+            while offers.len() < OFFER_MAX {
                 let Some(id) = link.queue.pop_front() else {
                     break;
                 };
                 // The job may have ended with its client.
                 if let Some(job) = jobs.get(&id) {
-                    ids.push(job.block);
+                    let lifetime = lifetime_left(tools.now, tools.store.terms(&job.block));
+                    let id_of_block = job.block;
+                    offers.push(Offered {
+                        id: id_of_block,
+                        lifetime,
+                    });
                     link.offered.push((id, job.block));
                 }
             }
-            if !ids.is_empty() {
-                tools.transfer.send(conn, &Frame::Offer(ids));
+            if !offers.is_empty() {
+                tools.transfer.send(conn, &Frame::Offer(offers));
                 tools.transfer.expect(tools.now, conn, 1);
             }
         }
@@ -445,9 +494,9 @@ impl Keep {
                 kind,
                 len,
             };
-            tools
-                .transfer
-                .send_block(conn, PayloadFrame::Put, head, Source::Store);
+            let lifetime = lifetime_left(tools.now, tools.store.terms(&block));
+            let put = PayloadFrame::Put { lifetime };
+            tools.transfer.send_block(conn, put, head, Source::Store);
             tools.transfer.expect(tools.now, conn, 1);
             link.in_flight.push((id, block, len));
             link.in_flight_bytes += len;
@@ -502,7 +551,11 @@ impl Keep {
             match answer {
                 Answer::Want => link.wanted.push_back((id, block)),
                 Answer::Have => self.results.push_back((id, peer, Outcome::Holds)),
-                Answer::Full | Answer::NotServing | Answer::Failed => {
+                Answer::Full
+                | Answer::NotServing
+                | Answer::Failed
+                | Answer::TooFar
+                | Answer::Quota => {
                     self.results.push_back((id, peer, Outcome::Refuses));
                 }
             }
@@ -582,6 +635,15 @@ impl Keep {
                     self.run(tools);
                 }
                 Timer::Late(peer) => self.check_late(tools, peer),
+                Timer::Release => {
+                    let some = self.orphans.len().min(RELEASES_PER_STEP);
+                    for id in self.orphans.drain(..some) {
+                        tools.store.release(&id);
+                    }
+                    if !self.orphans.is_empty() {
+                        self.timers.set(Timer::Release, tools.now + WORK_PAUSE);
+                    }
+                }
                 Timer::Progress(client) => {
                     if let Some(session) = self.sessions.get(&client) {
                         tools.transfer.send(client, &session.progress());
@@ -595,6 +657,12 @@ impl Keep {
     pub fn next_timeout(&self) -> Option<Instant> {
         self.timers.next()
     }
+}
+
+/// What is left of a block's lifetime, in seconds; 0 of one that is not here.
+pub fn lifetime_left(now: Instant, terms: Option<Terms>) -> u32 {
+    let end = terms.map_or(0, |terms| u64::from(terms.expires) * 3600);
+    u32::try_from(end.saturating_sub(now.as_secs())).unwrap_or(u32::MAX)
 }
 
 /// A peer answers what it was not asked.

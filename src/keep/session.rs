@@ -24,6 +24,8 @@ pub struct Session {
     short: Vec<(BlockId, Role, u8)>,
     /// The fewest copies among blocks done with that are not in `short`.
     least: u8,
+    /// Blocks done with that have fewer copies than were aimed at, but enough: the own copy is under lease.
+    counted: Vec<BlockId>,
     /// Peers that hold any of the blocks.
     holders: BTreeSet<NodeId>,
     /// Nothing more is added; what is short is tried again until then.
@@ -42,6 +44,7 @@ impl Session {
             placed: 0,
             short: Vec::new(),
             least: COPIES_MAX,
+            counted: Vec::new(),
             holders: BTreeSet::new(),
             retry_until: None,
         }
@@ -80,7 +83,22 @@ impl Session {
             self.short.push((block, role, copies));
         } else {
             self.least = self.least.min(copies);
+            if copies > 0 && holders.len() < self.wanted(role) {
+                self.counted.push(block);
+            }
         }
+    }
+
+    /// The blocks that have copies, though fewer than were aimed at; each is given once.
+    pub fn take_counted(&mut self) -> Vec<BlockId> {
+        std::mem::take(&mut self.counted)
+    }
+
+    /// All blocks that are under lease for this share and not being placed.
+    pub fn leased(&self) -> impl Iterator<Item = BlockId> + '_ {
+        let pending = self.pending.iter().map(|it| it.0);
+        let short = self.short.iter().map(|it| it.0);
+        pending.chain(short).chain(self.counted.iter().copied())
     }
 
     /// Nothing more is added; what is short may be tried again until `deadline`.

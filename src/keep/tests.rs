@@ -99,7 +99,7 @@ impl World {
                 Event::Closed { conn, .. } => keep.handle_closed(tools, conn),
                 Event::Frame { conn, frame } => match frame {
                     Frame::Want(answers) => keep.handle_want(tools, conn, answers),
-                    Frame::Stored(id) => keep.handle_stored(tools, conn, id, true),
+                    Frame::Stored { id, .. } => keep.handle_stored(tools, conn, id, true),
                     _ => {}
                 },
                 Event::OtherVersion { .. } => {}
@@ -192,6 +192,13 @@ fn sessions_take_turns() {
     assert_eq!(begun, [PLACING_AT_ONCE - 20, 10, 10]);
 }
 
+fn offer_of(block: &Block) -> Frame {
+    Frame::Offer(vec![crate::wire::frame::Offered {
+        id: block.id(),
+        lifetime: 0,
+    }])
+}
+
 #[test]
 fn late_peer_is_not_waited_for_when_others_can_take_its_place() {
     let mut world = World::of(3);
@@ -201,7 +208,7 @@ fn late_peer_is_not_waited_for_when_others_can_take_its_place() {
     let [first, late] = world.conns()[..] else {
         panic!("as many are asked as copies are wanted");
     };
-    let offer = Frame::Offer(vec![block.id()]);
+    let offer = offer_of(&block);
     assert!(world.open(first).contains(&offer) && world.open(late).contains(&offer));
     world.hears(first.0, &Frame::Want(vec![Answer::Have]));
     world.run_for(LATE_AFTER - Duration::from_millis(1));
@@ -248,7 +255,7 @@ fn peer_whose_connection_ends_before_it_answers_is_offered_the_block_once_more()
             panic!("a connection with the one peer there is");
         };
         let said = world.open((conn, peer));
-        assert!(said.contains(&Frame::Offer(vec![block.id()])));
+        assert!(said.contains(&offer_of(&block)));
         let now = world.now;
         world.transfer.handle_closed(now, conn, "idle");
         world.settle();

@@ -4,23 +4,31 @@
 use super::{Event, Node, Output};
 use crate::block::{Block, Kind};
 use crate::id::BlockId;
+use crate::keep;
 use crate::limits::*;
-use crate::store::{Store, Terms};
+use crate::store::{Claim, Store, StoreError, Terms};
 use crate::time::Instant;
 use crate::transfer::{BlockHead, ConnId, Source};
-use crate::wire::frame::{Answer, ByeReason, Frame, PayloadFrame};
+use crate::wire::frame::{Answer, ByeReason, Frame, Offered, PayloadFrame};
 use log::debug;
+use std::cell::OnceCell;
 
 impl<S: Store> Node<S> {
     /// A frame from another peer.
     pub(super) fn handle_peer(&mut self, now: Instant, conn: ConnId, frame: Frame) {
         match frame {
-            Frame::Offer(ids) => {
-                let answers = ids.iter().map(|id| self.answer_offer(id)).collect();
+            Frame::Offer(offered) => {
+                let answers = offered.iter();
+                let answers = answers.map(|it| self.answer_offer(now, conn, it)).collect();
                 self.send_when_durable(now, conn, Frame::Want(answers));
             }
-            Frame::Put { id, kind, payload } => match Block::verify(id, kind, payload) {
-                Ok(block) => self.handle_put(now, conn, &block),
+            Frame::Put {
+                id,
+                kind,
+                lifetime,
+                payload,
+            } => match Block::verify(id, kind, payload) {
+                Ok(block) => self.handle_put(now, conn, &block, lifetime),
                 Err(error) => {
                     debug!("{:?} put a wrong block: {error}", self.transfer.addr(conn));
                     self.transfer.handle_wrong_block(now, conn);
@@ -49,7 +57,7 @@ impl<S: Store> Node<S> {
                 let (keep, mut tools) = self.keep_tools(now);
                 keep.handle_want(&mut tools, conn, answers);
             }
-            Frame::Stored(id) => {
+            Frame::Stored { id, .. } => {
                 let (keep, mut tools) = self.keep_tools(now);
                 keep.handle_stored(&mut tools, conn, id, true);
             }
@@ -73,41 +81,112 @@ impl<S: Store> Node<S> {
         }
     }
 
-    fn answer_offer(&self, id: &BlockId) -> Answer {
-        if self.store.has(id) {
+    fn answer_offer(&mut self, now: Instant, conn: ConnId, offered: &Offered) -> Answer {
+        let Offered { id, lifetime } = *offered;
+        if self.store.has(&id) {
+            self.store.keep_until(&id, granted(now, lifetime).expires);
             return Answer::Have;
         }
-        if self.dht.is_client_mode() {
-            return Answer::NotServing;
+        // Its length is known when it comes; that nothing fits any more, and nothing may go for it, is known now.
+        let len = BLOCK_CHARGE_MIN as u32;
+        if let Some(reason) = self.reason_to_refuse(now, conn, &id, len) {
+            return self.refuse(reason);
         }
-        // Whether it fits is known when it comes; that nothing fits any more is known now.
-        let usage = self.store.usage();
-        if usage.used_bytes + BLOCK_CHARGE_MIN > usage.capacity_bytes {
-            Answer::Full
-        } else {
-            Answer::Want
+        match self.with_claim(Some(id), |store, claim| store.could_take(len, claim)) {
+            true => Answer::Want,
+            false if self.store.usage().is_read_only => Answer::Failed,
+            false => self.refuse(Answer::Full),
         }
     }
 
-    fn handle_put(&mut self, now: Instant, conn: ConnId, block: &Block) {
-        let id = block.id();
+    /// Why this peer does not take a block of this length from there, whether or not it has room.
+    fn reason_to_refuse(
+        &self,
+        now: Instant,
+        conn: ConnId,
+        id: &BlockId,
+        len: u32,
+    ) -> Option<Answer> {
         if self.dht.is_client_mode() {
-            let answer = Answer::NotServing;
+            return Some(Answer::NotServing);
+        }
+        if self.dht.is_far_from(now, &(*id).into()) {
+            return Some(Answer::TooFar);
+        }
+        let ip = self.transfer.addr(conn)?.ip();
+        let capacity = self.store.usage().capacity_bytes;
+        let is_allowed = self.quota.allows(now, &ip, u64::from(len), capacity);
+        (!is_allowed).then_some(Answer::Quota)
+    }
+
+    fn refuse(&mut self, reason: Answer) -> Answer {
+        *self.refused.entry(reason).or_default() += 1;
+        reason
+    }
+
+    /// Does something with the store for which blocks may have to go.
+    fn with_claim<T>(
+        &mut self,
+        newcomer: Option<BlockId>,
+        what: impl FnOnce(&mut S, &Claim<'_>) -> T,
+    ) -> T {
+        let (transfer, queued) = (&self.transfer, OnceCell::new());
+        let is_in_use = |id: &BlockId| queued.get_or_init(|| transfer.queued()).contains(id);
+        let claim = Claim {
+            home: self.dht.id().into(),
+            newcomer,
+            is_in_use: &is_in_use,
+        };
+        what(&mut self.store, &claim)
+    }
+
+    /// Stores a block, if need be in the place of others; those that are closer than the newcomer stay.
+    fn store_block(
+        &mut self,
+        block: &Block,
+        terms: Terms,
+        newcomer: Option<BlockId>,
+    ) -> Result<(), StoreError> {
+        let len = block.payload().len() as u32;
+        let is_new = !self.store.has(&block.id());
+        let put = self.with_claim(newcomer, |store, claim| {
+            if is_new {
+                store.make_room(len, claim)?;
+            }
+            store.put(block, terms)
+        })?;
+        self.written = self.written.max(put.sequence());
+        Ok(())
+    }
+
+    fn handle_put(&mut self, now: Instant, conn: ConnId, block: &Block, lifetime: u32) {
+        let (id, len) = (block.id(), block.payload().len() as u32);
+        let reason = match self.store.has(&id) {
+            true => None,
+            false => self.reason_to_refuse(now, conn, &id, len),
+        };
+        if let Some(reason) = reason {
+            let answer = self.refuse(reason);
             return self.transfer.send(conn, &Frame::Refused { id, answer });
         }
-        self.store.set_time(now.as_secs());
-        match self.store.put(block, Terms::default()) {
-            Ok(put) => {
-                self.stored_blocks += 1;
-                self.written = self.written.max(put.sequence());
-                self.send_when_durable(now, conn, Frame::Stored(id));
+        let is_new = !self.store.has(&id);
+        match self.store_block(block, granted(now, lifetime), Some(id)) {
+            Ok(()) => {
+                if is_new {
+                    self.stored_blocks += 1;
+                    if let Some(addr) = self.transfer.addr(conn) {
+                        let capacity = self.store.usage().capacity_bytes;
+                        self.quota.add(now, &addr.ip(), u64::from(len), capacity);
+                    }
+                }
+                let lifetime = keep::lifetime_left(now, self.store.terms(&id));
+                self.send_when_durable(now, conn, Frame::Stored { id, lifetime });
             }
             Err(error) => {
                 debug!("cannot store {id:?}: {error}");
-                let answer = if error.is_full() {
-                    Answer::Full
-                } else {
-                    Answer::Failed
+                let answer = match error.is_full() {
+                    true => self.refuse(Answer::Full),
+                    false => Answer::Failed,
                 };
                 self.transfer.send(conn, &Frame::Refused { id, answer });
             }
@@ -179,15 +258,34 @@ impl<S: Store> Node<S> {
                 .transfer
                 .bye(conn, ByeReason::Protocol, "a block of impossible length");
         };
-        self.store.set_time(now.as_secs());
-        match self.store.put(&block, Terms::default()) {
-            Ok(put) => {
-                self.written = self.written.max(put.sequence());
+        self.add_block(now, conn, block);
+    }
+
+    /// Takes a block of a client's share into the store, under lease until its copies are counted. If there is no
+    /// room, it waits as long as others may go, because copies of them are counted.
+    fn add_block(&mut self, now: Instant, conn: ConnId, block: Block) {
+        let terms = Terms {
+            is_leased: true,
+            ..granted(now, LIFETIME_MAX.as_secs() as u32)
+        };
+        let mut stored = self.store_block(&block, terms, None);
+        if matches!(stored, Err(StoreError::Full { .. })) {
+            let (keep, mut tools) = self.keep_tools(now);
+            if keep.release_counted(&mut tools) {
+                stored = self.store_block(&block, terms, None);
+            }
+        }
+        match stored {
+            Ok(()) => {
                 let soon = self.store.uncommitted() < UNCOMMITTED_MAX;
                 self.commit_by(if soon { now + COMMIT_AFTER } else { now });
-                self.transfer.send(conn, &Frame::Added(block.id()));
+                let (id, role) = (block.id(), block.kind().role);
+                self.transfer.send(conn, &Frame::Added(id));
                 let (keep, mut tools) = self.keep_tools(now);
-                keep.add(&mut tools, conn, block.id(), kind.role);
+                keep.add(&mut tools, conn, id, role);
+            }
+            Err(StoreError::Full { .. }) if !self.keep.is_idle() => {
+                self.waiting.insert(conn, block);
             }
             Err(error) => {
                 let status = if error.is_full() { 8 } else { 1 };
@@ -196,4 +294,16 @@ impl<S: Store> Node<S> {
             }
         }
     }
+
+    /// Tries again to take in what waits for room.
+    pub(super) fn add_waiting(&mut self, now: Instant) {
+        for (conn, block) in std::mem::take(&mut self.waiting) {
+            self.add_block(now, conn, block);
+        }
+    }
+}
+
+/// The terms of a block that is taken for so many seconds, as far as any is.
+fn granted(now: Instant, lifetime: u32) -> Terms {
+    Terms::until(now.as_secs() + u64::from(lifetime).min(LIFETIME_MAX.as_secs()))
 }

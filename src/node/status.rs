@@ -3,6 +3,7 @@
 use super::Node;
 use crate::store::Store;
 use crate::time::Instant;
+use crate::wire::frame::Answer;
 use std::fmt::Write;
 
 impl<S: Store> Node<S> {
@@ -37,7 +38,12 @@ impl<S: Store> Node<S> {
         line("payload_bytes", &usage.payload_bytes);
         line("used_bytes", &usage.used_bytes);
         line("capacity_bytes", &usage.capacity_bytes);
+        line("garbage_bytes", &usage.garbage_bytes);
+        line("pins", &usage.pins);
+        line("pinned_blocks", &usage.pinned_blocks);
         line("damaged", &usage.damaged);
+        line("read_only", &u8::from(usage.is_read_only));
+        line("halved", &u8::from(usage.is_halved));
         line("uptime_seconds", &now.since(self.started).as_secs());
         line("requests_sent", &statistics.requests_sent);
         line("requests_received", &statistics.requests_received);
@@ -47,6 +53,10 @@ impl<S: Store> Node<S> {
         line("tcp_bytes_received", &self.transfer.bytes.0);
         line("blocks_given", &self.served_blocks);
         line("blocks_taken", &self.stored_blocks);
+        let refused = |answer: Answer| self.refused.get(&answer).copied().unwrap_or(0);
+        line("refused_full", &refused(Answer::Full));
+        line("refused_far", &refused(Answer::TooFar));
+        line("refused_quota", &refused(Answer::Quota));
         line("wants", &self.fetch.wanted());
         for (addr, version) in &self.other_versions {
             line("other_version", &format_args!("{addr} {version}"));

@@ -62,7 +62,14 @@ fn commit_has_the_answers_that_waited_for_it_sent() {
         .put(&block, crate::store::Terms::default())
         .expect("room")
         .sequence();
-    node.send_when_durable(now, conn, Frame::Stored(block.id()));
+    node.send_when_durable(
+        now,
+        conn,
+        Frame::Stored {
+            id: block.id(),
+            lifetime: 5,
+        },
+    );
     assert!(outputs(&mut node).is_empty(), "it is not durable yet");
     node.commit(now);
     let flushed = |output: &Output| matches!(output, Output::Flush { conn: to } if *to == conn);

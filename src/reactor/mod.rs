@@ -455,6 +455,7 @@ impl Reactor {
             self.write(id);
         }
         self.save_contacts();
+        self.node.close();
         control::unbind(&self.dir);
     }
 }

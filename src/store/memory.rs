@@ -210,6 +210,8 @@ impl Store for MemoryStore {
 
     fn work(&mut self) {}
 
+    fn close(&mut self) {}
+
     /// What is in memory was verified when it became a block.
     fn verify(&mut self, _from: u64, is_wanted: &dyn Fn(&BlockId) -> bool) -> Verified {
         let wanted = self.blocks.iter().filter(|(id, _)| is_wanted(id));

@@ -262,6 +262,10 @@ pub trait Store {
     /// most.
     fn work(&mut self);
 
+    /// Makes durable what was put, and does what makes the next opening fast. For the end of a process; all of it
+    /// can be left out.
+    fn close(&mut self);
+
     /// Reads on from here, at most 1 MiB and one block, and compares all checksums, and the addresses of blocks.
     /// Begins with 0. Of blocks that are not wanted only the headers are read.
     fn verify(&mut self, from: u64, is_wanted: &dyn Fn(&BlockId) -> bool) -> Verified;

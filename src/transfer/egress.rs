@@ -6,7 +6,7 @@
 use crate::block::Block;
 use crate::id::BlockId;
 use crate::store::Store;
-use crate::wire::frame::{payload_head, Frame, PayloadFrame, PAYLOAD_HEAD};
+use crate::wire::frame::{payload_head, Frame, PayloadFrame, PayloadHead};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ pub enum Source {
 enum Segment {
     Bytes(Vec<u8>),
     Block {
-        head: [u8; PAYLOAD_HEAD],
+        head: PayloadHead,
         id: BlockId,
         len: usize,
         source: Source,
@@ -34,7 +34,7 @@ impl Segment {
     fn len(&self) -> usize {
         match self {
             Segment::Bytes(bytes) => bytes.len(),
-            Segment::Block { len, .. } => PAYLOAD_HEAD + len,
+            Segment::Block { head, len, .. } => head.bytes().len() + len,
         }
     }
 }
@@ -86,7 +86,7 @@ impl Egress {
             source,
         });
         self.blocks += 1;
-        self.waiting += PAYLOAD_HEAD + block.len;
+        self.waiting += head.bytes().len() + block.len;
     }
 
     /// Queues all that waits in another queue, of which nothing has been written.
@@ -116,6 +116,18 @@ impl Egress {
         self.blocks
     }
 
+    /// Addresses of the blocks that wait and are in the store.
+    pub fn stored(&self) -> impl Iterator<Item = BlockId> + '_ {
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Block {
+                id,
+                source: Source::Store,
+                ..
+            } => Some(*id),
+            _ => None,
+        })
+    }
+
     /// Bytes of small frames that wait.
     pub fn small_bytes(&self) -> usize {
         self.small
@@ -136,9 +148,9 @@ impl Egress {
                 Segment::Block {
                     head, id, source, ..
                 } => match source {
-                    Source::Memory(block) => [head, block.payload()],
+                    Source::Memory(block) => [head.bytes(), block.payload()],
                     Source::Store => match store.payload(id) {
-                        Some(payload) => [head, payload],
+                        Some(payload) => [head.bytes(), payload],
                         None if used == 0 => return None,
                         None => break,
                     },
@@ -225,6 +237,7 @@ mod tests {
             Frame::Put {
                 id: stored.id(),
                 kind,
+                lifetime: 9,
                 payload: stored.payload().to_vec(),
             },
             Frame::Block {
@@ -240,7 +253,11 @@ mod tests {
         for portion in [1, 3, 37, 38, 39, 1000, 100_000] {
             let mut egress = Egress::default();
             egress.push(&Frame::Get(stored.id()));
-            egress.push_block(PayloadFrame::Put, (&stored).into(), Source::Store);
+            egress.push_block(
+                PayloadFrame::Put { lifetime: 9 },
+                (&stored).into(),
+                Source::Store,
+            );
             egress.push_block(
                 PayloadFrame::Block,
                 (&*held).into(),
@@ -279,7 +296,11 @@ mod tests {
         let store = MemoryStore::new(1 << 20);
         let mut egress = Egress::default();
         egress.push(&Frame::Settle);
-        egress.push_block(PayloadFrame::Put, (&block).into(), Source::Store);
+        egress.push_block(
+            PayloadFrame::Put { lifetime: 9 },
+            (&block).into(),
+            Source::Store,
+        );
         let mut slices = [IoSlice::new(&[]); 4];
         assert_eq!(
             egress.slices(&store, &mut slices),

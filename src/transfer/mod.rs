@@ -7,7 +7,7 @@ mod shun;
 
 pub use egress::{BlockHead, Source};
 
-use crate::id::{NodeId, NodeKey};
+use crate::id::{BlockId, NodeId, NodeKey};
 use crate::limits::*;
 use crate::store::Store;
 use crate::time::Instant;
@@ -19,7 +19,7 @@ use conn::{Conn, Stage};
 use egress::Egress;
 use log::debug;
 use shun::Shunned;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -604,6 +604,12 @@ impl Transfer {
         if conn.egress.is_empty() && conn.stage == Stage::Closing {
             self.drop_closing(id);
         }
+    }
+
+    /// Addresses of the blocks that wait to be written and are in the store. Linear in what waits.
+    pub fn queued(&self) -> BTreeSet<BlockId> {
+        let conns = self.conns.values();
+        conns.flat_map(|conn| conn.egress.stored()).collect()
     }
 
     /// Whether the driver should read from this connection; if not, TCP pushes back.

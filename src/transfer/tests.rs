@@ -190,7 +190,10 @@ fn wrong_blocks_are_held_against_those_that_were_dialed() {
 
 /// Something of no consequence that a peer may say at any time.
 fn chatter() -> Frame {
-    Frame::Offer(vec![BlockId([7; 32])])
+    Frame::Offer(vec![crate::wire::frame::Offered {
+        id: BlockId([7; 32]),
+        lifetime: 9,
+    }])
 }
 
 #[test]
@@ -223,9 +226,12 @@ fn answer_is_waited_for_while_it_comes_or_while_the_question_goes() {
     let conn = world.reached(1);
     // The question is long, and the other side takes little of it at a time.
     let payload = Source::Memory(std::rc::Rc::new(block.clone()));
-    world
-        .transfer
-        .send_block(conn, PayloadFrame::Put, (&block).into(), payload);
+    world.transfer.send_block(
+        conn,
+        PayloadFrame::Put { lifetime: 9 },
+        (&block).into(),
+        payload,
+    );
     world.transfer.expect(world.now, conn, 1);
     let flush = world.transfer.poll_command(world.now);
     assert_eq!(flush, Some(Command::Flush { conn }));
@@ -327,6 +333,7 @@ fn frame_must_get_on() {
             role: crate::block::Role::Leaf,
             form: crate::block::Form::Plain,
         },
+        lifetime: 9,
         payload: block,
     }
     .encode(&mut frame);

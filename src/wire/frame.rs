@@ -61,6 +61,15 @@ pub enum ByeReason {
     Shutdown = 4,
 }
 
+/// A block that could be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offered {
+    /// Its address.
+    pub id: BlockId,
+    /// What is left of its lifetime, in seconds.
+    pub lifetime: u32,
+}
+
 /// Answer to one address of an OFFER, and reason of a REFUSED.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Answer {
@@ -74,6 +83,10 @@ pub enum Answer {
     NotServing = 3,
     /// The store cannot write.
     Failed = 4,
+    /// This peer knows as many live peers as make a neighbourhood that are closer to the block.
+    TooFar = 5,
+    /// The network that the sender is in has filled its share of the allotment for now.
+    Quota = 6,
 }
 
 /// Why a block that a client asked for is not given.
@@ -111,17 +124,18 @@ pub enum Frame {
     /// The last frame of its sender.
     Bye { reason: ByeReason, text: String },
     /// Blocks that could be sent.
-    Offer(Vec<BlockId>),
+    Offer(Vec<Offered>),
     /// The answers to the oldest OFFER not yet answered.
     Want(Vec<Answer>),
-    /// A block to be stored.
+    /// A block to be stored, and what is left of its lifetime, in seconds.
     Put {
         id: BlockId,
         kind: Kind,
+        lifetime: u32,
         payload: Vec<u8>,
     },
-    /// The block is stored, durably.
-    Stored(BlockId),
+    /// The block is stored, durably, for so many seconds.
+    Stored { id: BlockId, lifetime: u32 },
     /// The block is not stored.
     Refused { id: BlockId, answer: Answer },
     /// Asks for a block.
@@ -174,13 +188,30 @@ pub enum Frame {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PayloadFrame {
     /// [`Frame::Put`].
-    Put,
+    Put {
+        /// What is left of the block's lifetime, in seconds.
+        lifetime: u32,
+    },
     /// [`Frame::Block`].
     Block,
 }
 
-/// Bytes of a payload frame before its payload: length, kind, address, kind of block.
-pub const PAYLOAD_HEAD: usize = 4 + 1 + 32 + 1;
+/// Bytes of a payload frame before its payload: length, kind, address, kind of block, and the lifetime of a PUT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PayloadHead {
+    bytes: [u8; 4 + 1 + 32 + 1 + 4],
+    len: usize,
+}
+
+impl PayloadHead {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// Bytes of an offered block.
+const OFFERED_LEN: usize = 32 + 4;
 
 const HELLO: u8 = 1;
 const BYE: u8 = 2;
@@ -208,21 +239,22 @@ const YIELD: u8 = 43;
 const FAILED: u8 = 44;
 
 /// The head of a payload frame with `len` bytes of payload, at most [`BLOCK_SIZE_MAX`].
-pub fn payload_head(
-    frame: PayloadFrame,
-    id: &BlockId,
-    kind: Kind,
-    len: usize,
-) -> [u8; PAYLOAD_HEAD] {
+pub fn payload_head(frame: PayloadFrame, id: &BlockId, kind: Kind, len: usize) -> PayloadHead {
     assert!(len <= BLOCK_SIZE_MAX, "a block's payload");
-    let mut head = [0; PAYLOAD_HEAD];
-    head[..4].copy_from_slice(&((1 + 32 + 1 + len) as u32).to_be_bytes());
-    head[4] = match frame {
-        PayloadFrame::Put => PUT,
-        PayloadFrame::Block => BLOCK,
+    let (code, lifetime) = match frame {
+        PayloadFrame::Put { lifetime } => (PUT, Some(lifetime)),
+        PayloadFrame::Block => (BLOCK, None),
     };
-    head[5..37].copy_from_slice(&id.0);
-    head[37] = kind.to_byte();
+    let mut head = PayloadHead {
+        bytes: [0; 42],
+        len: 38 + lifetime.map_or(0, |_| 4),
+    };
+    let rest = head.len - 4 + len;
+    head.bytes[..4].copy_from_slice(&(rest as u32).to_be_bytes());
+    head.bytes[4] = code;
+    head.bytes[5..37].copy_from_slice(&id.0);
+    head.bytes[37] = kind.to_byte();
+    head.bytes[38..].copy_from_slice(&lifetime.unwrap_or(0).to_be_bytes());
     head
 }
 
@@ -250,19 +282,30 @@ impl Frame {
             }
             Frame::Offer(ids) => {
                 out.push(OFFER);
-                out.extend(ids.iter().flat_map(|id| id.0));
+                for Offered { id, lifetime } in ids {
+                    out.extend_from_slice(&id.0);
+                    out.extend_from_slice(&lifetime.to_be_bytes());
+                }
             }
             Frame::Want(answers) => {
                 out.push(WANT);
                 out.extend(answers.iter().map(|&answer| answer as u8));
             }
-            Frame::Put { id, kind, payload } => {
-                out.push(PUT);
-                out.extend_from_slice(&id.0);
+            Frame::Put {
+                id,
+                kind,
+                lifetime,
+                payload,
+            } => {
+                put_id(out, PUT, id);
                 out.push(kind.to_byte());
+                out.extend_from_slice(&lifetime.to_be_bytes());
                 out.extend_from_slice(payload);
             }
-            Frame::Stored(id) => put_id(out, STORED, id),
+            Frame::Stored { id, lifetime } => {
+                put_id(out, STORED, id);
+                out.extend_from_slice(&lifetime.to_be_bytes());
+            }
             Frame::Refused { id, answer } => {
                 put_id(out, REFUSED, id);
                 out.push(*answer as u8);
@@ -372,16 +415,19 @@ impl Frame {
             OFFER => {
                 let bytes = reader.rest();
                 if bytes.is_empty()
-                    || !bytes.len().is_multiple_of(32)
-                    || bytes.len() / 32 > OFFER_MAX
+                    || !bytes.len().is_multiple_of(OFFERED_LEN)
+                    || bytes.len() / OFFERED_LEN > OFFER_MAX
                 {
                     return Err(Malformed::Value("number of addresses"));
                 }
-                let ids = bytes.chunks_exact(32);
-                Frame::Offer(
-                    ids.map(|id| BlockId(id.try_into().expect("32 bytes")))
-                        .collect(),
-                )
+                let offered = bytes.chunks_exact(OFFERED_LEN).map(|offered| {
+                    let mut reader = Reader::new(offered);
+                    Ok(Offered {
+                        id: BlockId(reader.array()?),
+                        lifetime: reader.u32()?,
+                    })
+                });
+                Frame::Offer(offered.collect::<Result<_, _>>()?)
             }
             WANT => {
                 let bytes = reader.rest();
@@ -395,7 +441,10 @@ impl Frame {
                         .collect::<Result<_, _>>()?,
                 )
             }
-            STORED => Frame::Stored(BlockId(reader.array()?)),
+            STORED => Frame::Stored {
+                id: BlockId(reader.array()?),
+                lifetime: reader.u32()?,
+            },
             REFUSED => Frame::Refused {
                 id: BlockId(reader.array()?),
                 answer: answer(reader.u8()?)?,
@@ -468,6 +517,8 @@ fn answer(byte: u8) -> Result<Answer, Malformed> {
         2 => Ok(Answer::Full),
         3 => Ok(Answer::NotServing),
         4 => Ok(Answer::Failed),
+        5 => Ok(Answer::TooFar),
+        6 => Ok(Answer::Quota),
         _ => Err(Malformed::Value("answer")),
     }
 }

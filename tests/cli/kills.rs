@@ -130,6 +130,7 @@ fn killed_peer_has_what_it_acknowledged_and_nothing_else() {
                 || !talker.say(&Frame::Put {
                     id,
                     kind,
+                    lifetime: 86_400,
                     payload: bytes,
                 })
             {
@@ -137,14 +138,14 @@ fn killed_peer_has_what_it_acknowledged_and_nothing_else() {
             }
             // What comes meanwhile is taken in passing.
             talker.hear(Instant::now() + Duration::from_micros(1), |frame| {
-                if let Frame::Stored(id) = frame {
+                if let Frame::Stored { id, .. } = frame {
                     fresh.insert(id);
                 }
                 true
             });
         }
         talker.hear(kill_at, |frame| {
-            if let Frame::Stored(id) = frame {
+            if let Frame::Stored { id, .. } = frame {
                 fresh.insert(id);
             }
             true
@@ -152,7 +153,7 @@ fn killed_peer_has_what_it_acknowledged_and_nothing_else() {
         peer.kill();
         // Acknowledgements that were on their way count, too.
         let gone = talker.hear(Instant::now() + LIMIT, |frame| {
-            if let Frame::Stored(id) = frame {
+            if let Frame::Stored { id, .. } = frame {
                 fresh.insert(id);
             }
             true

@@ -10,4 +10,5 @@ mod life;
 mod nonsense;
 mod patience;
 mod refused;
+mod room;
 mod streams;

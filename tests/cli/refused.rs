@@ -418,8 +418,9 @@ fn full_directory_is_status_8_and_full_peers_are_passed_over() {
     lab.await_joined(&first, 2);
     lab.await_joined(&small, 2);
     let content = random_bytes(3 << 20, 4);
-    let own = ["share", "-d", "data/a", "-p", &addr, "--capacity", "1M"];
-    let outcome = lab.strew(own).input(content.clone()).run();
+    let own = ["share", "-d", "data/a", "--min-copies", "0"];
+    let own = lab.strew(own).args(["--capacity", "1M"]);
+    let outcome = own.input(content.clone()).run();
     outcome.expect_failure(8, &["capacity"]);
     assert!(lab.is_released(&lab.path("data/a")));
 

@@ -215,18 +215,6 @@ impl PackStore {
         &self.opened
     }
 
-    /// Makes durable what was put, and writes a checkpoint if much has come since the last. For the end of a
-    /// process; all of it can be left out.
-    pub fn close(&mut self) {
-        if self.begin_commit().is_err() {
-            return;
-        }
-        self.seal_at_close();
-        if self.disk.set_len(self.tail).is_ok() {
-            self.space.cut(&*self.disk, self.tail);
-        }
-    }
-
     /// The address in the header of this record, as far as the file has one; the address may be another block's.
     fn address(&self, entry: &Entry) -> io::Result<Option<BlockId>> {
         read_address(&*self.disk, entry)
@@ -637,6 +625,17 @@ impl Store for PackStore {
 
     fn work(&mut self) {
         self.do_a_slice();
+    }
+
+    /// Writes a checkpoint if much has come since the last, and gives back what was set aside.
+    fn close(&mut self) {
+        if self.begin_commit().is_err() {
+            return;
+        }
+        self.seal_at_close();
+        if self.disk.set_len(self.tail).is_ok() {
+            self.space.cut(&*self.disk, self.tail);
+        }
     }
 
     fn verify(&mut self, from: u64, is_wanted: &dyn Fn(&BlockId) -> bool) -> Verified {

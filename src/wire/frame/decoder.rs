@@ -5,7 +5,8 @@ use super::*;
 /// Bytes of fields before the payload, for the kinds that carry one.
 fn payload_fields(kind: u8) -> Option<usize> {
     match kind {
-        PUT | BLOCK => Some(33),
+        PUT => Some(37),
+        BLOCK => Some(33),
         ADD => Some(1),
         _ => None,
     }
@@ -79,6 +80,7 @@ impl FrameDecoder {
                     PUT => Frame::Put {
                         id,
                         kind: block_kind,
+                        lifetime: reader.u32()?,
                         payload,
                     },
                     _ => Frame::Block {

@@ -17,6 +17,11 @@ fn hello() -> Frame {
     })
 }
 
+const OFFERED: Offered = Offered {
+    id: BlockId([9; 32]),
+    lifetime: 2_592_000,
+};
+
 fn one_of_each() -> Vec<Frame> {
     let id = BlockId([9; 32]);
     vec![
@@ -24,14 +29,15 @@ fn one_of_each() -> Vec<Frame> {
             reason: ByeReason::Busy,
             text: "too many".into(),
         },
-        Frame::Offer(vec![id; 3]),
+        Frame::Offer(vec![OFFERED; 3]),
         Frame::Want(vec![Answer::Have, Answer::Want, Answer::Full]),
         Frame::Put {
             id,
             kind: KIND,
+            lifetime: 99,
             payload: vec![1; 1000],
         },
-        Frame::Stored(id),
+        Frame::Stored { id, lifetime: 7 },
         Frame::Refused {
             id,
             answer: Answer::NotServing,
@@ -186,13 +192,25 @@ fn another_version_is_told_from_another_protocol() {
 #[test]
 fn payload_head_and_payload_are_the_whole_frame() {
     let (id, payload) = (BlockId([4; 32]), vec![8; 300]);
-    let head = payload_head(PayloadFrame::Put, &id, KIND, payload.len());
-    let mut whole = Vec::new();
-    Frame::Put {
+    let lifetime = 77;
+    let put = Frame::Put {
+        id,
+        kind: KIND,
+        lifetime,
+        payload: payload.clone(),
+    };
+    let block = Frame::Block {
         id,
         kind: KIND,
         payload: payload.clone(),
+    };
+    for (frame, kind) in [
+        (put, PayloadFrame::Put { lifetime }),
+        (block, PayloadFrame::Block),
+    ] {
+        let head = payload_head(kind, &id, KIND, payload.len());
+        let mut whole = Vec::new();
+        frame.encode(&mut whole);
+        assert_eq!([head.bytes(), &payload].concat(), whole);
     }
-    .encode(&mut whole);
-    assert_eq!([head.to_vec(), payload].concat(), whole);
 }
