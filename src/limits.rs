@@ -376,6 +376,17 @@ pub const GAPS_PER_SLICE: usize = 1024;
 /// Bytes that are read in one step of verification, but for a last record.
 pub const VERIFY_STEP: u64 = 1 << 20;
 
+/// Time in which a peer reads all of its pack again in the background, if it is large.
+pub const SCRUB_PERIOD: Duration = Duration::from_secs(30 * 86_400);
+
+/// Shortest pause between two steps of it: a MiB a second is noticed by nobody.
+pub const SCRUB_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Longest pause between two steps of it.
+pub const SCRUB_PAUSE_MAX: Duration = Duration::from_secs(3600);
+
+/// Bytes that may wait for a client before more is verified for it.
+pub const VERIFY_BACKLOG: usize = 64 << 10;
+
 /// Time after which it is tried again to write what could not be written for want of space.
 pub const NOTE_RETRY_SECS: u64 = 10;
 

@@ -6,6 +6,7 @@
 
 mod frames;
 mod status;
+mod verify;
 
 use crate::block::Block;
 use crate::dht::{self, Dht};
@@ -23,6 +24,7 @@ use log::{debug, info, warn};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
+use verify::Verifier;
 
 /// What a node is told of itself.
 pub struct Config {
@@ -136,6 +138,8 @@ pub struct Node<S> {
     /// When the store does its next slice of work.
     work_at: Option<Instant>,
     quota: Quota,
+    verifier: Verifier,
+    rng: Rng,
     /// A client's block for which there is no room as long as nothing is counted that others have.
     waiting: BTreeMap<ConnId, Block>,
     /// Blocks refused, by reason.
@@ -152,7 +156,7 @@ const OTHER_VERSIONS_MAX: usize = 8;
 
 impl<S: Store> Node<S> {
     /// A node that knows nobody yet.
-    pub fn new(now: Instant, config: Config, store: S, rng: Rng) -> Node<S> {
+    pub fn new(now: Instant, config: Config, store: S, mut rng: Rng) -> Node<S> {
         let role = if config.serve {
             PeerRole::Unreachable
         } else {
@@ -168,10 +172,10 @@ impl<S: Store> Node<S> {
             ipv4: config.ipv4,
             ipv6: config.ipv6,
         };
+        let own_rng = Rng::new(rng.bytes());
         let mut node = Node {
             started: now,
             store,
-            dht: Dht::new(now, config.key, dht_config, rng),
             transfer: Transfer::new(hello),
             keep: Keep::default(),
             fetch: Fetch::default(),
@@ -180,6 +184,9 @@ impl<S: Store> Node<S> {
             commit_at: None,
             work_at: None,
             quota: Quota::default(),
+            verifier: Verifier::new(now, config.serve),
+            rng: own_rng,
+            dht: Dht::new(now, config.key, dht_config, rng),
             waiting: BTreeMap::new(),
             refused: BTreeMap::new(),
             other_versions: Vec::new(),
@@ -250,6 +257,11 @@ impl<S: Store> Node<S> {
                 keep.handle_timeout(&mut tools);
                 let (fetch, mut tools) = self.fetch_tools(now);
                 fetch.handle_timeout(&mut tools);
+                if self.verifier.next_scrub().is_some_and(|at| at <= now) {
+                    self.scrub_some(now);
+                }
+                // At most one step a turn, so that others have theirs.
+                self.verify_some();
             }
         }
         self.pump(now);
@@ -267,6 +279,8 @@ impl<S: Store> Node<S> {
             self.fetch.next_timeout(),
             self.commit_at,
             self.work_at,
+            self.verifier.next_scrub(),
+            self.has_verifying().then_some(Instant::EPOCH),
         ];
         Output::Timeout(timeouts.into_iter().flatten().min())
     }
@@ -513,6 +527,7 @@ impl<S: Store> Node<S> {
             transfer::Event::Closed { conn, .. } => {
                 self.acks.retain(|&(_, waiting, _)| waiting != conn);
                 self.waiting.remove(&conn);
+                self.verifier.handle_closed(conn);
                 let (keep, mut tools) = self.keep_tools(now);
                 keep.handle_closed(&mut tools, conn);
                 keep.handle_client_closed(&mut tools, conn);

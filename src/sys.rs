@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// What an error says, without the number that the standard library adds to the system's words.
@@ -292,5 +292,75 @@ pub fn data_after(file: &File, offset: u64) -> io::Result<Option<u64>> {
             error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
             error => Err(error),
         },
+    }
+}
+
+/// The map whose faults [`on_bus_error`] explains: where it begins, its length, and the name of its file.
+static MAP_START: AtomicUsize = AtomicUsize::new(0);
+static MAP_LEN: AtomicUsize = AtomicUsize::new(0);
+static MAP_NAME: AtomicPtr<CString> = AtomicPtr::new(std::ptr::null_mut());
+
+/// From now on a page of this map that cannot be read ends the process with status 1 and a message that names the
+/// file and the offset, instead of silently. There is one such map at a time: a later one takes its place.
+pub fn explain_faults(start: *const u8, len: usize, path: &Path) -> io::Result<()> {
+    let name = Box::new(CString::new(path.as_os_str().as_bytes())?);
+    MAP_LEN.store(0, Ordering::SeqCst);
+    MAP_START.store(start as usize, Ordering::SeqCst);
+    // The last name is not freed: a fault may come at any time.
+    MAP_NAME.store(Box::into_raw(name), Ordering::SeqCst);
+    MAP_LEN.store(len, Ordering::SeqCst);
+    // SAFETY: the action is valid, and its handler does only what a signal handler may.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_bus_error as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        check(libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut()))?;
+    }
+    Ok(())
+}
+
+/// Says which file could not be read, and where. A fault that is not the map's does what it would without this.
+extern "C" fn on_bus_error(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    _context: *mut libc::c_void,
+) {
+    // SAFETY: the system gives valid information; `signal`, `write` and `_exit` may be called in a handler; the name
+    // is never freed.
+    unsafe {
+        let at = (*info).si_addr() as usize;
+        let start = MAP_START.load(Ordering::SeqCst);
+        let name = MAP_NAME.load(Ordering::SeqCst);
+        if at.wrapping_sub(start) >= MAP_LEN.load(Ordering::SeqCst) || name.is_null() {
+            // The instruction is tried again, and faults again.
+            libc::signal(signal, libc::SIG_DFL);
+            return;
+        }
+        let mut digits = [0; 20];
+        let parts: [&[u8]; 5] = [
+            b"strew: ",
+            (*name).as_bytes(),
+            b": cannot be read at offset ",
+            decimal(at - start, &mut digits),
+            b": the file was cut short, or its disk fails; see to that, then start the peer again, and run \
+              strew verify\n",
+        ];
+        for part in parts {
+            libc::write(libc::STDERR_FILENO, part.as_ptr().cast(), part.len());
+        }
+        libc::_exit(1);
+    }
+}
+
+/// The number in decimal, without memory being asked for.
+fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &[u8] {
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[first..];
+        }
     }
 }

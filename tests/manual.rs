@@ -12,6 +12,7 @@ use strew::store::MemoryStore;
 use strew::time::Instant;
 use strew::wire::frame::{
     Answer, ByeReason, Frame, FrameDecoder, Hello, MissingReason, Offered, PeerRole, Settled,
+    Verifying,
 };
 
 const PAGES: [&str; 3] = ["strew.1", "strew-pack.5", "strew-protocol.7"];
@@ -279,6 +280,11 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
         reason: ByeReason::Done,
         text: text.clone(),
     };
+    let damaged = Frame::Damaged {
+        offset: 64,
+        len: 72,
+        id: Some(id),
+    };
     let put = Frame::Put {
         id,
         kind,
@@ -329,6 +335,9 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
         ),
         ("YIELD", Frame::Yield),
         ("FAILED", Frame::Failed { status: 1, text }),
+        ("VERIFY", Frame::Verify { part: 0, of: 1 }),
+        ("DAMAGED", damaged),
+        ("VERIFYING", Frame::Verifying(Verifying::default())),
     ]
 }
 

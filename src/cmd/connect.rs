@@ -55,9 +55,13 @@ pub fn connect(common: &Common) -> Result<Peer, Failure> {
                 _ => "serve",
             };
             info!("using the {role} of {}", common.dir.display());
-            if common.capacity.is_some() {
+            let given = [
+                ("--capacity", common.capacity),
+                ("--min-free", common.min_free),
+            ];
+            for (option, _) in given.iter().filter(|(_, given)| given.is_some()) {
                 let dir = common.dir.display();
-                warn!("--capacity is ignored: the {role} that runs in {dir} has its own");
+                warn!("{option} is ignored: the {role} that runs in {dir} has its own");
             }
             for addr in addrs.unwrap_or_else(|| resolve(&common.peers)) {
                 let sent = peer.send(&Frame::Peer(addr));
@@ -163,6 +167,9 @@ impl Private {
         command.arg(PRIVATE).arg("--dir").arg(&common.dir);
         if let Some(capacity) = common.capacity {
             command.args(["--capacity", &capacity.to_string()]);
+        }
+        if let Some(min_free) = common.min_free {
+            command.args(["--min-free", &min_free.to_string()]);
         }
         for peer in peers {
             command.args(["--peer", &peer.to_string()]);

@@ -13,6 +13,7 @@ mod progress;
 mod serve;
 mod share;
 mod status;
+mod verify;
 
 use crate::reactor::resolve;
 use crate::sys;
@@ -38,7 +39,7 @@ struct Command {
 const HIDDEN: &[&str] = &[connect::PRIVATE];
 
 /// Commands that this version does not have yet.
-const LATER: &[&str] = &["check", "pin", "verify"];
+const LATER: &[&str] = &["check", "pin"];
 
 const COMMANDS: &[Command] = &[
     Command {
@@ -75,6 +76,13 @@ const COMMANDS: &[Command] = &[
         summary: "say how the peer of the data directory is",
         options: status::options,
         run: status::run,
+    },
+    Command {
+        name: "verify",
+        synopsis: "[OPTION...] [--subset N/T]",
+        summary: "read the pack again, and list what is damaged",
+        options: verify::options,
+        run: verify::run,
     },
     Command {
         name: connect::PRIVATE,

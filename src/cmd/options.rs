@@ -35,7 +35,6 @@ const LATER: &[(&str, bool)] = &[
     ("json", false),
     ("keep", true),
     ("pin", false),
-    ("min-free", true),
     ("secret", true),
 ];
 
@@ -58,6 +57,12 @@ pub fn common() -> Options {
         "",
         "capacity",
         "space allotted to the pack (default 10G, at most half of the free)",
+        "SIZE",
+    );
+    options.optopt(
+        "",
+        "min-free",
+        "space of the disk to be left free (default 0)",
         "SIZE",
     );
     options.optflag("q", "quiet", "say nothing but errors");
@@ -201,6 +206,8 @@ pub struct Common {
     pub peers: Vec<String>,
     /// Bytes allotted, if said.
     pub capacity: Option<u64>,
+    /// Bytes of the disk to be left free, if said.
+    pub min_free: Option<u64>,
     /// Nothing but errors is said.
     pub quiet: bool,
     /// When progress is shown.
@@ -240,6 +247,7 @@ impl Common {
             dir: parsed.path("dir").map_or_else(default_dir, Ok)?,
             peers,
             capacity,
+            min_free: parsed.size("min-free")?,
             quiet: parsed.matches.opt_present("quiet"),
             progress: progress.unwrap_or(Progress::Auto),
             stall: parsed.time("stall")?.unwrap_or(STALL_DEFAULT),
@@ -390,7 +398,7 @@ mod tests {
 
     #[test]
     fn options_of_later_versions_are_refused_by_name() {
-        for arg in ["--json", "--keep=30d", "--pin", "--min-free=1G"] {
+        for arg in ["--json", "--keep=30d", "--pin", "--secret=x"] {
             let failure = parse(common(), &[arg.into()]).err().expect("refused");
             assert!(
                 failure.message.contains("not available in this version"),

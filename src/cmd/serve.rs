@@ -12,6 +12,7 @@ use crate::wire::frame::{ByeReason, Frame, PeerRole};
 use getopts::Options;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -162,7 +163,7 @@ fn start(
             capacity: common
                 .capacity
                 .map_or_else(|| default_capacity(&common.dir), Ok)?,
-            min_free: 0,
+            min_free: common.min_free.unwrap_or(0),
         },
         signals,
     };
@@ -172,7 +173,7 @@ fn start(
 /// 10 GiB, or half of what is free if that is less; what the pack uses already counts as free.
 fn default_capacity(dir: &Path) -> Result<u64, Failure> {
     let free = sys::free_space(dir).map_err(|error| Failure::file(dir, &error))?;
-    let pack = std::fs::metadata(dir.join("pack")).map_or(0, |pack| pack.len());
+    let pack = std::fs::metadata(dir.join("pack")).map_or(0, |pack| pack.blocks() * 512);
     Ok(CAPACITY_DEFAULT.min((free + pack) / 2))
 }
 

@@ -237,6 +237,7 @@ impl<S: Store> Node<S> {
                 let text = self.status(now);
                 self.transfer.send(conn, &Frame::Text(text));
             }
+            Frame::Verify { part, of } => self.begin_verifying(conn, part, of),
             Frame::Peer(addr) => self.dht.add_seed(now, addr),
             // A `serve` yields to nobody: it would only lose the socket that its clients find it by.
             Frame::Yield if !self.config.serve => {

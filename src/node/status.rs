@@ -42,6 +42,7 @@ impl<S: Store> Node<S> {
         line("pins", &usage.pins);
         line("pinned_blocks", &usage.pinned_blocks);
         line("damaged", &usage.damaged);
+        line("scrubbed_bytes", &self.verifier.scrubbed);
         line("read_only", &u8::from(usage.is_read_only));
         line("halved", &u8::from(usage.is_halved));
         line("uptime_seconds", &now.since(self.started).as_secs());

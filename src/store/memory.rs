@@ -212,6 +212,10 @@ impl Store for MemoryStore {
 
     fn close(&mut self) {}
 
+    fn offset_near(&self, _place: &Point) -> u64 {
+        0
+    }
+
     /// What is in memory was verified when it became a block.
     fn verify(&mut self, _from: u64, is_wanted: &dyn Fn(&BlockId) -> bool) -> Verified {
         let wanted = self.blocks.iter().filter(|(id, _)| is_wanted(id));

@@ -129,6 +129,8 @@ pub struct Verified {
     pub bytes: u64,
     /// What was found damaged; set aside from now on.
     pub damaged: Vec<Damage>,
+    /// Where the last step ends: all that there is to be read, in bytes.
+    pub end: u64,
 }
 
 /// Why a store could not do what it was asked.
@@ -265,6 +267,9 @@ pub trait Store {
     /// Makes durable what was put, and does what makes the next opening fast. For the end of a process; all of it
     /// can be left out.
     fn close(&mut self);
+
+    /// Where a step of verification may begin, near the block that is closest to this place.
+    fn offset_near(&self, place: &Point) -> u64;
 
     /// Reads on from here, at most 1 MiB and one block, and compares all checksums, and the addresses of blocks.
     /// Begins with 0. Of blocks that are not wanted only the headers are read.

@@ -606,6 +606,11 @@ impl Transfer {
         }
     }
 
+    /// Bytes that wait to be written to a connection.
+    pub fn queued_bytes(&self, id: ConnId) -> usize {
+        self.conns.get(&id).map_or(0, |conn| conn.egress.bytes())
+    }
+
     /// Addresses of the blocks that wait to be written and are in the store. Linear in what waits.
     pub fn queued(&self) -> BTreeSet<BlockId> {
         let conns = self.conns.values();

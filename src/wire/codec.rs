@@ -34,6 +34,11 @@ impl<'a> Reader<'a> {
         Reader { rest: bytes }
     }
 
+    /// Whether all has been read.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// The next `len` bytes.
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
         if self.rest.len() < len {

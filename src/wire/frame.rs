@@ -113,6 +113,23 @@ pub struct Settled {
     pub reached: bool,
 }
 
+/// How far a verification is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Verifying {
+    /// Where in the pack it is, in bytes.
+    pub at: u64,
+    /// Where the pack ends.
+    pub end: u64,
+    /// Blocks that were sound.
+    pub blocks: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Places that were damaged.
+    pub damaged: u64,
+    /// Whether nothing is left.
+    pub is_done: bool,
+}
+
 /// One message on a stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)] // The frames are specified in strew-protocol(7); the fields are named as there.
@@ -176,6 +193,16 @@ pub enum Frame {
     Status,
     /// A page for the user.
     Text(String),
+    /// Asks for all blocks that leave `part` when their address is divided by `of` to be read again.
+    Verify { part: u32, of: u32 },
+    /// A place of the pack that is damaged, and the block that was there, if that can be told.
+    Damaged {
+        offset: u64,
+        len: u64,
+        id: Option<BlockId>,
+    },
+    /// How far that is; the last one says that it is done.
+    Verifying(Verifying),
     /// An address to bootstrap from.
     Peer(SocketAddr),
     /// From a `serve` that wants the directory: take no new clients.
@@ -237,6 +264,9 @@ const TEXT: u8 = 41;
 const PEER: u8 = 42;
 const YIELD: u8 = 43;
 const FAILED: u8 = 44;
+const VERIFY: u8 = 45;
+const DAMAGED: u8 = 46;
+const VERIFYING: u8 = 47;
 
 /// The head of a payload frame with `len` bytes of payload, at most [`BLOCK_SIZE_MAX`].
 pub fn payload_head(frame: PayloadFrame, id: &BlockId, kind: Kind, len: usize) -> PayloadHead {
@@ -362,6 +392,24 @@ impl Frame {
                 out.extend_from_slice(&ip.octets());
                 out.extend_from_slice(&addr.port().to_be_bytes());
             }
+            Frame::Verify { part, of } => {
+                out.push(VERIFY);
+                out.extend_from_slice(&part.to_be_bytes());
+                out.extend_from_slice(&of.to_be_bytes());
+            }
+            Frame::Damaged { offset, len, id } => {
+                out.push(DAMAGED);
+                out.extend_from_slice(&offset.to_be_bytes());
+                out.extend_from_slice(&len.to_be_bytes());
+                out.extend(id.iter().flat_map(|id| id.0));
+            }
+            Frame::Verifying(it) => {
+                out.push(VERIFYING);
+                for number in [it.at, it.end, it.blocks, it.bytes, it.damaged] {
+                    out.extend_from_slice(&number.to_be_bytes());
+                }
+                out.push(u8::from(it.is_done));
+            }
             Frame::Yield => out.push(YIELD),
             Frame::Failed { status, text } => {
                 out.extend_from_slice(&[FAILED, *status]);
@@ -462,11 +510,7 @@ impl Frame {
                 blocks: reader.u64()?,
                 least: reader.u8()?,
                 holders: reader.u32()?,
-                reached: match reader.u8()? {
-                    0 => false,
-                    1 => true,
-                    _ => return Err(Malformed::Value("boolean")),
-                },
+                reached: boolean(&mut reader)?,
             }),
             PROGRESS => Frame::Progress {
                 placed: reader.u64()?,
@@ -493,6 +537,29 @@ impl Frame {
                 }
                 Frame::Peer(addr)
             }
+            VERIFY => {
+                let (part, of) = (reader.u32()?, reader.u32()?);
+                if part >= of {
+                    return Err(Malformed::Value("part"));
+                }
+                Frame::Verify { part, of }
+            }
+            DAMAGED => Frame::Damaged {
+                offset: reader.u64()?,
+                len: reader.u64()?,
+                id: match reader.is_empty() {
+                    true => None,
+                    false => Some(BlockId(reader.array()?)),
+                },
+            },
+            VERIFYING => Frame::Verifying(Verifying {
+                at: reader.u64()?,
+                end: reader.u64()?,
+                blocks: reader.u64()?,
+                bytes: reader.u64()?,
+                damaged: reader.u64()?,
+                is_done: boolean(&mut reader)?,
+            }),
             YIELD => Frame::Yield,
             FAILED => Frame::Failed {
                 status: reader.u8()?,
@@ -508,6 +575,14 @@ impl Frame {
 fn put_id(out: &mut Vec<u8>, kind: u8, id: &BlockId) {
     out.push(kind);
     out.extend_from_slice(&id.0);
+}
+
+fn boolean(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
+    match reader.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Malformed::Value("boolean")),
+    }
 }
 
 fn answer(byte: u8) -> Result<Answer, Malformed> {

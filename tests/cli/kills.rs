@@ -4,78 +4,19 @@
 //! decides what it is given and when it is killed.
 
 use crate::harness::*;
+use crate::talker::Talker;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 use strew::block::{Block, Form, Kind, Role};
-use strew::id::{BlockId, NodeKey};
+use strew::id::BlockId;
 use strew::rng::Rng;
-use strew::wire::frame::{Frame, FrameDecoder, Hello, PeerRole};
+use strew::wire::frame::Frame;
 
 /// Blocks put in a round at most: more than a peer stores before it is killed.
 const PUTS: usize = 400;
 
 /// A peer is killed so long after it was given its first block at most.
 const KILL_AFTER_MAX_MICROS: u64 = 40_000;
-
-/// A peer of the test's own: it says frames and hears what is answered.
-struct Talker {
-    stream: TcpStream,
-    decoder: FrameDecoder,
-    buffer: Vec<u8>,
-}
-
-impl Talker {
-    fn new(addr: SocketAddr, rng: &mut Rng) -> Talker {
-        let stream = TcpStream::connect(addr).expect("connected");
-        let mut talker = Talker {
-            stream,
-            decoder: FrameDecoder::new(false),
-            buffer: vec![0; 1 << 16],
-        };
-        let key = NodeKey(rng.bytes());
-        let role = PeerRole::Private;
-        talker.say(&Frame::Hello(Hello { key, port: 1, role }));
-        talker
-    }
-
-    /// Says a frame; whether the peer was there to be told.
-    fn say(&mut self, frame: &Frame) -> bool {
-        let mut bytes = Vec::new();
-        frame.encode(&mut bytes);
-        self.stream.write_all(&bytes).is_ok()
-    }
-
-    /// The frames that come until this time, or until the peer has gone; whether it has.
-    fn hear(&mut self, until: Instant, mut each: impl FnMut(Frame) -> bool) -> bool {
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            self.stream
-                .set_read_timeout(Some(left.max(Duration::from_millis(1))))
-                .expect("set");
-            let len = match self.stream.read(&mut self.buffer) {
-                Ok(0) => return true,
-                Ok(len) => len,
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {
-                        continue
-                    }
-                    _ => return true,
-                },
-            };
-            let mut input = &self.buffer[..len];
-            while let Some(frame) = self.decoder.take(&mut input).expect("well formed") {
-                if !each(frame) {
-                    return false;
-                }
-            }
-        }
-    }
-}
 
 fn number(name: &str, default: u64) -> u64 {
     match std::env::var(name) {

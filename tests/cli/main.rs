@@ -12,3 +12,5 @@ mod patience;
 mod refused;
 mod room;
 mod streams;
+mod talker;
+mod verify;

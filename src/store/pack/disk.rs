@@ -183,7 +183,7 @@ impl System {
         if !metadata.is_file() {
             return Err(io::Error::new(ErrorKind::InvalidData, "not a regular file"));
         }
-        let map = Map::new(&file, metadata.len())?;
+        let map = Map::new(&file, metadata.len(), &path)?;
         Ok(System {
             path,
             file,

@@ -26,7 +26,7 @@ pub use lock::{DirLock, LockError, Role};
 
 use super::{Claim, Pin, Put, Sequence, Store, StoreError, Terms, Usage, Verified};
 use crate::block::{Block, Kind};
-use crate::id::BlockId;
+use crate::id::{BlockId, Point};
 use crate::limits::*;
 use crate::sys::plain;
 use checkpoint::Checkpoint;
@@ -636,6 +636,12 @@ impl Store for PackStore {
         if self.disk.set_len(self.tail).is_ok() {
             self.space.cut(&*self.disk, self.tail);
         }
+    }
+
+    fn offset_near(&self, place: &Point) -> u64 {
+        let from = (index::prefix(&BlockId(place.0)), 0);
+        let entry = self.index.iter_from(from).next();
+        entry.map_or(0, |(_, entry)| entry.offset)
     }
 
     fn verify(&mut self, from: u64, is_wanted: &dyn Fn(&BlockId) -> bool) -> Verified {

@@ -47,6 +47,7 @@ impl PackStore {
                 }
             }
         }
+        verified.end = self.tail;
         verified.next = (offset < self.tail).then_some(offset);
         verified
     }

@@ -60,6 +60,25 @@ fn one_of_each() -> Vec<Frame> {
         },
         Frame::Added(id),
         Frame::Settle,
+        Frame::Verify { part: 2, of: 3 },
+        Frame::Damaged {
+            offset: 64,
+            len: 72,
+            id: None,
+        },
+        Frame::Damaged {
+            offset: 64,
+            len: 72,
+            id: Some(id),
+        },
+        Frame::Verifying(Verifying {
+            at: 1,
+            end: 2,
+            blocks: 3,
+            bytes: 4,
+            damaged: 5,
+            is_done: true,
+        }),
         Frame::Settled(Settled {
             blocks: 9,
             least: 2,
