@@ -303,6 +303,22 @@ pub const QUOTA_PERIOD: Duration = Duration::from_secs(86_400);
 /// Networks of which is known how much they have stored, at most; the least is forgotten.
 pub const QUOTA_NETWORKS_MAX: usize = 4096;
 
+/// Blocks of pinned files that are looked at in one slice of work; one of them at most is read.
+pub const PIN_STEPS: usize = 256;
+
+/// Pause between two such slices.
+pub const PIN_PAUSE: Duration = Duration::from_millis(1);
+
+/// Blocks that are fetched for one pin at once.
+pub const PIN_WANTS: usize = 32;
+
+/// How often a peer looks whether all that is pinned is here.
+pub const PIN_RECHECK: Duration = Duration::from_secs(3600);
+
+/// What a pinned file takes beyond its length: one part in so many, for nodes, headers, and what is left to move
+/// blocks together.
+pub const PIN_OVERHEAD: u64 = 12;
+
 /// Leases that are ended at once, when a client has gone before its share was done: each is looked up.
 pub const RELEASES_PER_STEP: usize = 512;
 

@@ -5,6 +5,7 @@
 //! [`Input::Timeout`]. Inputs may be batched. The reactor and the simulator are two drivers of this.
 
 mod frames;
+mod pins;
 mod status;
 mod verify;
 
@@ -12,7 +13,7 @@ use crate::block::Block;
 use crate::dht::{self, Dht};
 use crate::fetch::{self, Fetch};
 use crate::id::{NodeId, NodeKey};
-use crate::keep::{self, Keep, Quota};
+use crate::keep::{self, Keep, Pins, Quota};
 use crate::limits::*;
 use crate::rng::Rng;
 use crate::store::{Sequence, Store, StoreError};
@@ -139,6 +140,9 @@ pub struct Node<S> {
     work_at: Option<Instant>,
     quota: Quota,
     verifier: Verifier,
+    pins: Pins,
+    /// When pins have their next slice of work.
+    pins_at: Option<Instant>,
     rng: Rng,
     /// A client's block for which there is no room as long as nothing is counted that others have.
     waiting: BTreeMap<ConnId, Block>,
@@ -172,6 +176,7 @@ impl<S: Store> Node<S> {
             ipv4: config.ipv4,
             ipv6: config.ipv6,
         };
+        let pins = Pins::new(now, &store);
         let own_rng = Rng::new(rng.bytes());
         let mut node = Node {
             started: now,
@@ -185,6 +190,8 @@ impl<S: Store> Node<S> {
             work_at: None,
             quota: Quota::default(),
             verifier: Verifier::new(now, config.serve),
+            pins,
+            pins_at: None,
             rng: own_rng,
             dht: Dht::new(now, config.key, dht_config, rng),
             waiting: BTreeMap::new(),
@@ -260,6 +267,7 @@ impl<S: Store> Node<S> {
                 if self.verifier.next_scrub().is_some_and(|at| at <= now) {
                     self.scrub_some(now);
                 }
+                self.pins.recheck(now, &self.store);
                 // At most one step a turn, so that others have theirs.
                 self.verify_some();
             }
@@ -279,6 +287,8 @@ impl<S: Store> Node<S> {
             self.fetch.next_timeout(),
             self.commit_at,
             self.work_at,
+            self.pins_at,
+            Some(self.pins.next_recheck()),
             self.verifier.next_scrub(),
             self.has_verifying().then_some(Instant::EPOCH),
         ];
@@ -429,6 +439,13 @@ impl<S: Store> Node<S> {
             } else if self.work_at.is_some_and(|at| at <= now) {
                 self.work_at = None;
                 self.store.work();
+            } else if let Some(output) = self.pins.poll_output() {
+                self.do_for_pins(now, output);
+            } else if let Some(arrival) = self.fetch.poll_arrival() {
+                self.handle_arrival(now, arrival);
+            } else if self.pins_at.is_some_and(|at| at <= now) {
+                self.pins_at = None;
+                self.pins.work(&mut self.store);
             } else if self.keep.take_progress() {
                 self.add_waiting(now);
             } else {
@@ -437,6 +454,9 @@ impl<S: Store> Node<S> {
         }
         if self.work_at.is_none() && self.store.has_work() {
             self.work_at = Some(now + WORK_PAUSE);
+        }
+        if self.pins_at.is_none() && self.pins.has_work() {
+            self.pins_at = Some(now + PIN_PAUSE);
         }
         while let Some((to, payload)) = self.dht.poll_transmit() {
             self.outputs.push_back(Output::Transmit { to, payload });
@@ -528,6 +548,7 @@ impl<S: Store> Node<S> {
                 self.acks.retain(|&(_, waiting, _)| waiting != conn);
                 self.waiting.remove(&conn);
                 self.verifier.handle_closed(conn);
+                self.pins.handle_closed(conn);
                 let (keep, mut tools) = self.keep_tools(now);
                 keep.handle_closed(&mut tools, conn);
                 keep.handle_client_closed(&mut tools, conn);

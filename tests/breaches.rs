@@ -119,6 +119,7 @@ impl World {
 const SHARE: Frame = Frame::Share {
     copies: 8,
     min_copies: 0,
+    pin: false,
 };
 
 fn add() -> Frame {

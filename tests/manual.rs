@@ -280,6 +280,11 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
         reason: ByeReason::Done,
         text: text.clone(),
     };
+    let pinned = Frame::Pinned {
+        root: id,
+        len: 1,
+        missing: 0,
+    };
     let damaged = Frame::Damaged {
         offset: 64,
         len: 72,
@@ -319,7 +324,14 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
         ("BLOCK", block),
         ("ABSENT", Frame::Absent(id)),
         ("DIALED", Frame::Dialed(1)),
-        ("SHARE", Frame::Share { copies, min_copies }),
+        (
+            "SHARE",
+            Frame::Share {
+                copies,
+                min_copies,
+                pin: false,
+            },
+        ),
         ("ADD", Frame::Add { kind, payload }),
         ("ADDED", Frame::Added(id)),
         ("SETTLE", Frame::Settle),
@@ -335,6 +347,12 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
         ),
         ("YIELD", Frame::Yield),
         ("FAILED", Frame::Failed { status: 1, text }),
+        ("PIN", Frame::Pin(id)),
+        ("PINNING", Frame::Pinning { bytes: 1, len: 2 }),
+        ("PINNED", pinned),
+        ("UNPIN", Frame::Unpin(id)),
+        ("UNPINNED", Frame::Unpinned(true)),
+        ("PINS", Frame::Pins),
         ("VERIFY", Frame::Verify { part: 0, of: 1 }),
         ("DAMAGED", damaged),
         ("VERIFYING", Frame::Verifying(Verifying::default())),
@@ -381,7 +399,8 @@ fn protocol_page_has_the_kind_and_the_size_of_every_frame() {
             assert!(clients.iter().any(|line| line.starts_with(&row)), "{row}");
             let empty = clients
                 .iter()
-                .any(|line| line.contains(name) && line.ends_with("have an empty body."));
+                .filter(|line| line.ends_with("have an empty body."))
+                .any(|line| line.split([' ', ',']).any(|word| word == name));
             let words = [format!("{name}:"), format!("{name},")];
             let is_head = |line: &&str| {
                 line.split(' ').next_back() == Some(&words[0]) || line.starts_with(&words[1])

@@ -8,6 +8,7 @@ pub mod cipher;
 pub mod decode;
 pub mod encode;
 pub mod tree;
+pub mod walk;
 
 use crate::id::BlockId;
 use crate::limits::BLOCK_SIZE_MAX;

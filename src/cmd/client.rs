@@ -6,10 +6,10 @@
 use super::failure::{plain, Failure, Status};
 use super::options::Common;
 use crate::block::Kind;
-use crate::id::NodeKey;
+use crate::id::{BlockId, NodeKey};
 use crate::reactor::control;
 use crate::sys;
-use crate::wire::frame::{ByeReason, Frame, FrameDecoder, Hello, PeerRole};
+use crate::wire::frame::{ByeReason, Frame, FrameDecoder, Hello, MissingReason, PeerRole};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
@@ -281,6 +281,38 @@ impl Peer {
         };
         if self.send(&bye).is_ok() {
             while self.receive().is_ok() {}
+        }
+    }
+
+    /// Why a block of a file is not to be had.
+    pub fn missing(
+        &mut self,
+        root: BlockId,
+        id: BlockId,
+        reason: MissingReason,
+        asked: u32,
+    ) -> Failure {
+        let what = match id == root {
+            true => format!("{id}: not found"),
+            false => format!("{root}: its block {id} is missing"),
+        };
+        match reason {
+            MissingReason::NoPeer => {
+                let why = self.why_nobody();
+                let message = format!(
+                    "{what} here, and no peer could be reached{why}; give one with -p HOST:PORT"
+                );
+                Failure::new(Status::NoPeer, message)
+            }
+            MissingReason::Absent => {
+                let message = format!("{what}: asked the {asked} closest peers, none has it; is the address right, and the network?");
+                Failure::new(Status::NotFound, message)
+            }
+            MissingReason::NotGiven => {
+                let message =
+                    format!("{what}: {asked} peers were asked, none gave it; try again later");
+                Failure::new(Status::NotFound, message)
+            }
         }
     }
 

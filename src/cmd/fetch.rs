@@ -5,15 +5,15 @@ use super::connect::connect;
 use super::failure::{Failure, Status};
 use super::options::{self, Common, Parsed};
 use super::output::Output;
+use super::pin::pin;
 use super::progress::{human, Line};
 use super::say;
 use crate::block::address::Address;
 use crate::block::decode::Decoder;
 use crate::block::tree::TreeError;
 use crate::block::Block;
-use crate::id::BlockId;
 use crate::limits::EGRESS_BLOCKS_MAX;
-use crate::wire::frame::{Frame, MissingReason};
+use crate::wire::frame::Frame;
 use getopts::Options;
 
 /// Blocks asked of the peer and not answered at most, however large the buffer: what it queues for a client
@@ -40,6 +40,11 @@ pub fn options() -> Options {
         "bytes fetched ahead of what is written (default 16M)",
         "SIZE",
     );
+    options.optflag(
+        "",
+        "pin",
+        "pin it in the data directory first, which fetches all of it",
+    );
     options
 }
 
@@ -61,9 +66,16 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         parsed.path("output").as_deref(),
         parsed.matches.opt_present("force"),
     )?;
-    let peer = connect(&common)?;
+    let mut peer = connect(&common)?;
+    let mut line = Line::new(&common, &address.id.to_string()[..8]);
+    if parsed.matches.opt_present("pin") {
+        if let Err(failure) = pin(&mut peer, address.id, &mut line) {
+            peer.leave();
+            return Err(output.give_up(failure));
+        }
+    }
     let mut fetch = Fetch {
-        line: Line::new(&common, &address.id.to_string()[..8]),
+        line,
         common: &common,
         peer,
         address,
@@ -196,7 +208,8 @@ impl Fetch<'_> {
                     return Ok(Block::from_own_peer(id, kind, payload));
                 }
                 Ok(Frame::Missing { id, reason, asked }) => {
-                    return Err(self.missing(id, reason, asked));
+                    let root = self.address.id;
+                    return Err(self.peer.missing(root, id, reason, asked));
                 }
                 Ok(Frame::Failed { status, text }) => {
                     return Err(Failure::new(Status::from_number(status), text));
@@ -215,31 +228,6 @@ impl Fetch<'_> {
                 self.peer.patience.why()
             )
         })
-    }
-
-    fn missing(&mut self, id: BlockId, reason: MissingReason, asked: u32) -> Failure {
-        let what = match id == self.address.id {
-            true => format!("{id}: not found"),
-            false => format!("{}: its block {id} is missing", self.address.id),
-        };
-        match reason {
-            MissingReason::NoPeer => {
-                let why = self.peer.why_nobody();
-                let message = format!(
-                    "{what} here, and no peer could be reached{why}; give one with -p HOST:PORT"
-                );
-                Failure::new(Status::NoPeer, message)
-            }
-            MissingReason::Absent => {
-                let message = format!("{what}: asked the {asked} closest peers, none has it; is the address right, and the network?");
-                Failure::new(Status::NotFound, message)
-            }
-            MissingReason::NotGiven => {
-                let message =
-                    format!("{what}: {asked} peers were asked, none gave it; try again later");
-                Failure::new(Status::NotFound, message)
-            }
-        }
     }
 
     fn judge(&self, error: TreeError) -> Failure {

@@ -9,6 +9,7 @@ mod hash;
 mod input;
 mod options;
 mod output;
+mod pin;
 mod progress;
 mod serve;
 mod share;
@@ -39,7 +40,7 @@ struct Command {
 const HIDDEN: &[&str] = &[connect::PRIVATE];
 
 /// Commands that this version does not have yet.
-const LATER: &[&str] = &["check", "pin"];
+const LATER: &[&str] = &["check"];
 
 const COMMANDS: &[Command] = &[
     Command {
@@ -69,6 +70,13 @@ const COMMANDS: &[Command] = &[
         summary: "print what share would; touches nothing",
         options: hash::options,
         run: hash::run,
+    },
+    Command {
+        name: "pin",
+        synopsis: "[OPTION...] add ADDRESS... | rm ADDRESS... | ls",
+        summary: "keep whole files, or no longer; list them",
+        options: pin::options,
+        run: pin::run,
     },
     Command {
         name: "status",

@@ -31,12 +31,7 @@ pub struct Parsed {
 }
 
 /// Options that come with what they would belong to in a later version: refused, never ignored.
-const LATER: &[(&str, bool)] = &[
-    ("json", false),
-    ("keep", true),
-    ("pin", false),
-    ("secret", true),
-];
+const LATER: &[(&str, bool)] = &[("json", false), ("keep", true), ("secret", true)];
 
 /// The options that every command has.
 pub fn common() -> Options {
@@ -398,7 +393,7 @@ mod tests {
 
     #[test]
     fn options_of_later_versions_are_refused_by_name() {
-        for arg in ["--json", "--keep=30d", "--pin", "--secret=x"] {
+        for arg in ["--json", "--keep=30d", "--secret=x"] {
             let failure = parse(common(), &[arg.into()]).err().expect("refused");
             assert!(
                 failure.message.contains("not available in this version"),

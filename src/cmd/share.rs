@@ -6,6 +6,7 @@ use super::connect::connect;
 use super::failure::{Failure, Status};
 use super::input::{for_each_input, form, is_temporary, Input};
 use super::options::{self, Common, Parsed};
+use super::pin::pin;
 use super::progress::{human, Line};
 use super::{output, say};
 use crate::block::encode::Encoder;
@@ -37,6 +38,11 @@ pub fn options() -> Options {
         "N",
     );
     options.optflag("", "plain", "share public data: do not encrypt");
+    options.optflag(
+        "",
+        "pin",
+        "pin the own copy: keep it until it is taken back",
+    );
     options
 }
 
@@ -64,6 +70,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
             peer: connected,
             copies,
             min_copies,
+            pin: parsed.matches.opt_present("pin"),
             patience,
             answers: Answers::default(),
         };
@@ -92,6 +99,7 @@ struct Share<'a> {
     peer: Peer,
     copies: u8,
     min_copies: u8,
+    pin: bool,
     patience: Patience,
     answers: Answers,
 }
@@ -111,7 +119,11 @@ impl Share<'_> {
         let mut line = Line::new(self.common, &name.display().to_string());
         let mut ended = false;
         let (copies, min_copies) = (self.copies, self.min_copies);
-        let begin = Frame::Share { copies, min_copies };
+        let begin = Frame::Share {
+            copies,
+            min_copies,
+            pin: self.pin,
+        };
         self.peer
             .send(&begin)
             .map_err(|trouble| self.broken_off(trouble))?;
@@ -151,6 +163,9 @@ impl Share<'_> {
         };
         line.clear();
         output::line(&address)?;
+        if self.pin {
+            pin(&mut self.peer, address.id, &mut line)?;
+        }
         Ok(self.judge(&name.display().to_string(), encoder.length(), settled))
     }
 

@@ -12,7 +12,7 @@ use crate::timers::Timers;
 use crate::transfer::{BlockHead, ConnId, Source as Payload, Transfer};
 use crate::wire::contact::Contact;
 use crate::wire::frame::{ByeReason, Frame, MissingReason, PayloadFrame};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,10 +30,34 @@ pub struct Tools<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Turn(u64);
 
-/// A block that clients wait for.
+/// Who waits for a block.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Asker {
+    /// A client, who is sent it.
+    Client(ConnId),
+    /// This node, for its own store; told by [`Fetch::poll_arrival`].
+    Store,
+}
+
+/// What has become of a block that the node wants for its own store.
+pub enum Arrival {
+    /// It is here.
+    Block(Rc<Block>),
+    /// It is not to be had.
+    Missing {
+        /// Its address.
+        id: BlockId,
+        /// Why.
+        reason: MissingReason,
+        /// How many peers answered.
+        asked: u32,
+    },
+}
+
+/// A block that somebody waits for.
 struct Want {
     turn: Turn,
-    clients: Vec<ConnId>,
+    askers: Vec<Asker>,
     /// Peers that say they hold it and have not been asked.
     holders: Vec<Contact>,
     /// Peers that have been asked and owe an answer.
@@ -79,14 +103,16 @@ pub struct Fetch {
     sources: BTreeMap<NodeId, Source>,
     by_conn: BTreeMap<ConnId, NodeId>,
     next_turn: u64,
+    arrivals: VecDeque<Arrival>,
     timers: Timers<Timer>,
 }
 
 impl Fetch {
     /// A client wants a block that is not in the store. Beyond `WANTS_PER_CLIENT` it is told to be gone.
     pub fn want(&mut self, tools: &mut Tools<'_>, client: ConnId, id: BlockId) {
-        let waiting = self.wants.values().flat_map(|want| &want.clients);
-        let held = waiting.filter(|&&waiting| waiting == client).count();
+        let waiting = self.wants.values().flat_map(|want| &want.askers);
+        let held = waiting.filter(|&&waiting| waiting == Asker::Client(client));
+        let held = held.count();
         if held >= WANTS_PER_CLIENT {
             return tools.transfer.bye(
                 client,
@@ -94,15 +120,42 @@ impl Fetch {
                 "too many blocks asked for at once",
             );
         }
+        self.want_for(tools, Asker::Client(client), id);
+    }
+
+    /// The node wants a block for its own store. Whoever asks bounds how many; twice is as good as once.
+    pub fn want_for_store(&mut self, tools: &mut Tools<'_>, id: BlockId) {
+        let want = self.wants.get(&id);
+        if !want.is_some_and(|want| want.askers.contains(&Asker::Store)) {
+            self.want_for(tools, Asker::Store, id);
+        }
+    }
+
+    /// The node no longer wants it.
+    pub fn unwant_for_store(&mut self, tools: &mut Tools<'_>, id: BlockId) {
         if let Some(want) = self.wants.get_mut(&id) {
-            want.clients.push(client);
+            want.askers.retain(|&asker| asker != Asker::Store);
+            if want.askers.is_empty() {
+                self.take(tools, id);
+            }
+        }
+    }
+
+    /// What has become of blocks that the node wants, one at a time.
+    pub fn poll_arrival(&mut self) -> Option<Arrival> {
+        self.arrivals.pop_front()
+    }
+
+    fn want_for(&mut self, tools: &mut Tools<'_>, asker: Asker, id: BlockId) {
+        if let Some(want) = self.wants.get_mut(&id) {
+            want.askers.push(asker);
             return;
         }
         let turn = Turn(self.next_turn);
         self.next_turn += 1;
         let want = Want {
             turn,
-            clients: vec![client],
+            askers: vec![asker],
             holders: Vec::new(),
             asked: BTreeMap::new(),
             cut_off: BTreeSet::new(),
@@ -265,10 +318,17 @@ impl Fetch {
             MissingReason::Absent
         };
         let asked = want.answered.max(want.failed.len()) as u32;
-        for client in want.clients {
-            tools
-                .transfer
-                .send(client, &Frame::Missing { id, reason, asked });
+        for asker in want.askers {
+            match asker {
+                Asker::Client(client) => {
+                    let missing = Frame::Missing { id, reason, asked };
+                    tools.transfer.send(client, &missing);
+                }
+                Asker::Store => {
+                    let missing = Arrival::Missing { id, reason, asked };
+                    self.arrivals.push_back(missing);
+                }
+            }
         }
     }
 
@@ -291,7 +351,11 @@ impl Fetch {
         }
         if let Some(want) = self.take(tools, id) {
             let block = Rc::new(block);
-            for client in want.clients {
+            for asker in want.askers {
+                let Asker::Client(client) = asker else {
+                    self.arrivals.push_back(Arrival::Block(block.clone()));
+                    continue;
+                };
                 let head = BlockHead::from(&*block);
                 let payload = Payload::Memory(block.clone());
                 tools
@@ -366,8 +430,9 @@ impl Fetch {
     pub fn handle_client_closed(&mut self, tools: &mut Tools<'_>, client: ConnId) {
         let mut unwanted = Vec::new();
         for (&id, want) in &mut self.wants {
-            want.clients.retain(|&waiting| waiting != client);
-            if want.clients.is_empty() {
+            want.askers
+                .retain(|&waiting| waiting != Asker::Client(client));
+            if want.askers.is_empty() {
                 unwanted.push(id);
             }
         }

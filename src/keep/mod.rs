@@ -4,9 +4,11 @@
 //! what one peer is offered and sent. Called by the node with what lookups and connections bring.
 
 mod link;
+mod pins;
 mod quota;
 mod session;
 
+pub use pins::{Output as PinOutput, Pins};
 pub use quota::Quota;
 
 use crate::block::Role;
@@ -122,13 +124,14 @@ pub struct Keep {
 impl Keep {
     /// Begins a client's share: `copies` of each block are aimed at, fewer than `min_copies` are tried again.
     /// False, and nothing is begun, if the client's last share has not settled: its blocks are on their way.
-    pub fn begin(&mut self, client: ConnId, copies: u8, min_copies: u8) -> bool {
+    /// What is to be pinned stays under lease, however many copies there are.
+    pub fn begin(&mut self, client: ConnId, copies: u8, min_copies: u8, pin: bool) -> bool {
         if self.sessions.contains_key(&client) {
             return false;
         }
         let copies = copies.min(COPIES_MAX);
         self.sessions
-            .insert(client, Session::new(copies, min_copies.min(copies)));
+            .insert(client, Session::new(copies, min_copies.min(copies), pin));
         true
     }
 
@@ -405,7 +408,7 @@ impl Keep {
         self.has_progressed = true;
         if let Some(session) = self.sessions.get_mut(&job.session) {
             session.finish(job.block, job.role, &job.holders);
-            if job.holders.len() >= job.wanted {
+            if job.holders.len() >= job.wanted && !session.is_to_be_pinned() {
                 tools.store.release(&job.block);
             }
             self.check_settled(tools, job.session);

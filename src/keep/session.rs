@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 /// The state of a share.
 pub struct Session {
+    pin: bool,
     copies: u8,
     min_copies: u8,
     /// Blocks not begun, in the order they were added; the client is held up at `PLACING_MAX`, and a retry adds
@@ -34,8 +35,9 @@ pub struct Session {
 
 impl Session {
     /// An empty share.
-    pub fn new(copies: u8, min_copies: u8) -> Session {
+    pub fn new(copies: u8, min_copies: u8, pin: bool) -> Session {
         Session {
+            pin,
             copies,
             min_copies,
             pending: VecDeque::new(),
@@ -48,6 +50,11 @@ impl Session {
             holders: BTreeSet::new(),
             retry_until: None,
         }
+    }
+
+    /// Whether the own copies stay until the file is pinned.
+    pub fn is_to_be_pinned(&self) -> bool {
+        self.pin
     }
 
     /// How many copies a block of this role should get: roots and nodes, without which nothing is found, twice
@@ -83,7 +90,7 @@ impl Session {
             self.short.push((block, role, copies));
         } else {
             self.least = self.least.min(copies);
-            if copies > 0 && holders.len() < self.wanted(role) {
+            if !self.pin && copies > 0 && holders.len() < self.wanted(role) {
                 self.counted.push(block);
             }
         }
@@ -170,7 +177,7 @@ mod tests {
 
     #[test]
     fn outcome_is_the_least_held_block() {
-        let mut session = Session::new(8, 2);
+        let mut session = Session::new(8, 2, false);
         for n in 0..3 {
             session.add(BlockId([n; 32]), Role::Leaf);
             session.start_next();
@@ -200,7 +207,7 @@ mod tests {
     #[test]
     fn retries_end_at_the_first_deadline_set() {
         let at = |secs| Instant::EPOCH + Duration::from_secs(secs);
-        let mut session = Session::new(8, 1);
+        let mut session = Session::new(8, 1, false);
         assert!(!session.may_retry(at(0)), "only once the client waits");
         session.settle_by(at(10));
         session.settle_by(at(20));
@@ -210,7 +217,8 @@ mod tests {
     #[test]
     fn roots_and_nodes_get_twice_as_many_copies_up_to_a_neighbourhood() {
         let wanted = |copies| {
-            [Role::Leaf, Role::Node, Role::Root].map(|role| Session::new(copies, 1).wanted(role))
+            [Role::Leaf, Role::Node, Role::Root]
+                .map(|role| Session::new(copies, 1, false).wanted(role))
         };
         assert_eq!(wanted(8), [8, 16, 16]);
         assert_eq!(wanted(12), [12, 20, 20]);

@@ -77,7 +77,7 @@ impl World {
 
     fn client(&mut self, copies: u8) -> ConnId {
         let client = self.transfer.accept(self.now, Origin::Local);
-        assert!(self.keep.begin(client, copies, 0));
+        assert!(self.keep.begin(client, copies, 0, false));
         client
     }
 

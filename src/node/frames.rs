@@ -141,7 +141,7 @@ impl<S: Store> Node<S> {
     }
 
     /// Stores a block, if need be in the place of others; those that are closer than the newcomer stay.
-    fn store_block(
+    pub(super) fn store_block(
         &mut self,
         block: &Block,
         terms: Terms,
@@ -212,8 +212,12 @@ impl<S: Store> Node<S> {
     /// A frame from a client on this machine.
     pub(super) fn handle_client(&mut self, now: Instant, conn: ConnId, frame: Frame) {
         match frame {
-            Frame::Share { copies, min_copies } => {
-                if !self.keep.begin(conn, copies, min_copies) {
+            Frame::Share {
+                copies,
+                min_copies,
+                pin,
+            } => {
+                if !self.keep.begin(conn, copies, min_copies, pin) {
                     let text = "a share before the last has settled";
                     self.transfer.bye(conn, ByeReason::Protocol, text);
                 }
@@ -237,6 +241,9 @@ impl<S: Store> Node<S> {
                 let text = self.status(now);
                 self.transfer.send(conn, &Frame::Text(text));
             }
+            Frame::Pin(root) => self.pins.add(conn, root),
+            Frame::Unpin(root) => self.handle_unpin(now, conn, &root),
+            Frame::Pins => self.list_pins(conn),
             Frame::Verify { part, of } => self.begin_verifying(conn, part, of),
             Frame::Peer(addr) => self.dht.add_seed(now, addr),
             // A `serve` yields to nobody: it would only lose the socket that its clients find it by.

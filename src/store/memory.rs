@@ -243,7 +243,10 @@ impl Store for MemoryStore {
     }
 
     fn usage(&self) -> Usage {
-        let pinned = self.blocks.values().filter(|held| self.is_pinned(held));
+        // Not to be gone through where nothing is pinned, as mostly in simulations.
+        let all = (self.marking > 0).then_some(&self.blocks);
+        let all = all.into_iter().flat_map(BTreeMap::values);
+        let pinned = all.filter(|held| self.is_pinned(held));
         Usage {
             blocks: self.blocks.len() as u64,
             payload_bytes: self.payload_bytes,

@@ -170,7 +170,12 @@ pub enum Frame {
 
     // From here on only between a client and its peer.
     /// Begins a share: what follows is placed.
-    Share { copies: u8, min_copies: u8 },
+    Share {
+        copies: u8,
+        min_copies: u8,
+        /// Whether all of it is to be pinned afterwards.
+        pin: bool,
+    },
     /// A block of the share.
     Add { kind: Kind, payload: Vec<u8> },
     /// The address of the oldest ADD not yet answered; it is written, but not yet durable.
@@ -203,6 +208,22 @@ pub enum Frame {
     },
     /// How far that is; the last one says that it is done.
     Verifying(Verifying),
+    /// Asks for a file to be pinned, by its root.
+    Pin(BlockId),
+    /// How far that is: so many bytes of it are here.
+    Pinning { bytes: u64, len: u64 },
+    /// A file that is pinned, and how many of its blocks are missing.
+    Pinned {
+        root: BlockId,
+        len: u64,
+        missing: u64,
+    },
+    /// Asks for a file not to be pinned any more.
+    Unpin(BlockId),
+    /// Whether it was.
+    Unpinned(bool),
+    /// Asks for a list of all pins; and, from the peer, its end.
+    Pins,
     /// An address to bootstrap from.
     Peer(SocketAddr),
     /// From a `serve` that wants the directory: take no new clients.
@@ -267,6 +288,12 @@ const FAILED: u8 = 44;
 const VERIFY: u8 = 45;
 const DAMAGED: u8 = 46;
 const VERIFYING: u8 = 47;
+const PIN: u8 = 48;
+const PINNING: u8 = 49;
+const PINNED: u8 = 50;
+const UNPIN: u8 = 51;
+const UNPINNED: u8 = 52;
+const PINS: u8 = 53;
 
 /// The head of a payload frame with `len` bytes of payload, at most [`BLOCK_SIZE_MAX`].
 pub fn payload_head(frame: PayloadFrame, id: &BlockId, kind: Kind, len: usize) -> PayloadHead {
@@ -351,9 +378,11 @@ impl Frame {
                 out.push(DIALED);
                 out.extend_from_slice(&nonce.to_be_bytes());
             }
-            Frame::Share { copies, min_copies } => {
-                out.extend_from_slice(&[SHARE, *copies, *min_copies])
-            }
+            Frame::Share {
+                copies,
+                min_copies,
+                pin,
+            } => out.extend_from_slice(&[SHARE, *copies, *min_copies, u8::from(*pin)]),
             Frame::Add { kind, payload } => {
                 out.extend_from_slice(&[ADD, kind.to_byte()]);
                 out.extend_from_slice(payload);
@@ -410,6 +439,20 @@ impl Frame {
                 }
                 out.push(u8::from(it.is_done));
             }
+            Frame::Pin(root) => put_id(out, PIN, root),
+            Frame::Pinning { bytes, len } => {
+                out.push(PINNING);
+                out.extend_from_slice(&bytes.to_be_bytes());
+                out.extend_from_slice(&len.to_be_bytes());
+            }
+            Frame::Pinned { root, len, missing } => {
+                put_id(out, PINNED, root);
+                out.extend_from_slice(&len.to_be_bytes());
+                out.extend_from_slice(&missing.to_be_bytes());
+            }
+            Frame::Unpin(root) => put_id(out, UNPIN, root),
+            Frame::Unpinned(was) => out.extend_from_slice(&[UNPINNED, u8::from(*was)]),
+            Frame::Pins => out.push(PINS),
             Frame::Yield => out.push(YIELD),
             Frame::Failed { status, text } => {
                 out.extend_from_slice(&[FAILED, *status]);
@@ -503,6 +546,7 @@ impl Frame {
             SHARE => Frame::Share {
                 copies: reader.u8()?,
                 min_copies: reader.u8()?,
+                pin: boolean(&mut reader)?,
             },
             ADDED => Frame::Added(BlockId(reader.array()?)),
             SETTLE => Frame::Settle,
@@ -560,6 +604,19 @@ impl Frame {
                 damaged: reader.u64()?,
                 is_done: boolean(&mut reader)?,
             }),
+            PIN => Frame::Pin(BlockId(reader.array()?)),
+            PINNING => Frame::Pinning {
+                bytes: reader.u64()?,
+                len: reader.u64()?,
+            },
+            PINNED => Frame::Pinned {
+                root: BlockId(reader.array()?),
+                len: reader.u64()?,
+                missing: reader.u64()?,
+            },
+            UNPIN => Frame::Unpin(BlockId(reader.array()?)),
+            UNPINNED => Frame::Unpinned(boolean(&mut reader)?),
+            PINS => Frame::Pins,
             YIELD => Frame::Yield,
             FAILED => Frame::Failed {
                 status: reader.u8()?,

@@ -9,6 +9,7 @@ mod kills;
 mod life;
 mod nonsense;
 mod patience;
+mod pins;
 mod refused;
 mod room;
 mod streams;

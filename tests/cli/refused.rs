@@ -46,8 +46,6 @@ fn wrong_command_lines_are_refused_before_anything_is_touched() {
             &["check", &hex],
             &["check is not available in this version"],
         ),
-        (&["pin", "ls"], &["pin is not available in this version"]),
-        (&["verify"], &["verify is not available in this version"]),
         (
             &["share", "--json", "f"],
             &["--json is not available in this version"],
@@ -56,13 +54,8 @@ fn wrong_command_lines_are_refused_before_anything_is_touched() {
             &["share", "--keep", "30d", "f"],
             &["--keep is not available"],
         ),
-        (&["share", "--pin", "f"], &["--pin is not available"]),
-        (&["fetch", "--pin", &hex], &["--pin is not available"]),
+        (&["serve", "--pin"], &["pin"]),
         (&["status", "--json"], &["--json is not available"]),
-        (
-            &["serve", "--min-free", "1G"],
-            &["--min-free is not available"],
-        ),
         (
             &["share", "--secret", "x", "f"],
             &["--secret is not available"],

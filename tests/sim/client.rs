@@ -60,7 +60,15 @@ impl World {
             settling: false,
         };
         let min_copies = 1;
-        self.begin(peer, task, vec![Frame::Share { copies, min_copies }])
+        self.begin(
+            peer,
+            task,
+            vec![Frame::Share {
+                copies,
+                min_copies,
+                pin: false,
+            }],
+        )
     }
 
     /// Begins to fetch a file through a peer.

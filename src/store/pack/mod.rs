@@ -596,13 +596,15 @@ impl Store for PackStore {
     }
 
     fn mark(&mut self, id: &BlockId) -> bool {
-        let Some(entry) = self.find(id) else {
-            return false;
-        };
-        if let Some(marked) = self.marks.mark(&entry) {
-            self.index.update(id, marked);
+        // By the first 8 bytes of the address alone: to mark one block too many does no harm, and to read a header
+        // for each block of a large file would take long.
+        let candidates: Vec<Entry> = self.index.candidates(id).collect();
+        for entry in &candidates {
+            if let Some(marked) = self.marks.mark(entry) {
+                self.index.update(id, marked);
+            }
         }
-        true
+        !candidates.is_empty()
     }
 
     fn end_marking(&mut self) {

@@ -53,6 +53,7 @@ fn one_of_each() -> Vec<Frame> {
         Frame::Share {
             copies: 8,
             min_copies: 1,
+            pin: true,
         },
         Frame::Add {
             kind: KIND,
@@ -60,6 +61,16 @@ fn one_of_each() -> Vec<Frame> {
         },
         Frame::Added(id),
         Frame::Settle,
+        Frame::Pin(id),
+        Frame::Pinning { bytes: 1, len: 2 },
+        Frame::Pinned {
+            root: id,
+            len: 3,
+            missing: 4,
+        },
+        Frame::Unpin(id),
+        Frame::Unpinned(true),
+        Frame::Pins,
         Frame::Verify { part: 2, of: 3 },
         Frame::Damaged {
             offset: 64,

@@ -1,0 +1,160 @@
+//! `strew pin`: files that are kept whole, whatever else comes.
+
+use super::client::{Peer, Trouble};
+use super::connect::connect;
+use super::failure::{Failure, Status};
+use super::options::{self, Common, Parsed};
+use super::output;
+use super::progress::{human, Line};
+use super::say;
+use crate::block::address::Address;
+use crate::id::BlockId;
+use crate::wire::frame::Frame;
+use getopts::Options;
+
+/// The options of this command.
+pub fn options() -> Options {
+    options::common()
+}
+
+/// Adds, removes or lists pins.
+pub fn run(parsed: &Parsed) -> Result<(), Failure> {
+    let common = Common::new(parsed)?;
+    let Some((what, addresses)) = parsed.matches.free.split_first() else {
+        let message = "pin what? Give add ADDRESS, rm ADDRESS, or ls";
+        return Err(Failure::usage(message));
+    };
+    match what.as_str() {
+        "add" => for_each_root(&common, addresses, add),
+        "rm" => for_each_root(&common, addresses, remove),
+        "ls" if addresses.is_empty() => list(&common),
+        "ls" => Err(Failure::usage("pin ls takes no arguments")),
+        _ => Err(Failure::usage(format!(
+            "pin {what}: give add ADDRESS, rm ADDRESS, or ls"
+        ))),
+    }
+}
+
+/// Does something for each address. One that fails is reported, the rest go on, and the first failure's status is
+/// returned. A KEY is not needed, and not used.
+fn for_each_root(
+    common: &Common,
+    addresses: &[String],
+    each: fn(&Common, &mut Peer, BlockId) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let root = |text: &String| -> Result<BlockId, Failure> {
+        let address: Result<Address, _> = text.parse();
+        let address = address.map_err(|error| Failure::usage(format!("{text}: {error}")))?;
+        Ok(address.id)
+    };
+    let roots: Vec<BlockId> = addresses.iter().map(root).collect::<Result<_, _>>()?;
+    if roots.is_empty() {
+        return Err(Failure::usage("which? Give an ADDRESS"));
+    }
+    let mut first: Option<Failure> = None;
+    let mut peer = connect(common)?;
+    for root in roots {
+        let Err(failure) = each(common, &mut peer, root) else {
+            continue;
+        };
+        match first {
+            // The first is reported by whoever is told of it.
+            None => first = Some(failure),
+            Some(_) => super::report(&failure),
+        }
+    }
+    peer.leave();
+    first.map_or(Ok(()), Err)
+}
+
+fn add(common: &Common, peer: &mut Peer, root: BlockId) -> Result<(), Failure> {
+    let mut line = Line::new(common, &root.to_string()[..8]);
+    let len = pin(peer, root, &mut line)?;
+    drop(line);
+    say(common, &format!("{root}: {} pinned", human(len)));
+    Ok(())
+}
+
+/// Has the peer pin a file, and fetch what of it is not there; its length.
+pub fn pin(peer: &mut Peer, root: BlockId, line: &mut Line) -> Result<u64, Failure> {
+    peer.send(&Frame::Pin(root))
+        .map_err(|trouble| broken_off(peer, root, trouble))?;
+    loop {
+        match peer.receive() {
+            Ok(Frame::Pinning { bytes, len }) => line.update(bytes, Some(len), ""),
+            Ok(Frame::Pinned {
+                root: other, len, ..
+            }) if other == root => {
+                line.clear();
+                return Ok(len);
+            }
+            Ok(Frame::Missing { id, reason, asked }) => {
+                line.clear();
+                return Err(peer.missing(root, id, reason, asked));
+            }
+            Ok(Frame::Failed { status, text }) => {
+                line.clear();
+                return Err(Failure::new(Status::from_number(status), text));
+            }
+            Ok(_) => {}
+            Err(trouble) => {
+                line.clear();
+                return Err(broken_off(peer, root, trouble));
+            }
+        }
+    }
+}
+
+fn broken_off(peer: &Peer, root: BlockId, trouble: Trouble) -> Failure {
+    let why = peer.patience.why();
+    trouble.into_failure(|| {
+        format!("{root}: not pinned, {why}; the same command goes on from what is here")
+    })
+}
+
+fn remove(common: &Common, peer: &mut Peer, root: BlockId) -> Result<(), Failure> {
+    let failed = |peer: &Peer, trouble: Trouble| {
+        let why = peer.patience.why();
+        trouble.into_failure(|| format!("{root}: {why}"))
+    };
+    peer.send(&Frame::Unpin(root))
+        .map_err(|trouble| failed(peer, trouble))?;
+    loop {
+        match peer.receive() {
+            Ok(Frame::Unpinned(true)) => {
+                say(common, &format!("{root}: no longer pinned"));
+                return Ok(());
+            }
+            Ok(Frame::Unpinned(false)) => {
+                let message = format!("{root}: is not pinned; strew pin ls shows what is");
+                return Err(Failure::new(Status::NotFound, message));
+            }
+            Ok(Frame::Failed { status, text }) => {
+                return Err(Failure::new(Status::from_number(status), text));
+            }
+            Ok(_) => {}
+            Err(trouble) => return Err(failed(peer, trouble)),
+        }
+    }
+}
+
+/// One line for each pin: address, bytes, blocks that are missing.
+fn list(common: &Common) -> Result<(), Failure> {
+    let mut peer = connect(common)?;
+    let failed = |trouble: Trouble| {
+        let dir = common.dir.display();
+        trouble.into_failure(|| format!("the peer of {dir} does not answer"))
+    };
+    peer.send(&Frame::Pins).map_err(failed)?;
+    loop {
+        match peer.receive().map_err(failed)? {
+            Frame::Pinned { root, len, missing } => {
+                output::line(&format_args!("{root} {len} {missing}"))?;
+            }
+            Frame::Pins => break,
+            _ => {}
+        }
+    }
+    peer.leave();
+    Ok(())
+}

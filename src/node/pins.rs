@@ -1,0 +1,83 @@
+//! What pins ask of the node, and what the network brings for them.
+
+use super::Node;
+use crate::fetch::Arrival;
+use crate::id::BlockId;
+use crate::keep::PinOutput;
+use crate::limits::LIFETIME_MAX;
+use crate::store::{Store, Terms};
+use crate::time::Instant;
+use crate::transfer::ConnId;
+use crate::wire::frame::Frame;
+
+impl<S: Store> Node<S> {
+    pub(super) fn do_for_pins(&mut self, now: Instant, output: PinOutput) {
+        match output {
+            PinOutput::Want(id) => {
+                let (fetch, mut tools) = self.fetch_tools(now);
+                fetch.want_for_store(&mut tools, id);
+            }
+            PinOutput::Unwant(id) => {
+                let (fetch, mut tools) = self.fetch_tools(now);
+                fetch.unwant_for_store(&mut tools, id);
+            }
+            PinOutput::Tell(client, frame) => self.transfer.send(client, &frame),
+            PinOutput::TellWhenDurable(client, frame) => {
+                // The pin was written after the last put; a commit that covers one covers the other.
+                self.pin_commit(now, client, frame);
+            }
+        }
+    }
+
+    /// A block that is wanted for a pin has come, or will not.
+    pub(super) fn handle_arrival(&mut self, now: Instant, arrival: Arrival) {
+        match arrival {
+            Arrival::Missing { id, reason, asked } => self.pins.handle_missing(id, reason, asked),
+            Arrival::Block(block) => {
+                let terms = Terms::until(now.as_secs() + LIFETIME_MAX.as_secs());
+                match self.store_block(&block, terms, None) {
+                    Ok(()) => {
+                        self.commit_by(now + crate::limits::COMMIT_AFTER);
+                        self.pins.handle_stored(&mut self.store, block.id());
+                    }
+                    Err(error) => self.pins.handle_refused(block.id(), &error),
+                }
+            }
+        }
+    }
+
+    pub(super) fn handle_unpin(&mut self, now: Instant, conn: ConnId, root: &BlockId) {
+        match self.pins.remove(&mut self.store, root) {
+            Ok(was) => self.pin_commit(now, conn, Frame::Unpinned(was)),
+            Err(error) => {
+                let (status, text) = (1, error.to_string());
+                self.transfer.send(conn, &Frame::Failed { status, text });
+            }
+        }
+    }
+
+    /// Lists all pins; the end is the question again.
+    pub(super) fn list_pins(&mut self, conn: ConnId) {
+        for pin in self.store.pins() {
+            let (root, len) = (pin.root, pin.len);
+            let missing = self.pins.missing(&root);
+            let pinned = Frame::Pinned { root, len, missing };
+            self.transfer.send(conn, &pinned);
+        }
+        self.transfer.send(conn, &Frame::Pins);
+    }
+
+    /// Makes what was done to pins durable, and says so.
+    fn pin_commit(&mut self, now: Instant, conn: ConnId, frame: Frame) {
+        self.commit_and_answer(now);
+        let usage = self.store.usage();
+        let frame = match usage.is_read_only {
+            true => Frame::Failed {
+                status: 1,
+                text: crate::store::StoreError::ReadOnly.to_string(),
+            },
+            false => frame,
+        };
+        self.transfer.send(conn, &frame);
+    }
+}
