@@ -16,7 +16,9 @@ lint:
 	$(CARGO) clippy --quiet --all-targets -- -D warnings
 
 bench: all
-	STREW=$(TARGET)/release/strew python3 tests/bench.py
+	STREW=$(TARGET)/release/strew python3 tests/bench/clients.py
+	$(CARGO) bench --bench pack
+	$(CARGO) test --release --lib million -- --nocapture
 
 sim:
 	$(CARGO) test --test sim -- --nocapture

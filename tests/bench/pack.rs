@@ -1,0 +1,252 @@
+//! Measures the pack alone, beside `dd`, in one run: what it costs to put and commit blocks, to open a pack of a
+//! million records, to keep small files, and to give space back. Options: --runs N; --mib N, 0 for
+//! the last of these alone.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use strew::block::{Block, Form, Kind, Role as BlockRole};
+use strew::id::{BlockId, Point};
+use strew::rng::Rng;
+use strew::store::pack::{Allotment, DirLock, PackStore, Role};
+use strew::store::{Claim, Store, Terms};
+
+const BLOCK: usize = 256 << 10;
+const KIND: Kind = Kind {
+    role: BlockRole::Leaf,
+    form: Form::Encrypted,
+};
+
+fn open(dir: &Path, capacity: u64) -> PackStore {
+    let lock = DirLock::acquire(dir, Role::Serve).unwrap();
+    let allotment = Allotment {
+        capacity,
+        min_free: 0,
+    };
+    PackStore::open(lock, allotment, [9; 32]).unwrap()
+}
+
+/// A block under an address of its own choice: hashing is left out.
+fn block(rng: &mut Rng, payload: Vec<u8>) -> Block {
+    Block::from_own_peer(BlockId(rng.bytes()), KIND, payload)
+}
+
+fn median<T: Ord + Copy>(values: &mut [T]) -> T {
+    quantile(values, 0.5)
+}
+
+fn quantile<T: Ord + Copy>(values: &mut [T], at: f64) -> T {
+    values.sort_unstable();
+    values[((values.len() - 1) as f64 * at) as usize]
+}
+
+fn disk_usage(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir).unwrap();
+    let files = files.map(|entry| entry.unwrap().metadata().unwrap());
+    files.map(|it| it.blocks() * 512).sum()
+}
+
+/// Seconds that `dd` takes to write as much, and to sync it.
+fn dd(dir: &Path, mib: usize) -> Duration {
+    let path = dir.join("dd");
+    let begun = Instant::now();
+    let status = Command::new("dd")
+        .args(["if=/dev/zero", "bs=256K", "conv=fdatasync"])
+        .arg(format!("count={}", mib * 4))
+        .arg(format!("of={}", path.display()))
+        .stderr(Stdio::null())
+        .status();
+    let took = begun.elapsed();
+    assert!(status.unwrap().success());
+    fs::remove_file(path).unwrap();
+    took
+}
+
+/// Puts and commits, alternating with `dd`, which writes the same number of bytes.
+fn put_and_commit(runs: usize, mib: usize) {
+    let mut rng = Rng::new([1; 32]);
+    let mut payload = vec![0; BLOCK];
+    for piece in payload.chunks_mut(32) {
+        piece.copy_from_slice(&rng.bytes::<32>());
+    }
+    let (mut dds, mut puts) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        let dir = tempfile::tempdir().unwrap();
+        dds.push(dd(dir.path(), mib));
+        let mut store = open(dir.path(), 64 << 30);
+        let mut took = Duration::ZERO;
+        for _ in 0..mib * 4 {
+            let block = block(&mut rng, payload.clone());
+            let begun = Instant::now();
+            store.put(&block, Terms::default()).unwrap();
+            took += begun.elapsed();
+        }
+        let begun = Instant::now();
+        store.begin_commit().unwrap();
+        puts.push(took + begun.elapsed());
+    }
+    let (dd, put) = (median(&mut dds), median(&mut puts));
+    let ratio = put.as_secs_f64() / dd.as_secs_f64();
+    println!(
+        "put and commit {mib} MiB in blocks of 256 KiB: {:.2} s; dd bs=256K conv=fdatasync: {:.2} s; {ratio:.2} x \
+         (median of {runs})",
+        put.as_secs_f64(),
+        dd.as_secs_f64()
+    );
+}
+
+/// What a commit holds the event loop up for, by what was put since the last.
+fn commits() {
+    for (blocks, count) in [(1, 400), (16, 100)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path(), 64 << 30);
+        let mut rng = Rng::new([2; 32]);
+        let mut times: Vec<Duration> = (0..count)
+            .map(|_| {
+                for _ in 0..blocks {
+                    let block = block(&mut rng, vec![7; BLOCK]);
+                    store.put(&block, Terms::default()).unwrap();
+                }
+                let begun = Instant::now();
+                store.begin_commit().unwrap();
+                begun.elapsed()
+            })
+            .collect();
+        println!(
+            "a commit of {blocks} x 256 KiB: {:.2} ms at p50, {:.2} ms at p99",
+            median(&mut times).as_secs_f64() * 1e3,
+            quantile(&mut times, 0.99).as_secs_f64() * 1e3
+        );
+    }
+}
+
+/// A million records: opened by a checkpoint, and without.
+fn openings(runs: usize) {
+    const COUNT: u64 = 1_000_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new([3; 32]);
+    let mut store = open(dir.path(), 64 << 30);
+    for _ in 0..COUNT {
+        let payload = rng.bytes::<8>().to_vec();
+        let block = block(&mut rng, payload);
+        store.put(&block, Terms::default()).unwrap();
+    }
+    store.close();
+    drop(store);
+    let opened = |with: bool| {
+        let mut times: Vec<Duration> = (0..runs)
+            .map(|_| {
+                if !with {
+                    for name in ["index.0", "index.1"] {
+                        let _ = fs::remove_file(dir.path().join(name));
+                    }
+                }
+                let begun = Instant::now();
+                let store = open(dir.path(), 64 << 30);
+                let took = begun.elapsed();
+                assert_eq!(store.usage().blocks, COUNT);
+                assert_eq!(store.opened().has_checkpoint, with);
+                took
+            })
+            .collect();
+        median(&mut times).as_secs_f64()
+    };
+    let (with, without) = (opened(true), opened(false));
+    let rate = COUNT as f64 / without / 1e6;
+    println!(
+        "open a pack of a million records: {with:.3} s by its checkpoint, {without:.2} s by a full scan, which reads \
+         {rate:.1} million headers a second (median of {runs})"
+    );
+}
+
+/// What files of 10 KiB take beyond their bytes, each in its root, checkpoints included.
+fn small_files(mib: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new([4; 32]);
+    let mut store = open(dir.path(), 64 << 30);
+    let count = (mib << 20) / 10_240;
+    // Format, flags, length, and the proof of the key.
+    for _ in 0..count {
+        let block = block(&mut rng, vec![7; 10_240 + 26]);
+        store.put(&block, Terms::default()).unwrap();
+    }
+    store.begin_commit().unwrap();
+    while store.has_work() {
+        store.work();
+    }
+    store.close();
+    let taken = disk_usage(dir.path());
+    let used = store.usage().used_bytes;
+    let files = (count * 10_240) as f64;
+    println!(
+        "{count} files of 10 KiB: {:.2} % of their bytes more on the disk, {:.2} % more of the allotment",
+        (taken as f64 / files - 1.0) * 100.0,
+        (used as f64 / files - 1.0) * 100.0
+    );
+}
+
+/// Slices of work in the background, in a full pack that drops small and large blocks for others.
+fn slices() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new([5; 32]);
+    let capacity = 128 << 20;
+    let mut store = open(dir.path(), capacity);
+    let claim = Claim {
+        home: Point([0; 32]),
+        newcomer: None,
+        is_in_use: &|_| false,
+    };
+    let (mut times, mut rooms) = (Vec::new(), Vec::new());
+    for n in 0..30_000u32 {
+        let len = if n % 50 == 0 { BLOCK } else { 10_266 };
+        let block = block(&mut rng, vec![n as u8; len]);
+        let begun = Instant::now();
+        store.make_room(len as u32, &claim).unwrap();
+        rooms.push(begun.elapsed());
+        store.put(&block, Terms::default()).unwrap();
+        if n % 20 == 0 {
+            // A commit of its own, so that the slices are not charged with what was put.
+            store.begin_commit().unwrap();
+        }
+        while n % 20 == 0 && store.has_work() {
+            let begun = Instant::now();
+            store.work();
+            times.push(begun.elapsed());
+        }
+        assert!(store.usage().used_bytes <= capacity);
+    }
+    rooms.retain(|took| *took > Duration::from_micros(100));
+    for (what, times) in [
+        ("slices of work", &mut times),
+        ("times that blocks went", &mut rooms),
+    ] {
+        println!(
+            "{} {what} in a full pack of {} MiB: {:.2} ms at p50, {:.2} ms at p99, {:.2} ms at most",
+            times.len(),
+            capacity >> 20,
+            median(times).as_secs_f64() * 1e3,
+            quantile(times, 0.99).as_secs_f64() * 1e3,
+            quantile(times, 1.0).as_secs_f64() * 1e3
+        );
+    }
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let option = |name: &str, default: usize| {
+        let at = args.iter().position(|arg| arg == name);
+        at.map_or(default, |at| args[at + 1].parse().unwrap())
+    };
+    let (runs, mib) = (option("--runs", 5), option("--mib", 1024));
+    if mib > 0 {
+        put_and_commit(runs, mib);
+        commits();
+        openings(runs);
+        small_files(mib);
+    }
+    slices();
+}
