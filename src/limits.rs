@@ -375,9 +375,9 @@ pub const PUNCHES_PER_SLICE: usize = 16;
 
 /// Blocks that are dropped together to make room, at most, and bytes of them at least as far as they are there:
 /// each time costs a sync.
-pub const EVICTIONS_MAX: usize = 256;
+pub const EVICTIONS_MAX: usize = 32;
 /// See [`EVICTIONS_MAX`].
-pub const EVICT_STEP: u64 = 4 << 20;
+pub const EVICT_STEP: u64 = 1 << 20;
 
 /// Blocks that are looked at in one search for those that may go. What was passed over is not looked at again until
 /// something changes.
