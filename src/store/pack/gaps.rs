@@ -5,24 +5,18 @@
 //! at both ends, is garbage until its neighbours go. Nothing here touches a file.
 
 use super::note::Stretch;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What a file system gives back at least, and in multiples of which it does, in bytes.
 pub(super) const PAGE: u64 = 4096;
 
-struct Gap {
-    end: u64,
-    /// Whether its whole pages have gone back.
-    is_punched: bool,
-}
-
 /// All gaps of a pack.
 #[derive(Default)]
 pub(super) struct Gaps {
-    /// By where they begin. Invariant: no two touch.
-    gaps: BTreeMap<u64, Gap>,
-    /// Those with whole pages that have not gone back, by where they begin.
-    waiting: BTreeSet<u64>,
+    /// Where each ends, by where it begins. Invariant: no two touch.
+    gaps: BTreeMap<u64, u64>,
+    /// Whole pages of gaps that are to go back, likewise; these may touch.
+    waiting: BTreeMap<u64, u64>,
     /// Bytes in gaps that have not gone back.
     garbage: u64,
 }
@@ -57,78 +51,85 @@ impl Gaps {
     /// The gaps that begin at this offset or after it, in order.
     pub fn iter_from(&self, offset: u64) -> impl Iterator<Item = Stretch> + '_ {
         let gaps = self.gaps.range(offset..);
-        gaps.map(|(&start, gap)| (start, gap.end))
+        gaps.map(|(&start, &end)| (start, end))
     }
 
     /// The gap in which this offset lies.
     pub fn around(&self, offset: u64) -> Option<Stretch> {
-        let (&start, gap) = self.gaps.range(..=offset).next_back()?;
-        (offset < gap.end).then_some((start, gap.end))
+        let (&start, &end) = self.gaps.range(..=offset).next_back()?;
+        (offset < end).then_some((start, end))
     }
 
-    /// Adds a stretch, and joins it with all that it touches; the gap that it is now part of.
-    pub fn add(&mut self, (mut start, mut end): Stretch) -> Stretch {
-        if let Some((&before, gap)) = self.gaps.range(..start).next_back() {
-            if gap.end >= start {
-                start = before;
+    /// Adds a stretch, and joins it with all that it touches.
+    pub fn add(&mut self, (mut start, end): Stretch) {
+        while start < end {
+            if let Some((_, known)) = self.around(start) {
+                start = known;
+                continue;
+            }
+            let next = self.gaps.range(start..end).next();
+            let piece = (start, next.map_or(end, |(&next, _)| next));
+            self.add_piece(piece);
+            start = piece.1;
+        }
+    }
+
+    /// Adds a stretch of which nothing is in a gap yet.
+    fn add_piece(&mut self, piece: Stretch) {
+        let mut joined = piece;
+        if let Some((&start, &end)) = self.gaps.range(..piece.0).next_back() {
+            if end == piece.0 {
+                joined.0 = start;
             }
         }
-        while let Some((&at, gap)) = self.gaps.range(start..=end).next() {
-            end = end.max(gap.end);
-            self.forget(at);
+        if let Some(end) = self.gaps.remove(&piece.1) {
+            joined.1 = end;
         }
-        let stretch = (start, end);
-        self.garbage += end - start;
-        let gap = Gap {
-            end,
-            is_punched: false,
-        };
-        self.gaps.insert(start, gap);
-        if page_bytes(stretch) > 0 {
-            self.waiting.insert(start);
-        }
-        stretch
-    }
-
-    fn forget(&mut self, start: u64) {
-        if let Some(gap) = self.gaps.remove(&start) {
-            self.garbage -= remains(start, &gap);
-            self.waiting.remove(&start);
+        self.gaps.insert(joined.0, joined.1);
+        self.garbage += piece.1 - piece.0;
+        // Pages that lie in a gap with this piece and did not without.
+        let start = joined.0.max(piece.0 / PAGE * PAGE);
+        let end = joined.1.min(piece.1.next_multiple_of(PAGE));
+        if let Some((first, after)) = pages((start, end)) {
+            self.wait(first, after);
         }
     }
 
-    /// The first gap with whole pages that have not gone back, and these pages.
-    pub fn next_to_punch(&self) -> Option<(u64, Stretch)> {
-        let &start = self.waiting.first()?;
-        let pages = pages((start, self.gaps[&start].end))?;
-        Some((start, pages))
-    }
-
-    /// The whole pages of the gap that begins here have gone back.
-    pub fn set_punched(&mut self, start: u64) {
-        if let Some(gap) = self.gaps.get_mut(&start) {
-            self.garbage -= remains(start, gap);
-            gap.is_punched = true;
-            self.garbage += remains(start, gap);
+    /// Pages are to go back, with those before them at once if they touch.
+    fn wait(&mut self, first: u64, after: u64) {
+        match self.waiting.range_mut(..first).next_back() {
+            Some((_, end)) if *end == first => *end = after,
+            _ => {
+                self.waiting.insert(first, after);
+            }
         }
-        self.waiting.remove(&start);
     }
 
-    /// They cannot go back for now: not asked for again until the gap grows.
-    pub fn give_up(&mut self, start: u64) {
-        self.waiting.remove(&start);
+    /// Some of the pages that are to go back, of no more bytes than this.
+    pub fn next_to_punch(&self, max: u64) -> Option<Stretch> {
+        let (&first, &after) = self.waiting.first_key_value()?;
+        Some((first, after.min(first + max)))
     }
-}
 
-/// Bytes of a gap that have not gone back.
-fn remains(start: u64, gap: &Gap) -> u64 {
-    let stretch = (start, gap.end);
-    let back = if gap.is_punched {
-        page_bytes(stretch)
-    } else {
-        0
-    };
-    gap.end - start - back
+    /// These pages, the next to go back, have gone back.
+    pub fn set_punched(&mut self, pages: Stretch) {
+        self.garbage -= pages.1 - pages.0;
+        self.give_up(pages);
+    }
+
+    /// These pages, the next to go back, cannot: they are not asked for again.
+    pub fn give_up(&mut self, (first, after): Stretch) {
+        if let Some(end) = self.waiting.remove(&first) {
+            if after < end {
+                self.waiting.insert(after, end);
+            }
+        }
+    }
+
+    /// Whether pages are to go back.
+    pub fn are_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -148,9 +149,12 @@ mod tests {
                 gaps.add((start * 512, (start + len) * 512));
                 dead[start as usize..(start + len) as usize].fill(true);
                 if rng.below(2) == 0 {
-                    if let Some((at, pages)) = gaps.next_to_punch() {
+                    if let Some(pages) = gaps.next_to_punch(4 * PAGE) {
                         assert!(pages.0 % PAGE == 0 && pages.1 % PAGE == 0 && pages.0 < pages.1);
-                        gaps.set_punched(at);
+                        assert!(pages.1 - pages.0 <= 4 * PAGE);
+                        let around = gaps.around(pages.0).unwrap();
+                        assert!(pages.1 <= around.1, "only what is in a gap");
+                        gaps.set_punched(pages);
                     }
                 }
                 for (at, is_dead) in dead.iter().enumerate() {
@@ -160,9 +164,10 @@ mod tests {
                 let list: Vec<Stretch> = gaps.iter().collect();
                 assert!(list.windows(2).all(|two| two[0].1 < two[1].0), "{list:?}");
             }
-            while let Some((at, _)) = gaps.next_to_punch() {
-                gaps.set_punched(at);
+            while let Some(pages) = gaps.next_to_punch(64 * PAGE) {
+                gaps.set_punched(pages);
             }
+            assert!(!gaps.are_waiting());
             let rest = |stretch: Stretch| stretch.1 - stretch.0 - page_bytes(stretch);
             assert_eq!(gaps.garbage(), gaps.iter().map(rest).sum::<u64>());
         }
@@ -171,16 +176,28 @@ mod tests {
     #[test]
     fn only_whole_pages_go_back() {
         let mut gaps = Gaps::default();
-        assert_eq!(gaps.add((64, 4096)), (64, 4096));
-        assert_eq!(gaps.next_to_punch(), None);
-        assert_eq!(gaps.add((4096, 8200)), (64, 8200));
-        assert_eq!(gaps.next_to_punch(), Some((64, (4096, 8192))));
-        gaps.set_punched(64);
-        assert_eq!((gaps.garbage(), gaps.next_to_punch()), (4032 + 8, None));
-        gaps.add((8200, 8208));
-        assert_eq!(gaps.next_to_punch(), Some((64, (4096, 8192))), "harmless");
-        gaps.give_up(64);
-        assert_eq!(gaps.next_to_punch(), None);
-        assert_eq!(gaps.garbage(), 8208 - 64);
+        gaps.add((64, 4096));
+        assert_eq!(gaps.next_to_punch(PAGE), None);
+        gaps.add((4096, 8200));
+        assert_eq!(gaps.iter().collect::<Vec<_>>(), [(64, 8200)]);
+        assert_eq!(gaps.next_to_punch(PAGE), Some((4096, 8192)));
+        gaps.set_punched((4096, 8192));
+        assert_eq!((gaps.garbage(), gaps.next_to_punch(PAGE)), (4032 + 8, None));
+        gaps.add((4096, 8208));
+        assert_eq!(gaps.next_to_punch(PAGE), None, "what is back stays back");
+        gaps.add((8208, 12288));
+        assert_eq!(gaps.next_to_punch(PAGE), Some((8192, 12288)), "both its parts");
+        gaps.give_up((8192, 12288));
+        assert_eq!(gaps.next_to_punch(PAGE), None);
+        assert_eq!(gaps.garbage(), 12288 - 64 - 4096);
+    }
+
+    #[test]
+    fn what_goes_back_at_once_is_bounded() {
+        let mut gaps = Gaps::default();
+        gaps.add((4096, 5 * 4096));
+        assert_eq!(gaps.next_to_punch(3 * PAGE), Some((4096, 4 * 4096)));
+        gaps.set_punched((4096, 4 * 4096));
+        assert_eq!(gaps.next_to_punch(3 * PAGE), Some((4 * 4096, 5 * 4096)));
     }
 }

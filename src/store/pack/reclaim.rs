@@ -71,7 +71,7 @@ impl Background {
 impl PackStore {
     pub(super) fn is_work_waiting(&self) -> bool {
         !self.is_read_only
-            && (self.gaps.next_to_punch().is_some()
+            && (self.gaps.are_waiting()
                 || self.pending.is_due(self.time)
                 || self.wants_moving()
                 || self.background.writer.is_some()
@@ -82,8 +82,8 @@ impl PackStore {
         if self.is_read_only {
             return;
         }
-        if self.gaps.next_to_punch().is_some() {
-            self.punch(PUNCHES_PER_SLICE);
+        if self.gaps.are_waiting() {
+            self.punch();
         } else if self.pending.is_due(self.time) {
             if let Err(error) = self.commit() {
                 log::debug!("{error}");
@@ -100,15 +100,18 @@ impl PackStore {
     }
 
     /// Gives pages of some gaps back.
-    fn punch(&mut self, max: usize) {
-        for _ in 0..max {
-            let Some((start, (first, after))) = self.gaps.next_to_punch() else {
+    fn punch(&mut self) {
+        let mut left = PUNCH_MAX;
+        for _ in 0..PUNCHES_PER_SLICE {
+            let Some(pages) = self.gaps.next_to_punch(left) else {
                 break;
             };
-            match self.disk.punch(first, after - first) {
-                Ok(()) => self.gaps.set_punched(start),
+            let len = pages.1 - pages.0;
+            left -= len;
+            match self.disk.punch(pages.0, len) {
+                Ok(()) => self.gaps.set_punched(pages),
                 Err(error) => {
-                    self.gaps.give_up(start);
+                    self.gaps.give_up(pages);
                     let cause = plain(&error);
                     let path = self.disk.path().display();
                     if error.kind() != ErrorKind::Unsupported {
@@ -121,16 +124,19 @@ impl PackStore {
                     }
                 }
             }
+            if left == 0 {
+                break;
+            }
         }
         self.space.measure(&*self.disk, self.tail);
     }
 
-    /// Whether there is enough garbage between blocks that it is worth while to move them.
     /// Whether there will be more room without anything being dropped.
     pub(super) fn is_space_coming(&self) -> bool {
-        !self.pending.is_empty() || self.gaps.next_to_punch().is_some() || self.wants_moving()
+        !self.pending.is_empty() || self.gaps.are_waiting() || self.wants_moving()
     }
 
+    /// Whether there is enough garbage between blocks that it is worth while to move them.
     fn wants_moving(&self) -> bool {
         let garbage = self.gaps.garbage();
         let many = self.background.move_after;
@@ -371,16 +377,25 @@ impl PackStore {
         !victims.is_empty()
     }
 
+    /// Gives pages back until a block of this many bytes fits, or none are left that may go; whether it does. The
+    /// rest is left to the background: each call takes some 0.1 ms.
+    fn punch_until_fits(&mut self, len: u32) -> bool {
+        while self.lacks(len) > 0 && self.gaps.are_waiting() {
+            self.punch();
+        }
+        self.lacks(len) == 0
+    }
+
     /// Drops blocks until one of this many bytes fits.
     pub(super) fn evict(&mut self, len: u32, claim: &Claim<'_>) -> Result<(), StoreError> {
         if self.is_read_only {
             return Err(StoreError::ReadOnly);
         }
         for _ in 0..ROUNDS_MAX {
-            let lacking = self.lacks(len);
-            if lacking == 0 {
+            if self.punch_until_fits(len) {
                 return Ok(());
             }
+            let lacking = self.lacks(len);
             let mut wanted = lacking.max(EVICT_STEP.min(self.space.limit() / 32));
             let now = self.hour();
             let PackStore {
@@ -403,13 +418,14 @@ impl PackStore {
                 wanted = wanted.saturating_sub(record::extent(entry.len));
             }
             self.commit()?;
-            self.punch(EVICTIONS_MAX);
-            if self.lacks(len) > 0 && self.wants_moving() {
+            let fits = self.punch_until_fits(len);
+            // To move blocks costs more syncs: that is left to the background, but where nothing else helps.
+            let is_stuck = !fits && (is_last || self.lacks(len) >= lacking);
+            if is_stuck && self.wants_moving() {
                 self.move_some()?;
                 // The copies become durable, then what is noted of the old places; then their pages go back.
                 self.commit_all()?;
-                self.punch(EVICTIONS_MAX);
-            } else if is_last {
+            } else if fits || is_last {
                 break;
             }
         }
