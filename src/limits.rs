@@ -383,6 +383,12 @@ pub const EVICTIONS_MAX: usize = 32;
 /// See [`EVICTIONS_MAX`].
 pub const EVICT_STEP: u64 = 1 << 20;
 
+/// Bytes of a pack's copy after which it is synced, so that the last sync is short.
+pub const COPY_SYNC_STEP: u64 = 4 << 20;
+
+/// Bytes by which the file is cut in one slice of work that a copy has replaced.
+pub const CUT_STEP: u64 = 64 << 20;
+
 /// Blocks that are looked at in one search for those that may go. What was passed over is not looked at again until
 /// something changes.
 pub const EVICT_SEARCH_MAX: usize = 16_384;

@@ -117,7 +117,7 @@ impl<S: Store> Node<S> {
         so_far.blocks += verified.blocks;
         so_far.bytes += verified.bytes;
         so_far.damaged += verified.damaged.len() as u64;
-        so_far.at = verified.next.unwrap_or(verified.end);
+        so_far.at = verified.at;
         so_far.end = verified.end;
         so_far.is_done = verified.next.is_none();
         let so_far = *so_far;

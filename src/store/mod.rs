@@ -121,8 +121,10 @@ pub struct Damage {
 /// What a step of verification has found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Verified {
-    /// Where the next step begins; `None` at the end.
+    /// Where the next step begins, as only the store understands it; `None` at the end.
     pub next: Option<u64>,
+    /// Where this step has ended, in bytes.
+    pub at: u64,
     /// Blocks that were found sound.
     pub blocks: u64,
     /// Bytes that were read.
@@ -272,7 +274,7 @@ pub trait Store {
     fn offset_near(&self, place: &Point) -> u64;
 
     /// Reads on from here, at most 1 MiB and one block, and compares all checksums, and the addresses of blocks.
-    /// Begins with 0. Of blocks that are not wanted only the headers are read.
+    /// Begins with 0, and goes on where the last step said. Of blocks that are not wanted only the headers are read.
     fn verify(&mut self, from: u64, is_wanted: &dyn Fn(&BlockId) -> bool) -> Verified;
 
     /// Bytes put and not yet durable.

@@ -6,8 +6,8 @@
 
 use super::gaps::Gaps;
 use super::index::Entry;
-use super::note::{encode_gaps, encode_terms, push_stretch, Stretch};
-use super::record::{Record, TYPE_GAPS, TYPE_TERMS};
+use super::note::{encode_gaps, encode_terms, push_stretch, Stretch, PIN_LEN};
+use super::record::{self, Record, TYPE_GAPS, TYPE_TERMS};
 use super::PackStore;
 use crate::id::BlockId;
 use crate::limits::{NOTE_RETRY_SECS, NOTE_STATEMENTS_MAX, UNCOMMITTED_MAX};
@@ -90,6 +90,28 @@ impl PackStore {
         self.append(&record, payload)
     }
 
+    /// What was copied and has gone since is to be noted with what it was copied from: the copy, too, is a record.
+    fn forget_stale_copies(&mut self) {
+        let moves = std::mem::take(&mut self.pending.moves);
+        for copied in moves {
+            let (counts, copy) = match &copied {
+                Move::Block { id, from, to } => {
+                    let copy = (*to, to + record::extent(from.len));
+                    (self.index.at(id, from.offset).is_some(), copy)
+                }
+                Move::Pin { root, from, to } => {
+                    let pin = self.pins.get(root);
+                    let copy = (*to, to + record::extent(PIN_LEN));
+                    (pin.is_some_and(|pin| pin.offset == *from), copy)
+                }
+            };
+            match counts {
+                true => self.pending.moves.push(copied),
+                false => self.add_gap(copy),
+            }
+        }
+    }
+
     /// Writes all that is to be noted; the gaps of which a note was written.
     fn write_notes(&mut self) -> Result<Vec<Stretch>, StoreError> {
         let mut noted = Vec::new();
@@ -118,6 +140,7 @@ impl PackStore {
         }
         let mut noted = Vec::new();
         if self.uncommitted() < UNCOMMITTED_MAX && self.pending.is_due(self.time) {
+            self.forget_stale_copies();
             // What was noted before an error is found again at an opening, and is noted twice at worst.
             let before = self.pending.gaps.clone();
             match self.write_notes() {
@@ -152,7 +175,7 @@ impl PackStore {
 
     /// A sync has failed: the system may have dropped what was written, and what it reads as says nothing about the
     /// disk. Nor may a later opening believe it, which could not tell that it is only in memory; so it goes.
-    fn give_up_writing(&mut self, error: std::io::Error) -> StoreError {
+    pub(super) fn give_up_writing(&mut self, error: std::io::Error) -> StoreError {
         self.is_read_only = true;
         let cause = plain(&error);
         log::warn!(
@@ -184,8 +207,7 @@ impl PackStore {
         match copied {
             Move::Block { id, from, to } => {
                 let Some(now) = self.index.at(&id, from.offset) else {
-                    let len = super::record::extent(from.len);
-                    return self.add_gap((to, to + len));
+                    return self.add_gap((to, to + record::extent(from.len)));
                 };
                 self.index.remove(&id, &now);
                 // It was compared just before it was copied.
@@ -204,10 +226,7 @@ impl PackStore {
             }
             Move::Pin { root, from, to } => match self.pins.get_mut(&root) {
                 Some(pin) if pin.offset == from => pin.offset = to,
-                _ => {
-                    let len = super::note::encode_pin(0).len() as u32;
-                    self.add_gap((to, to + super::record::extent(len)));
-                }
+                _ => self.add_gap((to, to + record::extent(PIN_LEN))),
             },
         }
     }

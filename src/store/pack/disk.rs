@@ -7,8 +7,9 @@
 
 use super::lock::DirLock;
 use super::map::Map;
+use crate::limits::CUT_STEP;
 use crate::sys;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -61,7 +62,7 @@ pub(super) trait Disk {
     /// Only a hint: an answer that names too early an offset is none the less right.
     fn data_after(&self, offset: u64) -> Option<u64>;
 
-    /// Bytes that the file takes on its file system, as `du` counts them.
+    /// Bytes that the file takes on its file system, as `du` counts them, with its copy and what was replaced.
     fn allocated(&self) -> io::Result<u64>;
 
     /// Bytes of the file system that are free.
@@ -82,6 +83,25 @@ pub(super) trait Disk {
 
     /// Cuts a side to this length.
     fn cut_side(&mut self, side: Side, len: u64) -> io::Result<()>;
+
+    /// Makes the copy, another file beside this one, and empties it if there is one.
+    fn begin_copy(&mut self) -> io::Result<()>;
+
+    /// Writes bytes of the copy at this offset. After an error, any of them may have been written.
+    fn write_copy(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes the copy's bytes and length durable.
+    fn sync_copy(&mut self) -> io::Result<()>;
+
+    /// Puts the copy, which has this length, in the file's place, and shows all of it. After an error all is as
+    /// before. The name is not yet durable. The space of what was replaced comes back by [`Disk::drop_replaced`].
+    fn replace(&mut self, len: u64) -> io::Result<()>;
+
+    /// Gives back a part of what was replaced; whether there is more.
+    fn drop_replaced(&mut self) -> bool;
+
+    /// Removes the copy, if there is one.
+    fn drop_copy(&mut self) -> io::Result<()>;
 
     /// These bytes of the file; `None` if they do not all lie below the end that was set.
     fn slice(&self, offset: u64, len: u64) -> Option<&[u8]>;
@@ -153,6 +173,9 @@ pub(super) struct System {
     map: Map,
     /// Opened when they are first written.
     sides: [Option<File>; 2],
+    copy: Option<File>,
+    /// What the copy has replaced: it has no name any more.
+    replaced: Option<File>,
     /// The last field, so that the directory is given up after the file has been closed.
     lock: DirLock,
 }
@@ -189,8 +212,18 @@ impl System {
             file,
             map,
             sides: [None, None],
+            copy: None,
+            replaced: None,
             lock,
         })
+    }
+
+    fn copy_path(&self) -> PathBuf {
+        self.path.with_extension("new")
+    }
+
+    fn copy(&self) -> io::Result<&File> {
+        self.copy.as_ref().ok_or(ErrorKind::NotFound.into())
     }
 }
 
@@ -212,8 +245,12 @@ impl Disk for System {
     }
 
     fn allocated(&self) -> io::Result<u64> {
+        let mut blocks = 0;
+        for file in [Some(&self.file), self.copy.as_ref(), self.replaced.as_ref()] {
+            blocks += file.map_or(Ok(0), |file| file.metadata().map(|it| it.blocks()))?;
+        }
         // The unit of this number is 512 bytes on every file system; see stat(3type).
-        Ok(self.file.metadata()?.blocks() * 512)
+        Ok(blocks * 512)
     }
 
     fn free_space(&self) -> io::Result<u64> {
@@ -248,6 +285,53 @@ impl Disk for System {
 
     fn cut_side(&mut self, side: Side, len: u64) -> io::Result<()> {
         self.side(side)?.set_len(len)
+    }
+
+    fn begin_copy(&mut self) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(true);
+        self.copy = Some(options.mode(0o600).open(self.copy_path())?);
+        Ok(())
+    }
+
+    fn write_copy(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.copy()?.write_all_at(bytes, offset)
+    }
+
+    fn sync_copy(&mut self) -> io::Result<()> {
+        self.copy()?.sync_data()
+    }
+
+    fn replace(&mut self, len: u64) -> io::Result<()> {
+        // All that can fail comes before the copy gets the name.
+        let map = Map::new(self.copy()?, len, &self.path)?;
+        fs::rename(self.copy_path(), &self.path)?;
+        if let Some(copy) = self.copy.take() {
+            self.map = map;
+            self.replaced = Some(std::mem::replace(&mut self.file, copy));
+        }
+        Ok(())
+    }
+
+    fn drop_replaced(&mut self) -> bool {
+        let Some(file) = &self.replaced else {
+            return false;
+        };
+        let len = file.metadata().map_or(0, |it| it.len());
+        let left = len.saturating_sub(CUT_STEP);
+        // If it cannot be cut, closing it gives all back at once.
+        if left == 0 || file.set_len(left).is_err() {
+            self.replaced = None;
+        }
+        self.replaced.is_some()
+    }
+
+    fn drop_copy(&mut self) -> io::Result<()> {
+        self.copy = None;
+        match fs::remove_file(self.copy_path()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {

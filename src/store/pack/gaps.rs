@@ -186,7 +186,11 @@ mod tests {
         gaps.add((4096, 8208));
         assert_eq!(gaps.next_to_punch(PAGE), None, "what is back stays back");
         gaps.add((8208, 12288));
-        assert_eq!(gaps.next_to_punch(PAGE), Some((8192, 12288)), "both its parts");
+        assert_eq!(
+            gaps.next_to_punch(PAGE),
+            Some((8192, 12288)),
+            "both its parts"
+        );
         gaps.give_up((8192, 12288));
         assert_eq!(gaps.next_to_punch(PAGE), None);
         assert_eq!(gaps.garbage(), 12288 - 64 - 4096);

@@ -2,12 +2,13 @@
 //!
 //! `record` and `note` have its bytes, `disk` holds them, `window` reads them and `map` shows them, `scan` finds out
 //! what they come to, and `checkpoint` keeps that for the next opening. `index` knows where which block lies, `gaps`
-//! where nothing counts any more, `space` what all that takes, `evict` who goes first. `commit` makes durable, and
-//! `reclaim` gives space back, in slices. `verify` reads everything again, and `lock` keeps other processes away.
+//! where nothing counts any more, `space` what all that takes, `evict` who goes first. `commit` makes durable;
+//! `reclaim` gives space back, in slices, and `compact` where holes are impossible. `verify` reads everything again, and `lock` keeps other processes away.
 //! Nothing here asks the time or draws entropy: both are given.
 
 mod checkpoint;
 mod commit;
+mod compact;
 mod disk;
 mod evict;
 mod gaps;
@@ -98,6 +99,8 @@ pub struct PackStore {
     written: Sequence,
     committed: Sequence,
     payload_bytes: u64,
+    /// How often all of the pack has been copied: then places in it are others.
+    generation: u16,
     is_read_only: bool,
     /// Whether the last write failed for want of space on the file system; so that it is said once.
     is_disk_full: bool,
@@ -167,7 +170,14 @@ impl PackStore {
         // A process that was killed may have left records that only the system's cache holds. From here on they
         // count as committed, so they are made durable first.
         disk.sync().map_err(failed("sync"))?;
+        // Left by a process that was killed while it made a copy.
+        disk.drop_copy().map_err(failed("remove the copy of"))?;
         let mut space = Space::new(&*disk, allotment, found.tail).map_err(failed("look at"))?;
+        space.look_for_holes(&mut *disk);
+        if space.is_halved {
+            // The file may have got its name from a process that was killed before that was durable.
+            disk.sync_name().map_err(failed("sync the name of"))?;
+        }
         let mut payload_bytes = 0;
         for entry in found.index.iter() {
             space.add(entry.len);
@@ -205,6 +215,7 @@ impl PackStore {
             written: Sequence::default(),
             committed: Sequence::default(),
             payload_bytes,
+            generation: 0,
             is_read_only: false,
             is_disk_full: false,
         })
@@ -351,8 +362,7 @@ impl PackStore {
         self.is_disk_full = false;
         self.tail = end;
         self.disk.set_end(end);
-        let crc = header.last_chunk().expect("a header has 64 bytes");
-        let crc = u32::from_be_bytes(*crc);
+        let crc = header_crc(&header);
         self.last = Last { offset, crc };
         self.background.handle_record();
         if self.tail - self.write_back_tail >= WRITE_BACK_STEP {
@@ -586,8 +596,7 @@ impl Store for PackStore {
         let Some(pin) = self.pins.remove(root) else {
             return Ok(false);
         };
-        let len = note::encode_pin(pin.len).len() as u32;
-        self.add_gap((pin.offset, pin.offset + record::extent(len)));
+        self.add_gap((pin.offset, pin.offset + record::extent(note::PIN_LEN)));
         Ok(true)
     }
 
@@ -613,8 +622,8 @@ impl Store for PackStore {
     }
 
     fn could_take(&self, len: u32, claim: &Claim<'_>) -> bool {
-        !self.is_read_only
-            && (self.lacks(len) == 0 || self.is_space_coming() || self.has_victim(claim))
+        let could_go = || !self.is_copy_coming() && self.has_victim(claim);
+        !self.is_read_only && (self.lacks(len) == 0 || self.is_space_coming() || could_go())
     }
 
     fn make_room(&mut self, len: u32, claim: &Claim<'_>) -> Result<(), StoreError> {
@@ -634,6 +643,7 @@ impl Store for PackStore {
         if self.begin_commit().is_err() {
             return;
         }
+        self.stop_compaction();
         self.seal_at_close();
         if self.disk.set_len(self.tail).is_ok() {
             self.space.cut(&*self.disk, self.tail);
@@ -643,7 +653,7 @@ impl Store for PackStore {
     fn offset_near(&self, place: &Point) -> u64 {
         let from = (index::prefix(&BlockId(place.0)), 0);
         let entry = self.index.iter_from(from).next();
-        entry.map_or(0, |(_, entry)| entry.offset)
+        self.bookmark(entry.map_or(0, |(_, entry)| entry.offset))
     }
 
     fn verify(&mut self, from: u64, is_wanted: &dyn Fn(&BlockId) -> bool) -> Verified {
@@ -680,6 +690,12 @@ impl Store for PackStore {
             is_halved: self.space.is_halved,
         }
     }
+}
+
+/// The checksum in a record's header.
+fn header_crc(header: &[u8; RECORD_HEADER_LEN]) -> u32 {
+    let crc = header.last_chunk().expect("a header has 64 bytes");
+    u32::from_be_bytes(*crc)
 }
 
 /// The address in the header of this record; `None` if the file has been cut.

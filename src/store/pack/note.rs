@@ -60,6 +60,9 @@ pub(super) fn decode_terms(payload: &[u8], offset: u64) -> impl Iterator<Item = 
     })
 }
 
+/// Bytes of the payload of a note on a pin.
+pub(super) const PIN_LEN: u32 = 8;
+
 /// The payload of a note on a file of this many bytes that is pinned; its root is in the header.
 pub(super) fn encode_pin(len: u64) -> [u8; 8] {
     len.to_be_bytes()

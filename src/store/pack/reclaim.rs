@@ -3,6 +3,7 @@
 
 use super::checkpoint::Writer;
 use super::commit::Move;
+use super::compact::Compaction;
 use super::disk::Side;
 use super::gaps::page_bytes;
 use super::note::{decode_gaps, decode_terms, encode_gaps, encode_pin, Stretch};
@@ -33,7 +34,13 @@ pub(super) struct Background {
     /// Bytes of garbage from which on blocks are moved; a sixteenth of the allotment if not said.
     pub move_after: Option<u64>,
     /// Whether checkpoints are written at all: not of a pack that could not all be read.
-    is_readable: bool,
+    pub is_readable: bool,
+    /// Bytes that are copied to another file in one slice.
+    pub copy_step: u64,
+    /// A copy of the pack that is being made.
+    pub compaction: Option<Compaction>,
+    /// Whether something is left of what a copy has replaced.
+    has_replaced: bool,
     /// Where the search for blocks to be moved goes on; `None` if there is none.
     cursor: Option<u64>,
     /// Garbage that was left when the last search ended.
@@ -51,6 +58,9 @@ impl Background {
             checkpoint_after: CHECKPOINT_AFTER,
             move_after: None,
             is_readable,
+            copy_step: MOVE_MAX,
+            compaction: None,
+            has_replaced: false,
             cursor: None,
             garbage_left: 0,
         }
@@ -60,6 +70,15 @@ impl Background {
     pub fn stop_checkpoints(&mut self) {
         self.is_readable = false;
         self.writer = None;
+    }
+
+    /// A copy of so many records has taken the place of the pack.
+    pub fn handle_compaction(&mut self, records: u64) {
+        self.writer = None;
+        self.records = self.records.max(records);
+        self.cursor = None;
+        self.garbage_left = 0;
+        self.has_replaced = true;
     }
 
     /// A record was written.
@@ -73,7 +92,9 @@ impl PackStore {
         !self.is_read_only
             && (self.gaps.are_waiting()
                 || self.pending.is_due(self.time)
+                || self.background.has_replaced
                 || self.wants_moving()
+                || self.wants_compaction()
                 || self.background.writer.is_some()
                 || self.wants_checkpoint())
     }
@@ -88,6 +109,11 @@ impl PackStore {
             if let Err(error) = self.commit() {
                 log::debug!("{error}");
             }
+        } else if self.background.has_replaced {
+            self.background.has_replaced = self.disk.drop_replaced();
+            self.space.measure(&*self.disk, self.tail);
+        } else if self.wants_compaction() {
+            self.compact();
         } else if self.wants_moving() {
             if let Err(error) = self.move_some() {
                 // There was no room for the copies; they are tried again when there is more to be gained.
@@ -114,13 +140,9 @@ impl PackStore {
                     self.gaps.give_up(pages);
                     let cause = plain(&error);
                     let path = self.disk.path().display();
-                    if error.kind() != ErrorKind::Unsupported {
-                        log::warn!("give back space of {path}: {cause}");
-                    } else if !self.space.is_halved {
-                        self.space.is_halved = true;
-                        log::warn!(
-                            "{path}: the file system takes no part of a file back; half of --capacity is used"
-                        );
+                    match error.kind() {
+                        ErrorKind::Unsupported => self.space.halve(&*self.disk),
+                        _ => log::warn!("give back space of {path}: {cause}"),
                     }
                 }
             }
@@ -133,20 +155,31 @@ impl PackStore {
 
     /// Whether there will be more room without anything being dropped.
     pub(super) fn is_space_coming(&self) -> bool {
-        !self.pending.is_empty() || self.gaps.are_waiting() || self.wants_moving()
+        // A copy gives much back, but not soon.
+        !self.space.is_halved
+            && (!self.pending.is_empty() || self.gaps.are_waiting() || self.wants_moving())
+    }
+
+    /// Whether there will be more room once the pack has been copied.
+    pub(super) fn is_copy_coming(&self) -> bool {
+        self.wants_compaction() || self.background.has_replaced
     }
 
     /// Whether there is enough garbage between blocks that it is worth while to move them.
     fn wants_moving(&self) -> bool {
-        let garbage = self.gaps.garbage();
-        let many = self.background.move_after;
-        let many = many.unwrap_or(self.space.limit() / 16);
-        let is_much = garbage > many && !self.space.is_halved;
-        let has_grown = garbage > self.background.garbage_left / 4 * 5;
-        is_much && (self.background.cursor.is_some() || has_grown)
+        !self.space.is_halved
+            && (self.background.cursor.is_some() || self.is_garbage_much(self.space.limit() / 16))
     }
 
-    fn end_search(&mut self) {
+    /// Whether there is more garbage than this, and than when the last attempt ended.
+    pub(super) fn is_garbage_much(&self, many: u64) -> bool {
+        let garbage = self.gaps.garbage();
+        let many = self.background.move_after.unwrap_or(many);
+        garbage > many && garbage > self.background.garbage_left / 4 * 5
+    }
+
+    /// To gain what there is to be gained is not tried again before there is more.
+    pub(super) fn end_search(&mut self) {
         self.background.cursor = None;
         self.background.garbage_left = self.gaps.garbage();
     }
@@ -286,7 +319,7 @@ impl PackStore {
     }
 
     /// The block whose record lies at this offset, if there is one.
-    fn entry_at(&self, offset: u64) -> Option<super::Entry> {
+    pub(super) fn entry_at(&self, offset: u64) -> Option<super::Entry> {
         let mut header = [0; RECORD_HEADER_LEN];
         let read = self.disk.read_full(&mut header, offset).ok()?;
         let record = Record::decode(&header[..read], &self.id, offset)?;
@@ -330,7 +363,7 @@ impl PackStore {
     }
 
     /// Makes everything durable, what follows from that included; whether nothing is left.
-    fn commit_all(&mut self) -> Result<bool, StoreError> {
+    pub(super) fn commit_all(&mut self) -> Result<bool, StoreError> {
         // Once copies are durable, what they were copied from is noted as gaps.
         for _ in 0..2 {
             self.commit()?;
@@ -391,6 +424,10 @@ impl PackStore {
         if self.is_read_only {
             return Err(StoreError::ReadOnly);
         }
+        if self.is_copy_coming() && self.lacks(len) > 0 {
+            // What was dropped makes room when the pack has been copied, and what the copy has replaced is gone.
+            return Err(self.full());
+        }
         for _ in 0..ROUNDS_MAX {
             if self.punch_until_fits(len) {
                 return Ok(());
@@ -418,6 +455,9 @@ impl PackStore {
                 wanted = wanted.saturating_sub(record::extent(entry.len));
             }
             self.commit()?;
+            if self.space.is_halved {
+                break;
+            }
             let fits = self.punch_until_fits(len);
             // To move blocks costs more syncs: that is left to the background, but where nothing else helps.
             let is_stuck = !fits && (is_last || self.lacks(len) >= lacking);

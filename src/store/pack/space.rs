@@ -45,6 +45,26 @@ impl Space {
         })
     }
 
+    /// Finds out whether the file system takes a part of a file back: a page that the file does not have. What it
+    /// says otherwise is asked again when it matters.
+    pub fn look_for_holes(&mut self, disk: &mut dyn Disk) {
+        let asked = disk.punch(self.end, PAGE);
+        if asked.is_err_and(|error| error.kind() == ErrorKind::Unsupported) {
+            self.halve(disk);
+        }
+    }
+
+    /// The file system takes no part of a file back.
+    pub fn halve(&mut self, disk: &dyn Disk) {
+        if !self.is_halved {
+            self.is_halved = true;
+            log::warn!(
+                "{}: the file system takes no part of a file back; half of --capacity is used",
+                disk.path().display()
+            );
+        }
+    }
+
     /// Counts a block.
     pub fn add(&mut self, len: u32) {
         self.excess += excess(record::extent(len));

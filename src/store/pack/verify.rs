@@ -10,6 +10,10 @@ use crate::limits::VERIFY_STEP;
 use crate::store::{Damage, Verified};
 use std::io;
 
+/// Where in a bookmark the generation begins: higher than all offsets, which are below 32 TiB.
+const GENERATION_AT: u32 = 48;
+const OFFSET_MASK: u64 = (1 << GENERATION_AT) - 1;
+
 /// What a place in the pack has shown.
 enum Seen {
     /// Nothing wrong, up to there; so many blocks and bytes were compared.
@@ -24,6 +28,9 @@ impl PackStore {
         from: u64,
         is_wanted: &dyn Fn(&BlockId) -> bool,
     ) -> Verified {
+        // If everything has another place than when this began, it begins anew.
+        let is_current = from >> GENERATION_AT == u64::from(self.generation);
+        let from = if is_current { from & OFFSET_MASK } else { 0 };
         let mut offset = from.max(FILE_HEADER_LEN as u64);
         let until = offset + VERIFY_STEP;
         let mut verified = Verified::default();
@@ -47,9 +54,14 @@ impl PackStore {
                 }
             }
         }
-        verified.end = self.tail;
-        verified.next = (offset < self.tail).then_some(offset);
+        (verified.at, verified.end) = (offset.min(self.tail), self.tail);
+        verified.next = (offset < self.tail).then(|| self.bookmark(offset));
         verified
+    }
+
+    /// A place in the pack, as long as all has its place.
+    pub(super) fn bookmark(&self, offset: u64) -> u64 {
+        u64::from(self.generation) << GENERATION_AT | offset
     }
 
     fn look_at(&mut self, offset: u64, until: u64, is_wanted: &dyn Fn(&BlockId) -> bool) -> Seen {

@@ -1,6 +1,6 @@
 //! Loses power after every call, in every way that a disk may, and looks at what an opening finds.
 //!
-//! Environment: `STREW_TORTURE_STATES`, how many states of a wrecked disk are opened (default 50,000);
+//! Environment: `STREW_TORTURE_STATES`, how many states of a wrecked disk are opened (default 200,000);
 //! `STREW_TORTURE_SEED`, a number that decides everything. Both are printed.
 
 use super::super::index::Entry;
@@ -16,10 +16,14 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-const STATES: u64 = 50_000;
+const STATES: u64 = 200_000;
 
-/// All subsets are tried of so many steps in doubt at most.
-const DOUBTS_MAX: usize = 10;
+/// All subsets are tried of so many steps in doubt at most: of every other pack, and of the rest, of which there are
+/// many more.
+const DOUBTS_MAX: [usize; 2] = [10, 2];
+
+/// Random subsets of more, of these.
+const FEW_SAMPLES: u64 = 4;
 
 /// Crashes of one pack, one after the other; the last opening is followed by more puts.
 const GENERATIONS: u32 = 3;
@@ -102,8 +106,12 @@ struct Torture {
     rng: Rng,
     states: u64,
     target: u64,
+    /// Steps in doubt of which all subsets are tried.
+    doubts_max: usize,
     /// Random subsets where there are too many for all.
     samples: u64,
+    /// Copies that took the place of a pack.
+    replacements: u64,
 }
 
 pub fn open_on(image: &Image, log: &Rc<RefCell<Log>>, capacity: u64) -> PackStore {
@@ -207,7 +215,10 @@ impl Torture {
 
     /// Opens every state in which a loss of power can have left the disk, or many of them.
     fn open_subsets(&mut self, wreck: &Wreck<'_>, known: &Known, history: &History, depth: u32) {
-        if wreck.doubts <= DOUBTS_MAX {
+        if let Some(other) = &wreck.other {
+            self.open_subsets(other, known, history, depth);
+        }
+        if wreck.doubts <= self.doubts_max {
             for subset in 0..1u64 << wreck.doubts {
                 for &len in &wreck.lens {
                     let side = self.side_steps();
@@ -308,7 +319,9 @@ impl Torture {
             }
             (15..18, Some(_)) => {
                 let before = store.committed;
-                store.work();
+                for _ in 0..=self.rng.below(8) {
+                    store.work();
+                }
                 // It may have committed; what it did not is not known to be durable.
                 if store.pending.is_empty() && store.uncommitted() == 0 {
                     history.handle_commit();
@@ -327,10 +340,13 @@ impl Torture {
     fn run(&mut self, full: bool) {
         let mut history = History::default();
         let mut image = Image::default();
+        let is_holeless = self.rng.below(2) == 0;
         for generation in 0..GENERATIONS {
             let log: Rc<RefCell<Log>> = Rc::default();
+            log.borrow_mut().is_holeless = is_holeless;
             let mut store = open_recorded(&image, &log);
             store.background.checkpoint_after = 3 + self.rng.below(8);
+            store.background.copy_step = 1 + self.rng.below(4000);
             store.background.move_after = Some(self.rng.below(3) * 500);
             // After how many calls what is known. What an opening finds counts as acknowledged: it is not written
             // again.
@@ -339,13 +355,15 @@ impl Torture {
             let found = held(&mut store, &history.put);
             history.handle_opening(&found, &pins_of(&store));
             history.note(log.borrow().ops.len());
-            for _ in 0..if full { 4 } else { 4 + self.rng.below(20) } {
+            for _ in 0..if full { 4 } else { 4 + self.rng.below(40) } {
                 self.act(&mut store, &mut history, full);
                 history.note(log.borrow().ops.len());
             }
             drop(store);
 
             let ops = std::mem::take(&mut log.borrow_mut().ops);
+            let replacements = ops.iter().filter(|op| matches!(op, Op::Replace)).count();
+            self.replacements += replacements as u64;
             for end in 0..=ops.len() {
                 if self.states >= self.target {
                     return;
@@ -359,7 +377,11 @@ impl Torture {
                 }
             }
             let end = self.rng.below(ops.len() as u64 + 1) as usize;
-            let wreck = Wreck::new(&image, &ops[..end]);
+            let mut wreck = Wreck::new(&image, &ops[..end]);
+            if let Some(other) = wreck.other.take_if(|_| self.rng.below(2) == 0) {
+                wreck = *other;
+            }
+            wreck.other = None;
             let len = wreck.lens[self.rng.below(wreck.lens.len() as u64) as usize];
             let next = match wreck.doubts {
                 0 => wreck.as_seen(),
@@ -384,23 +406,34 @@ fn no_loss_of_power_loses_what_was_acknowledged() {
         states: 0,
         target,
         samples: (target / 500).clamp(16, 1000),
+        doubts_max: DOUBTS_MAX[0],
+        replacements: 0,
     };
+    let thorough = torture.samples;
+    // States of packs that were gone through thoroughly.
+    let mut thorough_states = 0;
     let mut runs = 0;
     while torture.states < target {
         let full = full_states * 100 < torture.states;
-        let (before, samples) = (torture.states, torture.samples);
-        if full {
-            torture.samples = 4;
-        }
+        let before = torture.states;
+        let is_thorough = thorough_states * 2 <= before;
+        (torture.doubts_max, torture.samples) = match (full, is_thorough) {
+            (true, _) => (DOUBTS_MAX[1], FEW_SAMPLES),
+            (false, true) => (DOUBTS_MAX[0], thorough),
+            (false, false) => (DOUBTS_MAX[1], FEW_SAMPLES),
+        };
         torture.run(full);
-        torture.samples = samples;
         runs += 1;
+        if is_thorough {
+            thorough_states += torture.states - before;
+        }
         if full {
             full_states += torture.states - before;
         }
     }
     println!(
-        "{} states of {runs} packs, {full_states} with full blocks",
-        torture.states
+        "{} states of {runs} packs, {full_states} with full blocks; {} times a copy took the pack's place",
+        torture.states, torture.replacements
     );
+    assert!(torture.replacements > 0);
 }

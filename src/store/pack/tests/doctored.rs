@@ -10,6 +10,8 @@ use std::rc::Rc;
 /// How the disk is to behave, changed from outside while a store has the disk.
 #[derive(Default)]
 pub struct Ills {
+    /// Whether the file system knows no holes.
+    pub holeless: Cell<bool>,
     /// Error number of every write; before it a header goes through. 0 for none.
     pub write: Cell<i32>,
     /// Error number of every sync; 0 for none.
@@ -66,6 +68,9 @@ impl Disk for Doctored {
     }
 
     fn punch(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        if self.ills.holeless.get() {
+            return Err(ErrorKind::Unsupported.into());
+        }
         self.system.punch(offset, len)
     }
 
@@ -79,6 +84,30 @@ impl Disk for Doctored {
 
     fn cut_side(&mut self, side: Side, len: u64) -> io::Result<()> {
         self.system.cut_side(side, len)
+    }
+
+    fn begin_copy(&mut self) -> io::Result<()> {
+        self.system.begin_copy()
+    }
+
+    fn write_copy(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.system.write_copy(bytes, offset)
+    }
+
+    fn sync_copy(&mut self) -> io::Result<()> {
+        self.system.sync_copy()
+    }
+
+    fn replace(&mut self, len: u64) -> io::Result<()> {
+        self.system.replace(len)
+    }
+
+    fn drop_replaced(&mut self) -> bool {
+        self.system.drop_replaced()
+    }
+
+    fn drop_copy(&mut self) -> io::Result<()> {
+        self.system.drop_copy()
     }
 
     fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {

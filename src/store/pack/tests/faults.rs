@@ -127,10 +127,11 @@ impl Known {
 }
 
 /// Opens, puts, commits and puts again, with a fault; whether the fault was met.
-fn run(image: &Image, kept: &[Block], fault: Fault) -> bool {
+fn run(image: &Image, is_holeless: bool, kept: &[Block], fault: Fault) -> bool {
     let context = format!("{fault:?}");
     let log: Rc<RefCell<Log>> = Rc::default();
     log.borrow_mut().fault = Some(fault);
+    log.borrow_mut().is_holeless = is_holeless;
     let mut known = Known {
         log: log.clone(),
         ..Known::default()
@@ -143,6 +144,7 @@ fn run(image: &Image, kept: &[Block], fault: Fault) -> bool {
     if let Ok(mut store) = PackStore::open_on(disk, allot(1 << 20), [7; 32]) {
         store.background.checkpoint_after = 4;
         store.background.move_after = Some(0);
+        store.background.copy_step = 500;
         if log.borrow().failed_reads == 0 {
             assert_eq!(held(&mut store, &known.put).len(), kept.len(), "{context}");
         }
@@ -178,25 +180,34 @@ fn run(image: &Image, kept: &[Block], fault: Fault) -> bool {
     }
     let met = log.borrow().calls > fault.call;
     let ops = std::mem::take(&mut log.borrow_mut().ops);
-    reopen(image, &ops, &known, fault);
+    if !met && is_holeless && !fault.for_ever {
+        assert!(
+            ops.iter().any(|op| matches!(op, Op::Replace)),
+            "a copy is made"
+        );
+    }
+    reopen(image, is_holeless, &ops, &known, fault);
     met
 }
 
 /// What was acknowledged is there after a loss of power. It also is if the process is only started again, and
 /// what that one holds survives a loss of power in turn.
-fn reopen(image: &Image, ops: &[Op], known: &Known, fault: Fault) {
+fn reopen(image: &Image, is_holeless: bool, ops: &[Op], known: &Known, fault: Fault) {
     let mut rng = Rng::new([fault.call as u8; 32]);
     let mut wrecks = |image: &Image, ops: &[Op], must: &BTreeSet<BlockId>| {
-        let wreck = Wreck::new(image, ops);
-        for n in 0..WRECKS {
-            let chosen: Vec<bool> = (0..wreck.doubts)
-                .map(|_| n != 0 && (n == 1 || rng.below(2) == 0))
-                .collect();
-            for &len in &wreck.lens {
-                let image = wreck.image(|doubt| chosen[doubt], |_| n % 2 == 0, len);
-                let mut store = open_recorded(&image, &Rc::default());
-                let found = held(&mut store, &known.put);
-                assert!(must.is_subset(&found), "{fault:?}");
+        let mut wreck = Wreck::new(image, ops);
+        let other = wreck.other.take();
+        for wreck in [Some(wreck), other.map(|it| *it)].into_iter().flatten() {
+            for n in 0..WRECKS {
+                let chosen: Vec<bool> = (0..wreck.doubts)
+                    .map(|_| n != 0 && (n == 1 || rng.below(2) == 0))
+                    .collect();
+                for &len in &wreck.lens {
+                    let image = wreck.image(|doubt| chosen[doubt], |_| n % 2 == 0, len);
+                    let mut store = open_recorded(&image, &Rc::default());
+                    let found = held(&mut store, &known.put);
+                    assert!(must.is_subset(&found), "{fault:?}");
+                }
             }
         }
     };
@@ -204,7 +215,8 @@ fn reopen(image: &Image, ops: &[Op], known: &Known, fault: Fault) {
     // A disk that fails for ever is not healed by a new process.
     if !fault.for_ever {
         let seen = Wreck::new(image, ops).as_seen();
-        let log = Rc::default();
+        let log: Rc<RefCell<Log>> = Rc::default();
+        log.borrow_mut().is_holeless = is_holeless;
         let mut store = open_recorded(&seen, &log);
         let found = held(&mut store, &known.put);
         assert!(known.acknowledged.is_subset(&found), "{fault:?}");
@@ -233,15 +245,19 @@ fn no_failing_call_loses_what_was_acknowledged() {
     let whole = Wreck::new(&Image::default(), &log.borrow().ops).as_seen();
     let torn = Image::of(&[&whole.pack[..], &[0; 777]].concat());
     let empty = Image::default();
-    for (image, kept) in [(&empty, &[][..]), (&whole, &kept), (&torn, &kept)] {
-        for trouble in TROUBLES {
+    let states = [(&empty, &[][..]), (&whole, &kept), (&torn, &kept)];
+    for (image, kept) in states {
+        for (trouble, is_holeless) in TROUBLES
+            .into_iter()
+            .flat_map(|it| [(it, false), (it, true)])
+        {
             for for_ever in [false, true] {
                 let fault = |call| Fault {
                     call,
                     for_ever,
                     trouble,
                 };
-                let met = (0..).take_while(|&call| run(image, kept, fault(call)));
+                let met = (0..).take_while(|&call| run(image, is_holeless, kept, fault(call)));
                 assert!(met.count() > 3, "there are calls that can fail");
             }
         }

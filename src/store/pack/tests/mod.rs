@@ -5,6 +5,7 @@
 mod crash;
 mod doctored;
 mod faults;
+mod holeless;
 mod manual;
 mod model;
 pub(super) mod recorded;

@@ -34,6 +34,12 @@ pub enum Op {
         bytes: Vec<u8>,
     },
     CutSide(Side, u64),
+    /// The copy is made, and empty.
+    BeginCopy,
+    /// Of the copy.
+    Copy(Box<Op>),
+    /// The copy takes the name; certain once the name is synced.
+    Replace,
 }
 
 /// The files of a pack.
@@ -108,6 +114,7 @@ impl Log {
 pub struct Recorded {
     bytes: Vec<u8>,
     sides: [Vec<u8>; 2],
+    copy: Option<Vec<u8>>,
     /// For each page whether it takes space, those behind the end included.
     pages: Vec<bool>,
     /// Below it bytes are shown.
@@ -123,6 +130,7 @@ impl Recorded {
             pages: pages.map(|page| page.iter().any(|&it| it != 0)).collect(),
             bytes: image.pack.clone(),
             sides: image.sides.clone(),
+            copy: None,
             end: image.pack.len() as u64,
             log: log.clone(),
         }
@@ -171,7 +179,9 @@ impl Disk for Recorded {
     }
 
     fn allocated(&self) -> io::Result<u64> {
-        Ok(self.pages.iter().filter(|&&it| it).count() as u64 * PAGE)
+        let copy = self.copy.as_ref().map_or(0, |copy| copy.len() as u64);
+        let pages = self.pages.iter().filter(|&&it| it).count() as u64;
+        Ok(pages * PAGE + copy.next_multiple_of(PAGE))
     }
 
     fn free_space(&self) -> io::Result<u64> {
@@ -193,6 +203,9 @@ impl Disk for Recorded {
             return Err(io::ErrorKind::Unsupported.into());
         }
         self.log.borrow_mut().attempt()?;
+        if offset >= self.bytes.len() as u64 {
+            return Ok(());
+        }
         self.log.borrow_mut().ops.push(Op::Punch { offset, len });
         self.bytes[offset as usize..(offset + len) as usize].fill(0);
         self.set_pages(offset, len, false);
@@ -228,6 +241,62 @@ impl Disk for Recorded {
         log.attempt()?;
         self.sides[side as usize].resize(len as usize, 0);
         log.ops.push(Op::CutSide(side, len));
+        Ok(())
+    }
+
+    fn begin_copy(&mut self) -> io::Result<()> {
+        let mut log = self.log.borrow_mut();
+        log.attempt()?;
+        log.ops.push(Op::BeginCopy);
+        self.copy = Some(Vec::new());
+        Ok(())
+    }
+
+    fn write_copy(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut log = self.log.borrow_mut();
+        let done = log.attempt();
+        let bytes = if done.is_ok() {
+            bytes
+        } else {
+            &bytes[..bytes.len() / 2]
+        };
+        let copy = self.copy.as_mut().expect("it was begun");
+        apply_write(copy, offset, bytes);
+        let bytes = bytes.to_vec();
+        log.ops
+            .push(Op::Copy(Box::new(Op::Write { offset, bytes })));
+        done
+    }
+
+    fn sync_copy(&mut self) -> io::Result<()> {
+        let mut log = self.log.borrow_mut();
+        let done = log.attempt();
+        let op = match done {
+            Ok(()) => Op::Sync,
+            Err(_) => Op::FailedSync,
+        };
+        log.ops.push(Op::Copy(Box::new(op)));
+        done
+    }
+
+    fn replace(&mut self, len: u64) -> io::Result<()> {
+        let mut log = self.log.borrow_mut();
+        log.attempt()?;
+        log.ops.push(Op::Replace);
+        self.bytes = self.copy.take().expect("it was begun");
+        assert_eq!(self.bytes.len() as u64, len);
+        self.pages = vec![true; self.bytes.len().div_ceil(PAGE as usize)];
+        self.end = len;
+        Ok(())
+    }
+
+    fn drop_replaced(&mut self) -> bool {
+        false
+    }
+
+    fn drop_copy(&mut self) -> io::Result<()> {
+        self.log.borrow_mut().attempt()?;
+        self.copy = None;
         Ok(())
     }
 
@@ -333,11 +402,44 @@ pub struct Wreck<'a> {
     pub doubts: usize,
     /// Lengths that the file may have: a length can reach the disk before the data, and after it.
     pub lens: Vec<u64>,
+    /// What there may be instead: a copy that has the name, if that is durable.
+    pub other: Option<Box<Wreck<'a>>>,
 }
 
 impl<'a> Wreck<'a> {
     /// After these calls on a file that held these bytes durably.
     pub fn new(image: &Image, ops: &'a [Op]) -> Wreck<'a> {
+        let Some(replaced) = ops.iter().rposition(|op| matches!(op, Op::Replace)) else {
+            return Wreck::of(image, ops.iter().collect());
+        };
+        let begun = ops[..replaced]
+            .iter()
+            .rposition(|op| matches!(op, Op::BeginCopy))
+            .expect("a copy is begun before it replaces");
+        let of_side = |op: &&Op| matches!(op, Op::WriteSide { .. } | Op::CutSide(..));
+        let of_copy = ops[begun..replaced].iter().filter_map(|op| match op {
+            Op::Copy(op) => Some(&**op),
+            _ => None,
+        });
+        let mut new: Vec<&Op> = ops[..replaced].iter().filter(of_side).collect();
+        new.extend(of_copy.chain(&ops[replaced + 1..]));
+        let empty = Image {
+            pack: Vec::new(),
+            sides: image.sides.clone(),
+        };
+        let new = Wreck::of(&empty, new);
+        let later = &ops[replaced + 1..];
+        if later.iter().any(|op| matches!(op, Op::SyncName)) {
+            return new;
+        }
+        // No more is done to the pack before its name is durable, but for what a failure calls for.
+        let mut old = Wreck::new(image, &ops[..replaced]);
+        assert!(old.other.is_none(), "one at a time");
+        old.other = Some(Box::new(new));
+        old
+    }
+
+    fn of(image: &Image, ops: Vec<&'a Op>) -> Wreck<'a> {
         // A sync makes durable what came since the last; what a failed one was to make durable stays in doubt.
         let mut certain = vec![false; ops.len()];
         let mut since = 0;
@@ -356,9 +458,10 @@ impl<'a> Wreck<'a> {
             steps: Vec::new(),
             doubts: 0,
             lens: vec![image.pack.len() as u64],
+            other: None,
         };
         let mut len = image.pack.len() as u64;
-        for (op, is_certain) in ops.iter().zip(certain) {
+        for (op, is_certain) in ops.into_iter().zip(certain) {
             let steps: Vec<Step<'a>> = match op {
                 Op::Write { offset, bytes } => {
                     len = len.max(offset + bytes.len() as u64);
@@ -386,6 +489,7 @@ impl<'a> Wreck<'a> {
                     continue;
                 }
                 Op::Sync | Op::FailedSync | Op::SyncName => continue,
+                Op::BeginCopy | Op::Copy(_) | Op::Replace => continue,
             };
             for step in steps {
                 wreck.push(is_certain, step);
@@ -436,6 +540,9 @@ impl<'a> Wreck<'a> {
 
     /// The files as a process sees them that is started without a loss of power.
     pub fn as_seen(&self) -> Image {
+        if let Some(other) = &self.other {
+            return other.as_seen();
+        }
         let last = self.lens.last().expect("there is always a length");
         self.image(|_| true, |_| true, *last)
     }

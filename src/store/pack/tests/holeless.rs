@@ -1,0 +1,136 @@
+//! The pack on a file system that takes no part of a file back: it is copied, and half of the allotment is used.
+
+use super::*;
+use crate::id::Point;
+use std::os::unix::fs::MetadataExt;
+
+const CAPACITY: u64 = 4 << 20;
+
+fn disk_usage(dir: &Path) -> u64 {
+    let files = std::fs::read_dir(dir).unwrap();
+    let files = files.map(|entry| entry.unwrap().metadata().unwrap());
+    files.map(|it| it.blocks() * 512).sum()
+}
+
+fn holeless() -> Rc<Ills> {
+    let ills: Rc<Ills> = Rc::default();
+    ills.holeless.set(true);
+    ills
+}
+
+/// Works until there is room, which takes some slices.
+fn make_room(store: &mut PackStore, dir: &Path, len: u32) {
+    let claim = Claim {
+        home: Point([0; 32]),
+        newcomer: None,
+        is_in_use: &|_| false,
+    };
+    for _ in 0..1000 {
+        assert!(disk_usage(dir) <= CAPACITY);
+        match store.make_room(len, &claim) {
+            Ok(()) => return,
+            Err(error) => assert!(error.is_full(), "{error}"),
+        }
+        store.work();
+    }
+    panic!("room never came");
+}
+
+#[test]
+fn full_pack_goes_on_by_copies_within_half_of_its_allotment() {
+    let dir = tempfile::tempdir().unwrap();
+    let ills = holeless();
+    let mut store = open_ill(&ills, dir.path(), CAPACITY).unwrap();
+    assert!(store.usage().is_halved, "known before anything is stored");
+    let blocks: Vec<Block> = (0..200u8)
+        .map(|n| block(&vec![n; 50_000 + usize::from(n)]))
+        .collect();
+    let mut files = std::collections::BTreeSet::new();
+    for block in &blocks {
+        make_room(&mut store, dir.path(), block.payload().len() as u32);
+        store.put(block, Terms::default()).unwrap();
+        store.begin_commit().unwrap();
+        assert!(store.usage().used_bytes <= CAPACITY / 2);
+        let path = dir.path().join("pack");
+        files.insert(path.metadata().unwrap().ino());
+    }
+    assert!(store.generation > 5, "{} copies", store.generation);
+    assert!(files.len() > 1);
+    let before = served(&mut store, &blocks);
+    assert!(before.iter().filter(|it| **it).count() > 15);
+    store.close();
+    drop(store);
+    assert!(!dir.path().join("pack.new").exists());
+    let mut store = open_ill(&ills, dir.path(), CAPACITY).unwrap();
+    assert_eq!(served(&mut store, &blocks), before);
+    assert_eq!(store.usage().damaged, 0);
+}
+
+#[test]
+fn verification_begins_anew_when_everything_has_another_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_ill(&holeless(), dir.path(), 64 << 20).unwrap();
+    let blocks: Vec<Block> = (0..20u8).map(|n| block(&vec![n; 150_000])).collect();
+    put_all(&mut store, &blocks);
+    let begun = store.verify(0, &|_| true);
+    let next = begun.next.expect("more than one step");
+    for block in &blocks[..10] {
+        store.remove(&block.id()).unwrap();
+    }
+    store.background.move_after = Some(0);
+    while store.has_work() {
+        store.work();
+    }
+    assert_eq!(store.generation, 1);
+    let (mut next, mut count) = (Some(next), 0);
+    while let Some(from) = next {
+        let step = store.verify(from, &|_| true);
+        assert_eq!(step.damaged, []);
+        count += step.blocks;
+        next = step.next;
+    }
+    assert_eq!(count, 10, "all that are left, from the first");
+}
+
+#[test]
+fn damage_is_copied_and_stays_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let ills = holeless();
+    let mut store = open_ill(&ills, dir.path(), 64 << 20).unwrap();
+    let blocks: Vec<Block> = (0..6u8).map(|n| block(&vec![n; 9_000])).collect();
+    put_all(&mut store, &blocks);
+    let at = entry(&store, &blocks[3].id()).offset;
+    drop(store);
+    let path = dir.path().join("pack");
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(b"damage", at + 20).unwrap();
+    let mut store = open_ill(&ills, dir.path(), 64 << 20).unwrap();
+    assert_eq!(store.usage().damaged, 1);
+    store.remove(&blocks[0].id()).unwrap();
+    store.background.move_after = Some(0);
+    while store.has_work() {
+        store.work();
+    }
+    assert_eq!(store.generation, 1);
+    let expected = [false, true, true, false, true, true];
+    assert_eq!(served(&mut store, &blocks), expected);
+    assert_eq!(store.usage().damaged, 1);
+    drop(store);
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(bytes.windows(6).any(|it| it == b"damage"), "not cut away");
+    let mut store = open_ill(&ills, dir.path(), 64 << 20).unwrap();
+    assert_eq!(served(&mut store, &blocks), expected);
+    assert_eq!(store.usage().damaged, 1);
+}
+
+#[test]
+fn copy_that_was_left_behind_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks = ten();
+    put_all(&mut open(dir.path()).unwrap(), &blocks);
+    let left = dir.path().join("pack.new");
+    std::fs::write(&left, b"half a copy").unwrap();
+    let mut store = open(dir.path()).unwrap();
+    assert!(!left.exists());
+    assert!(served(&mut store, &blocks).iter().all(|it| *it));
+}
