@@ -192,14 +192,18 @@ pub fn set_receive_buffer(socket: &impl AsRawFd, bytes: usize) -> io::Result<()>
     Ok(())
 }
 
-/// Bytes that a user without privileges can still write to the file system of this path.
+/// Bytes that a user without privileges can still write to the file system of this path; all there could be where
+/// the file system keeps no account of its space.
 pub fn free_space(path: &Path) -> io::Result<u64> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: the path ends in a zero byte and the buffer is of the right type.
     unsafe {
         let mut stat: libc::statvfs = std::mem::zeroed();
         check(libc::statvfs(path.as_ptr(), &mut stat))?;
-        Ok(stat.f_bavail as u64 * stat.f_frsize as u64)
+        Ok(match stat.f_blocks {
+            0 => u64::MAX,
+            _ => stat.f_bavail as u64 * stat.f_frsize as u64,
+        })
     }
 }
 

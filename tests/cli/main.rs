@@ -12,6 +12,7 @@ mod patience;
 mod pins;
 mod refused;
 mod room;
+mod space;
 mod streams;
 mod talker;
 mod verify;

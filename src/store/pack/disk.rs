@@ -245,12 +245,17 @@ impl Disk for System {
     }
 
     fn allocated(&self) -> io::Result<u64> {
-        let mut blocks = 0;
-        for file in [Some(&self.file), self.copy.as_ref(), self.replaced.as_ref()] {
-            blocks += file.map_or(Ok(0), |file| file.metadata().map(|it| it.blocks()))?;
+        let mut bytes = 0;
+        let files = [Some(&self.file), self.copy.as_ref(), self.replaced.as_ref()];
+        for file in files.into_iter().flatten() {
+            let metadata = file.metadata()?;
+            // The unit of this number is 512 bytes on every file system; see stat(3type). Some do not count.
+            bytes += match metadata.blocks() {
+                0 => metadata.len(),
+                blocks => blocks * 512,
+            };
         }
-        // The unit of this number is 512 bytes on every file system; see stat(3type).
-        Ok(blocks * 512)
+        Ok(bytes)
     }
 
     fn free_space(&self) -> io::Result<u64> {
