@@ -53,8 +53,8 @@ extern "C" fn write_signal(signal: libc::c_int) {
     };
 }
 
-/// From now on SIGTERM and SIGINT write their number, as one byte, to the pipe whose reading end this is.
-/// To be called once in a process.
+/// From now on SIGTERM and SIGINT write their number, as one byte, to the pipe whose reading end this is. And a file
+/// that may grow no more (`ulimit -f`) is an error of the write, not the end. To be called once in a process.
 pub fn signal_pipe() -> io::Result<OwnedFd> {
     let mut fds: [RawFd; 2] = [0; 2];
     // SAFETY: the kernel fills in the two descriptors, which belong to nobody else.
@@ -75,6 +75,8 @@ pub fn signal_pipe() -> io::Result<OwnedFd> {
             check(libc::sigaction(signal, &action, std::ptr::null_mut()))?;
         }
     }
+    // SAFETY: no handler is set.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     Ok(reader)
 }
 

@@ -161,7 +161,7 @@ impl StoreError {
     /// The system's refusal of what the text says.
     pub fn io(what: String, error: io::Error) -> StoreError {
         match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => StoreError::DiskFull(what, error),
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => StoreError::DiskFull(what, error),
             _ => StoreError::Io(what, error),
         }
     }

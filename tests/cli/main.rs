@@ -5,6 +5,7 @@
 
 mod files;
 mod harness;
+mod injected;
 mod kills;
 mod life;
 mod nonsense;

@@ -4,6 +4,7 @@
 use super::disk::Disk;
 use super::gaps::PAGE;
 use super::record::{PackId, Record, ALIGN, RECORD_HEADER_LEN};
+use crate::sys::plain;
 use std::io;
 
 /// Bytes that are read at once at most, unless more are asked for.
@@ -72,7 +73,7 @@ impl<'a> Window<'a> {
                     self.bytes.truncate(len);
                     self.read_only_this(offset)?
                 }
-                Err(error) => self.bad_page(error)?,
+                Err(error) => self.bad_page(offset, error)?,
             };
             self.bytes.truncate(read);
             if read < len {
@@ -87,12 +88,17 @@ impl<'a> Window<'a> {
     fn read_only_this(&mut self, offset: u64) -> io::Result<usize> {
         match self.disk.read_full(&mut self.bytes, offset) {
             Ok(read) => Ok(read),
-            Err(error) => self.bad_page(error),
+            Err(error) => self.bad_page(offset, error),
         }
     }
 
-    fn bad_page(&mut self, error: io::Error) -> io::Result<usize> {
+    fn bad_page(&mut self, offset: u64, error: io::Error) -> io::Result<usize> {
         self.unreadable += 1;
+        if self.unreadable == 1 {
+            // The first stands for the rest.
+            let path = self.disk.path().display();
+            log::warn!("read {path} at offset {offset}: {}", plain(&error));
+        }
         match self.unreadable > UNREADABLE_MAX {
             true => Err(error),
             false => Ok(0),

@@ -1,0 +1,251 @@
+//! System calls of the real program that fail, by the fault injection of strace.
+
+use crate::harness::*;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// A tracer that makes system calls of a running peer fail, until it is told to end.
+struct Injection {
+    tracer: Process,
+}
+
+/// Makes calls of this peer fail, as `strace -e inject=` is told; `None`, and a line that says so, where that is
+/// not possible.
+fn inject(peer: &Serve, what: &str) -> Option<Injection> {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-o", "/dev/null", "-e"]);
+    command.arg(format!("inject={what}"));
+    command.args(["-p", &peer.pid().to_string()]);
+    command.stdin(Stdio::null()).stderr(Stdio::piped());
+    let attached = command.spawn().ok().and_then(|child| {
+        let mut tracer = Process(child);
+        let mut line = String::new();
+        let stderr = tracer.0.stderr.take().expect("it is piped");
+        let mut stderr = BufReader::new(stderr);
+        let _ = stderr.read_line(&mut line);
+        // What it says later must not stop it.
+        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        line.contains("attached").then_some(tracer)
+    });
+    match attached {
+        Some(tracer) => Some(Injection { tracer }),
+        None => {
+            println!("skipped: strace that can attach not found");
+            None
+        }
+    }
+}
+
+impl Injection {
+    fn end(mut self) {
+        kill(self.tracer.id(), libc::SIGINT);
+        self.tracer.wait(LIMIT).expect("it detaches");
+    }
+}
+
+/// A peer with one file.
+struct Kept {
+    lab: Lab,
+    peer: Serve,
+    address: String,
+}
+
+fn content(n: u64) -> Vec<u8> {
+    // More than is set aside at once.
+    random_bytes(5 << 20, 4000 + n)
+}
+
+impl Kept {
+    fn new() -> Kept {
+        let lab = Lab::new();
+        let peer = lab.serve("peer", &["-v"]);
+        let run = share(&lab, 0);
+        Kept {
+            address: run.text(),
+            lab,
+            peer,
+        }
+    }
+
+    fn share(&self, n: u64) -> Outcome {
+        share(&self.lab, n)
+    }
+
+    fn fetch(&self, address: &str) -> Outcome {
+        let fetch = ["fetch", "-q", "--stall", "5s", "-d", "peer", address];
+        self.lab.strew(fetch).run()
+    }
+
+    /// The first file is there, and another can be shared.
+    #[track_caller]
+    fn expect_sound(&self, n: u64) {
+        assert!(self.fetch(&self.address).bytes() == content(0));
+        let address = self.share(n).text();
+        assert!(self.fetch(&address).bytes() == content(n));
+        let verify = self.lab.strew(["verify", "-d", "peer"]).run();
+        verify.expect_status(0);
+    }
+
+    fn start_again(self) -> Kept {
+        self.peer.stop();
+        let peer = self.lab.serve("peer", &["-v"]);
+        Kept { peer, ..self }
+    }
+
+    fn end(self) {
+        self.peer.stop();
+    }
+}
+
+fn share(lab: &Lab, n: u64) -> Outcome {
+    let file = lab.file("file", &content(n));
+    let share = ["share", "-q", "--min-copies", "0", "-d", "peer"];
+    lab.strew(share).arg(file).run()
+}
+
+#[test]
+fn peer_whose_disk_fails_to_sync_is_read_only_and_serves_on() {
+    let kept = Kept::new();
+    let Some(injection) = inject(&kept.peer, "fdatasync:error=EIO:when=1") else {
+        return;
+    };
+    let refused = kept.share(1);
+    refused.expect_failure(1, &["sync", "pack", "Input/output error"]);
+    injection.end();
+    assert_eq!(kept.lab.status(&kept.peer.dir, "read_only"), "1");
+    let said = kept.peer.said();
+    assert!(said.contains("it is read-only now"), "{said}");
+    kept.share(2)
+        .expect_failure(1, &["read-only", "start the peer again"]);
+    assert!(kept.fetch(&kept.address).bytes() == content(0));
+    let kept = kept.start_again();
+    assert_eq!(kept.lab.status(&kept.peer.dir, "read_only"), "0");
+    kept.expect_sound(3);
+    kept.end();
+}
+
+#[test]
+fn peer_whose_disk_has_no_room_for_a_moment_says_so_and_goes_on() {
+    for (n, what) in [
+        "pwritev:error=ENOSPC:when=1",
+        "pwritev:error=EDQUOT:when=2",
+        "fallocate:error=ENOSPC",
+        "fallocate:error=EDQUOT",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let kept = Kept::new();
+        let Some(injection) = inject(&kept.peer, what) else {
+            return;
+        };
+        let refused = kept.share(1 + n as u64);
+        refused.expect_failure(8, &["pack", "free some space on the disk"]);
+        assert!(kept.fetch(&kept.address).bytes() == content(0));
+        injection.end();
+        kept.expect_sound(10);
+        assert_eq!(kept.lab.status(&kept.peer.dir, "read_only"), "0");
+        kept.start_again().end();
+    }
+}
+
+#[test]
+fn what_can_be_done_again_or_without_is_not_noticed() {
+    for what in [
+        "pwritev:error=EINTR:when=1..3",
+        "pread64:error=EINTR:when=1..3",
+        "fallocate:error=EOPNOTSUPP",
+        "sync_file_range:error=ENOSYS",
+    ] {
+        let kept = Kept::new();
+        let Some(injection) = inject(&kept.peer, what) else {
+            return;
+        };
+        kept.expect_sound(1);
+        injection.end();
+        kept.start_again().end();
+    }
+}
+
+#[test]
+fn block_that_cannot_be_read_is_absent_until_it_can() {
+    let kept = Kept::new();
+    let Some(injection) = inject(&kept.peer, "pread64:error=EIO") else {
+        return;
+    };
+    let verify = kept.lab.strew(["verify", "-d", "peer"]).run();
+    verify.expect_status(6);
+    injection.end();
+    let said = kept.peer.said();
+    let reason = "pack at offset 64: Input/output error";
+    assert!(said.contains(reason), "{said}");
+    let failed = kept.fetch(&kept.address);
+    failed.expect_failure(7, &["not found here"]);
+    let kept = kept.start_again();
+    kept.expect_sound(1);
+    kept.end();
+}
+
+#[test]
+fn write_that_is_cut_short_leaves_nothing_behind() {
+    let kept = Kept::new();
+    let pack = kept.peer.dir.join("pack");
+    let limit = pack.metadata().unwrap().len() + 1_000_000;
+    let set_limit = |limit: &str| {
+        // The soft limit alone, so that it can be lifted again.
+        let limit = format!("--fsize={limit}:");
+        let pid = kept.peer.pid().to_string();
+        let args = ["--pid", &pid, &limit];
+        kept.lab.program("prlimit", args).run().expect_status(0);
+    };
+    set_limit(&limit.to_string());
+    let refused = kept.share(1);
+    refused.expect_failure(8, &["pack", "File too large"]);
+    assert!(pack.metadata().unwrap().len() < limit, "cut back");
+    assert!(kept.fetch(&kept.address).bytes() == content(0));
+    set_limit("unlimited");
+    kept.expect_sound(2);
+    let kept = kept.start_again();
+    kept.expect_sound(3);
+    kept.end();
+}
+
+/// A command under strace from its start, with calls that fail; `None`, and a line that says so, without strace.
+fn run_with(lab: &Lab, what: &str, args: &[&str]) -> Option<Outcome> {
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("skipped: strace not found");
+        return None;
+    }
+    let inject = format!("inject={what}");
+    let strace = [
+        "-f",
+        "-o",
+        "/dev/null",
+        "-e",
+        &inject,
+        env!("CARGO_BIN_EXE_strew"),
+    ];
+    let run = lab.program("strace", strace).args(args);
+    Some(run.limit(Duration::from_secs(20)).run())
+}
+
+#[test]
+fn data_directory_that_cannot_be_made_durable_is_refused() {
+    for (what, said) in [
+        ("fsync:error=EIO", "pack"),
+        ("fdatasync:error=EIO", "pack"),
+        ("ftruncate:error=EIO", "pack"),
+        ("pwritev:error=ENOSPC", "pack"),
+    ] {
+        let lab = Lab::new();
+        let args = ["serve", "-l", "127.0.0.1:0", "-d", "new"];
+        let Some(run) = run_with(&lab, what, &args) else {
+            return;
+        };
+        let status = if what.contains("ENOSPC") { 8 } else { 1 };
+        run.expect_failure(status, &[said]);
+        // What was left behind does no harm.
+        lab.serve("new", &[]).stop();
+    }
+}
