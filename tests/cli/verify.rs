@@ -108,6 +108,39 @@ fn damage_is_listed_each_time_status_6_and_what_is_sound_is_served() {
 }
 
 #[test]
+fn block_that_is_damaged_here_is_fetched_from_another() {
+    let lab = Lab::new();
+    let mut peers = lab.network(2);
+    let content = random_bytes(900_000, 31);
+    let file = lab.file("file", &content);
+    let share = ["share", "-q", "-d", "sharer", "-p", &peers[0].addr()];
+    let address = lab.strew(share).arg(&file).run().text();
+    let other = peers.pop().expect("two");
+    peers.pop().expect("two").stop();
+    // In a payload: the last byte of the record in the middle of the file.
+    let pack = lab.path("peer0/pack");
+    let len = pack.metadata().expect("a pack").len();
+    let mut options = fs::File::options();
+    let pack = options.read(true).write(true).open(pack).expect("a pack");
+    let mut byte = [0];
+    pack.read_exact_at(&mut byte, len / 2).expect("in the file");
+    pack.write_all_at(&[byte[0] ^ 1], len / 2).expect("written");
+    let peer = lab.serve("peer0", &["-p", &other.addr()]);
+    lab.await_joined(&peer, 2);
+    let fetch = ["fetch", "-q", "-d", "peer0", &address];
+    assert!(lab.strew(fetch).run().bytes() == content);
+    assert_eq!(lab.status(&peer.dir, "damaged"), "1");
+    // And when a peer keeps the file, it is stored again.
+    let pin = ["pin", "add", "-d", "peer0"];
+    let root = address.split('.').next().expect("an address");
+    lab.strew(pin).arg(root).run().expect_status(0);
+    other.stop();
+    assert!(lab.strew(fetch).run().bytes() == content);
+    lab.strew(["verify", "-d", "peer0"]).run().expect_status(6);
+    peer.stop();
+}
+
+#[test]
 fn running_peer_verifies_for_two_at_once_and_goes_on_serving() {
     let lab = Lab::new();
     let peer = lab.serve("peer", &[]);

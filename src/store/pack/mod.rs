@@ -253,10 +253,12 @@ impl PackStore {
         Ok(None)
     }
 
-    /// Whether the header of this entry is that of another block.
+    /// Whether the header of this entry is sound, and that of another block.
     fn is_of_another(&self, id: &BlockId, entry: &Entry) -> bool {
-        let address = self.address(entry);
-        address.is_ok_and(|address| address.is_some_and(|other| other != *id))
+        let mut header = [0; RECORD_HEADER_LEN];
+        let read = self.disk.read_full(&mut header, entry.offset);
+        let record = read.map(|read| Record::decode(&header[..read], &self.id, entry.offset));
+        record.is_ok_and(|it| it.is_some_and(|record| record.address != id.0))
     }
 
     /// Whether the file still has the bytes of this record: to read a page that somebody has cut from it through

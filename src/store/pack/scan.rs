@@ -90,9 +90,10 @@ fn scan_verifying(
         let Found::Record(record) = found else {
             let was_readable = matches!(found, Found::Nothing);
             let (next, is_readable) = scanner.window.next_record(offset + ALIGN, len)?;
-            let is_lost = next.is_none() && !(was_readable && is_readable);
-            if is_lost {
-                // Nobody knows what lies there: it is not to be cut.
+            let is_readable = was_readable && is_readable;
+            let is_long = len - scanner.scan.tail > verified_len;
+            if next.is_none() && (is_long || !is_readable) {
+                // Nobody knows what lies there, or it is more than any crash has left: it is not to be cut.
                 doubtful.push((offset, len.next_multiple_of(ALIGN)));
                 scanner.scan.tail = len.next_multiple_of(ALIGN);
                 scanner.scan.damaged.append(&mut doubtful);
@@ -372,6 +373,18 @@ mod tests {
             assert_eq!(again.tail, found.tail);
             assert!(again.index.iter().eq(found.index.iter()));
         }
+    }
+
+    #[test]
+    fn more_than_a_crash_can_leave_is_not_cut() {
+        let (mut bytes, offsets) = pack(&ten());
+        let (len, from) = (bytes.len() as u64, offsets[4]);
+        bytes[from as usize..].fill(0xa5);
+        let found = scan_last(&bytes, &id(), len - from);
+        assert_eq!((found.tail, found.damaged), (from, vec![]), "a torn tail");
+        let found = scan_last(&bytes, &id(), len - from - 1);
+        assert_eq!((found.tail, found.damaged), (len, vec![(from, len)]));
+        assert_eq!(found.index.len(), 4);
     }
 
     #[test]

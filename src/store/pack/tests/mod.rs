@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod crash;
+mod damage;
 mod doctored;
 mod faults;
 mod holeless;
