@@ -32,6 +32,8 @@ struct Adding {
     wanted: BTreeSet<BlockId>,
     /// The root or node whose children come next, which is looked for.
     waits_for: Option<Place>,
+    /// Whether all of the tree has been walked.
+    has_ended: bool,
     /// Bytes of the file under what was found here, or fetched.
     bytes: u64,
 }
@@ -120,8 +122,9 @@ impl Pins {
 
     /// Whether there is a slice of work to be done now.
     pub fn has_work(&self) -> bool {
-        let is_able = |adding: &Adding| adding.waits_for.is_none() && !adding.is_full();
-        self.marking.is_some() || self.is_stale || self.adding.values().any(is_able)
+        self.marking.is_some()
+            || self.is_stale && self.adding.is_empty()
+            || self.adding.values().any(Adding::is_able)
     }
 
     /// When to look again whether all that is pinned is here.
@@ -147,6 +150,7 @@ impl Pins {
             walk: Walk::new(root),
             wanted: BTreeSet::new(),
             waits_for: None,
+            has_ended: false,
             bytes: 0,
         };
         self.adding.insert(owner, adding);
@@ -186,7 +190,7 @@ impl Pins {
     /// Whose slice it is: the next in turn that can do something.
     fn next_owner(&self) -> Option<Owner> {
         let able = self.adding.iter();
-        let able = able.filter(|(_, adding)| adding.waits_for.is_none() && !adding.is_full());
+        let able = able.filter(|(_, adding)| adding.is_able());
         let mut able: Vec<Owner> = able.map(|(owner, _)| *owner).collect();
         let turn = self.turn;
         able.sort_by_key(|owner| turn.is_some_and(|turn| *owner <= turn));
@@ -256,6 +260,7 @@ impl Pins {
                 break;
             }
             let Some(place) = adding.walk.poll_next() else {
+                adding.has_ended = true;
                 if adding.wanted.is_empty() {
                     self.complete(store, owner);
                 }
@@ -419,6 +424,12 @@ impl Adding {
     fn is_full(&self) -> bool {
         self.wanted.len() >= PIN_WANTS
     }
+
+    /// Whether there is something to be done before anything else has come.
+    fn is_able(&self) -> bool {
+        let is_at_end = self.has_ended && !self.wanted.is_empty();
+        self.waits_for.is_none() && !self.is_full() && !is_at_end
+    }
 }
 
 /// Reads a root or node from the store, and goes on below it; `None` if it is not there.
@@ -436,7 +447,11 @@ fn check_room(store: &dyn Store, root: BlockId, len: u64) -> Result<(), String> 
         len.saturating_add(len / PIN_OVERHEAD)
             .saturating_add(RESERVATION)
     };
-    let capacity = store.usage().capacity_bytes;
+    let usage = store.usage();
+    let capacity = match usage.is_halved {
+        true => usage.capacity_bytes / 2,
+        false => usage.capacity_bytes,
+    };
     if needed(others.saturating_add(len)) <= capacity {
         return Ok(());
     }
@@ -460,3 +475,6 @@ fn judge(walk: &Walk, error: TreeError) -> Frame {
     let text = format!("{}: {error}", walk.root());
     Frame::Failed { status, text }
 }
+
+#[cfg(test)]
+mod tests;

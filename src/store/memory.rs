@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 struct Held {
     block: Block,
     terms: Terms,
-    /// The last marking that came by.
+    /// The last marking that came by; 0 if none did.
     marked: u64,
 }
 
@@ -18,10 +18,12 @@ struct Held {
 pub struct MemoryStore {
     blocks: BTreeMap<BlockId, Held>,
     pins: BTreeMap<BlockId, Pin>,
-    /// Counts markings.
+    /// Counts markings, from 1: what is marked before the first is begun is kept until that has ended.
     marking: u64,
     /// The last marking that ended.
     marked: u64,
+    /// Whether anything ever was marked.
+    has_marks: bool,
     /// Seconds since the Unix epoch.
     time: u64,
     capacity: u64,
@@ -38,8 +40,9 @@ impl MemoryStore {
         MemoryStore {
             blocks: BTreeMap::new(),
             pins: BTreeMap::new(),
-            marking: 0,
-            marked: 0,
+            marking: 1,
+            marked: 1,
+            has_marks: false,
             time: 0,
             capacity,
             used: 0,
@@ -51,7 +54,7 @@ impl MemoryStore {
     }
 
     fn is_pinned(&self, held: &Held) -> bool {
-        held.marked != 0 && held.marked >= self.marked
+        held.marked >= self.marked
     }
 
     fn is_expired(&self, terms: &Terms) -> bool {
@@ -184,6 +187,7 @@ impl Store for MemoryStore {
 
     fn mark(&mut self, id: &BlockId) -> bool {
         let marking = self.marking;
+        self.has_marks = true;
         let held = self.blocks.get_mut(id);
         held.map(|held| held.marked = marking).is_some()
     }
@@ -244,7 +248,7 @@ impl Store for MemoryStore {
 
     fn usage(&self) -> Usage {
         // Not to be gone through where nothing is pinned, as mostly in simulations.
-        let all = (self.marking > 0).then_some(&self.blocks);
+        let all = self.has_marks.then_some(&self.blocks);
         let all = all.into_iter().flat_map(BTreeMap::values);
         let pinned = all.filter(|held| self.is_pinned(held));
         Usage {
