@@ -7,5 +7,7 @@ mod files;
 mod hostile;
 mod network;
 mod peers;
+mod room;
+mod stranger;
 mod upkeep;
 mod world;

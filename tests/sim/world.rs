@@ -15,7 +15,7 @@ use strew::store::MemoryStore;
 use strew::time::Instant;
 use strew::transfer::{ConnId, Origin};
 use strew::wire::contact::Contact;
-use strew::wire::frame::FrameDecoder;
+use strew::wire::frame::{Frame, FrameDecoder};
 
 /// Bytes on their way in one direction of a stream at most, as a socket's buffers hold.
 const WINDOW: usize = 256 << 10;
@@ -112,6 +112,8 @@ pub enum Owner {
     Node(PeerId, ConnId),
     Script(PeerId),
     Client(ClientId),
+    /// A test itself, which looks at what it hears.
+    Stranger,
 }
 
 pub struct End {
@@ -165,6 +167,8 @@ pub struct World {
     pub peers: Vec<Peer>,
     pub streams: BTreeMap<StreamId, Stream>,
     pub clients: Vec<Client>,
+    /// What strangers have heard and not looked at.
+    pub heard: VecDeque<(StreamId, Frame)>,
     by_addr: BTreeMap<SocketAddr, PeerId>,
     agenda: BTreeMap<(Instant, u64), Happening>,
     counter: u64,
@@ -191,6 +195,7 @@ impl World {
             peers: Vec::new(),
             streams: BTreeMap::new(),
             clients: Vec::new(),
+            heard: VecDeque::new(),
             by_addr: BTreeMap::new(),
             agenda: BTreeMap::new(),
             counter: 0,
@@ -475,7 +480,7 @@ impl World {
         }
     }
 
-    fn new_stream(&mut self, owners: [Owner; 2], to: SocketAddr, local: bool) -> StreamId {
+    pub fn new_stream(&mut self, owners: [Owner; 2], to: SocketAddr, local: bool) -> StreamId {
         self.counter += 1;
         let ends = owners.map(|owner| End {
             owner,
@@ -549,7 +554,7 @@ impl World {
     }
 
     /// A node accepts end 1 of a stream.
-    fn accept(&mut self, id: PeerId, stream: StreamId, origin: Origin) {
+    pub fn accept(&mut self, id: PeerId, stream: StreamId, origin: Origin) {
         let now = self.now;
         let Some(node) = &mut self.peers[id].node else {
             return;
@@ -601,7 +606,9 @@ impl World {
                 self.peers[peer].dirty.insert(conn);
                 self.settle(peer);
             }
-            Some(Owner::Client(_) | Owner::Script(_)) => while self.write_out(id, end) {},
+            Some(Owner::Client(_) | Owner::Script(_) | Owner::Stranger) => {
+                while self.write_out(id, end) {}
+            }
             Some(Owner::Nobody) | None => {}
         }
     }
@@ -764,6 +771,11 @@ impl World {
                 }
                 if self.is_over(id, end) {
                     self.close_end(id, end);
+                }
+            }
+            Owner::Stranger => {
+                while let Some(bytes) = self.take_inbox(id, end) {
+                    self.stranger_reads(id, end, &bytes);
                 }
             }
             Owner::Nobody => {}

@@ -260,7 +260,7 @@ fn file_larger_than_the_allotment_is_refused_once_its_root_is_known() {
     assert_eq!(world.store.usage().blocks, 1, "the root alone was fetched");
     assert!(world.wanted.is_empty());
     // The longest file that there can be.
-    let all = links((0..1024u32).map(|n| made_id(n)));
+    let all = links((0..1024u32).map(made_id));
     let huge = made(
         Role::Root,
         write_root(Form::Plain, LEAF_SIZE as u64 * 1024, &all),

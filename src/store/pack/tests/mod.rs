@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod doctored;
 mod faults;
+mod full;
 mod holeless;
 mod manual;
 mod model;
