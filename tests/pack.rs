@@ -206,7 +206,12 @@ fn overfilled_pack_drops_blocks_gives_their_space_back_and_never_grows() {
         assert!(disk_usage(dir.path()) <= CAPACITY);
         drop(store);
         let mut store = open(dir.path(), CAPACITY);
-        assert_eq!(store.opened().has_checkpoint, count >= 512);
+        assert_eq!(
+            store.opened().has_checkpoint,
+            count >= 512,
+            "{len} {count} {:?}",
+            store.opened()
+        );
         assert_eq!(store.usage().blocks, blocks_held);
         let held: Vec<Block> = (0..count).map(|n| block(n, len)).collect();
         let served = held.iter().filter(|block| is_served(&mut store, block));

@@ -7,7 +7,7 @@
 //! done before its last slice. It need not be synced: a torn one has not its checksum.
 
 use super::disk::{Disk, Side};
-use super::gaps::Gaps;
+use super::gaps::{Gaps, PAGE};
 use super::index::{decode_entry, encode_entry, Index, Key, ENTRY_LEN, FIRST_KEY};
 use super::note::Stretch;
 use super::record::PackId;
@@ -188,6 +188,12 @@ impl Checkpoint {
     }
 }
 
+/// The page by which a checkpoint is told to speak of the pack as it is: it is not given back while the checkpoint
+/// may be used.
+pub(super) fn guard(last: Last) -> u64 {
+    (last.offset + super::record::RECORD_CRC_AT as u64) / PAGE * PAGE
+}
+
 /// Whether this record's header is still where it was.
 fn is_there(disk: &dyn Disk, last: Last) -> bool {
     let mut crc = [0; 4];
@@ -238,6 +244,11 @@ impl Writer {
     /// The side that it is written to.
     pub fn side(&self) -> Side {
         self.side
+    }
+
+    /// See [`guard`].
+    pub fn guard(&self) -> u64 {
+        guard(self.last)
     }
 
     /// Writes a slice of the entries; whether it was the last.

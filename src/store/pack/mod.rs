@@ -147,6 +147,7 @@ impl PackStore {
         };
         let (checkpoint, side, sequence) = Checkpoint::load(&*disk, &id, len);
         let has_checkpoint = checkpoint.is_some();
+        let guard = checkpoint.as_ref().map(|it| checkpoint::guard(it.last));
         let found = scan::scan(&*disk, &id, len, checkpoint).map_err(failed("read"))?;
         for (start, end) in &found.damaged {
             log::warn!(
@@ -198,7 +199,7 @@ impl PackStore {
                 cut_bytes: len.saturating_sub(found.tail),
                 damaged: damaged.collect(),
             },
-            background: Background::new(side, sequence, found.records, found.is_readable),
+            background: Background::new(side, sequence, guard, found.records, found.is_readable),
             index: found.index,
             gaps: found.gaps,
             pins: found.pins,

@@ -5,7 +5,7 @@ use super::checkpoint::Writer;
 use super::commit::Move;
 use super::compact::Compaction;
 use super::disk::Side;
-use super::gaps::page_bytes;
+use super::gaps::{page_bytes, PAGE};
 use super::note::{decode_gaps, decode_terms, encode_gaps, encode_pin, Stretch};
 use super::record::{self, Record, RECORD_HEADER_LEN, TYPE_BLOCK, TYPE_GAPS, TYPE_PIN, TYPE_TERMS};
 use super::PackStore;
@@ -26,6 +26,8 @@ pub(super) struct Background {
     /// Where the next checkpoint is written, and its number.
     side: Side,
     sequence: u64,
+    /// The pages by which the last two are told to be of this pack.
+    guards: [Option<u64>; 2],
     writer: Option<Writer>,
     /// Records since the last checkpoint.
     records: u64,
@@ -48,11 +50,18 @@ pub(super) struct Background {
 }
 
 impl Background {
-    /// The next checkpoint is this, and so many records have come since the last.
-    pub fn new(side: Side, sequence: u64, records: u64, is_readable: bool) -> Background {
+    /// The next checkpoint is this, the last one has this guard, and so many records have come since.
+    pub fn new(
+        side: Side,
+        sequence: u64,
+        guard: Option<u64>,
+        records: u64,
+        is_readable: bool,
+    ) -> Background {
         Background {
             side,
             sequence,
+            guards: [guard, None],
             writer: None,
             records,
             checkpoint_after: CHECKPOINT_AFTER,
@@ -132,6 +141,9 @@ impl PackStore {
             let Some(pages) = self.gaps.next_to_punch(left) else {
                 break;
             };
+            let Some(pages) = self.without_guards(pages) else {
+                continue;
+            };
             let len = pages.1 - pages.0;
             left -= len;
             match self.disk.punch(pages.0, len) {
@@ -151,6 +163,22 @@ impl PackStore {
             }
         }
         self.space.measure(&*self.disk, self.tail);
+    }
+
+    /// What may go back of these pages, from the first; `None` if the first may not, which is not asked again.
+    fn without_guards(&mut self, (first, mut after): Stretch) -> Option<Stretch> {
+        let coming = self.background.writer.as_ref().map(Writer::guard);
+        let guards = self.background.guards.into_iter().chain([coming]);
+        for guard in guards.flatten() {
+            if guard == first {
+                self.gaps.give_up((first, first + PAGE));
+                return None;
+            }
+            if (first..after).contains(&guard) {
+                after = guard;
+            }
+        }
+        Some((first, after))
     }
 
     /// Whether there will be more room without anything being dropped.
@@ -375,7 +403,7 @@ impl PackStore {
         if !self.commit_all()? {
             return Ok(());
         }
-        let side = writer.side();
+        let (side, guard) = (writer.side(), writer.guard());
         let sealed = writer.seal(
             &mut *self.disk,
             &self.id,
@@ -386,6 +414,7 @@ impl PackStore {
         sealed.map_err(|error| self.failed("write a checkpoint of", error))?;
         self.background.side = side.other();
         self.background.sequence += 1;
+        self.background.guards = [Some(guard), self.background.guards[0]];
         Ok(())
     }
 
