@@ -16,7 +16,8 @@ use super::record::{
     TYPE_TERMS,
 };
 use super::scan::{Last, PinNote};
-use super::{header_crc, PackStore};
+use super::tail::header_crc;
+use super::PackStore;
 use crate::id::BlockId;
 use crate::limits::*;
 use crate::store::{StoreError, Terms};

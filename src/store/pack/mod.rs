@@ -1,7 +1,7 @@
 //! The store of a data directory: one append-only file, the pack, specified in strew-pack(5).
 //!
 //! `record` and `note` have its bytes, `disk` holds them, `window` reads them and `map` shows them, `scan` finds out
-//! what they come to, and `checkpoint` keeps that for the next opening. `index` knows where which block lies, `gaps`
+//! what they come to, and `checkpoint` keeps that for the next `opening`. New ones are written at the `tail`. `index` knows where which block lies, `gaps`
 //! where nothing counts any more, `space` what all that takes, `evict` who goes first. `commit` makes durable;
 //! `reclaim` gives space back, in slices, and `compact` where holes are impossible. `verify` reads everything again, and `lock` keeps other processes away.
 //! Nothing here asks the time or draws entropy: both are given.
@@ -16,32 +16,34 @@ mod index;
 mod lock;
 mod map;
 mod note;
+mod opening;
 mod reclaim;
 mod record;
 mod scan;
 mod space;
+mod tail;
 mod verify;
 mod window;
 
 pub use lock::{DirLock, LockError, Role};
+pub use opening::Opened;
 
 use super::{Claim, Pin, Put, Sequence, Store, StoreError, Terms, Usage, Verified};
 use crate::block::{Block, Kind};
 use crate::id::{BlockId, Point};
 use crate::limits::*;
 use crate::sys::plain;
-use checkpoint::Checkpoint;
 use commit::Pending;
-use disk::{Disk, System};
+use disk::Disk;
 use evict::{Evictor, Marks};
 use gaps::Gaps;
-use index::{Entry, Index, PACK_SIZE_MAX};
+use index::{Entry, Index};
 use reclaim::Background;
-use record::{PackId, Record, ADDRESS_AT, ALIGN, FILE_HEADER_LEN, RECORD_HEADER_LEN, TYPE_PIN};
+use record::{PackId, Record, ADDRESS_AT, RECORD_HEADER_LEN, TYPE_PIN};
 use scan::{Last, PinNote};
 use space::Space;
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
+use std::io;
 
 /// The space that a store may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,21 +52,6 @@ pub struct Allotment {
     pub capacity: u64,
     /// Bytes of the file system that are left free.
     pub min_free: u64,
-}
-
-/// What the opening of a pack found.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Opened {
-    /// Sound records that were read one by one: all, or those that follow the checkpoint. Payloads of blocks older
-    /// than the last [`UNCOMMITTED_MAX`] bytes are not looked at.
-    pub records: u64,
-    /// Whether a checkpoint was used.
-    pub has_checkpoint: bool,
-    /// Bytes of a torn tail that were cut away.
-    pub cut_bytes: u64,
-    /// Offset and length, in bytes, of each stretch that is damaged but followed by sound records. They stay in
-    /// the file, charged to the allotment, and are never served.
-    pub damaged: Vec<(u64, u64)>,
 }
 
 /// The blocks of a data directory.
@@ -107,121 +94,6 @@ pub struct PackStore {
 }
 
 impl PackStore {
-    /// Opens the pack of a locked directory, or makes one; the allotment may be less than is there: then puts are
-    /// refused. `entropy`, 32 random bytes, becomes the id of a pack that is made, and is ignored otherwise. A torn
-    /// tail is cut and damage set aside; see [`PackStore::opened`].
-    ///
-    /// Fails if the file `pack` is not a pack, or of another version, or has a damaged file header
-    /// ([`ErrorKind::InvalidData`]), and leaves it as it is; or if the system refuses something. Reads every header
-    /// that follows the last checkpoint, and the payloads of the last [`UNCOMMITTED_MAX`] bytes.
-    pub fn open(
-        lock: DirLock,
-        allotment: Allotment,
-        entropy: [u8; 32],
-    ) -> Result<PackStore, StoreError> {
-        let path = lock.dir().join("pack");
-        let disk = System::open(lock, "pack")
-            .map_err(|error| StoreError::io(format!("open {}", path.display()), error))?;
-        PackStore::open_on(Box::new(disk), allotment, entropy)
-    }
-
-    /// The same on any disk that shows all of its file.
-    fn open_on(
-        mut disk: Box<dyn Disk>,
-        allotment: Allotment,
-        entropy: [u8; 32],
-    ) -> Result<PackStore, StoreError> {
-        let path = disk.path().to_path_buf();
-        let failed = |what: &str| {
-            let what = format!("{what} {}", path.display());
-            move |error| StoreError::io(what, error)
-        };
-        let len = disk.file_len().map_err(failed("open"))?;
-        let (id, len) = match identify(&*disk, len).map_err(failed("open"))? {
-            Some(id) => (id, len),
-            None => {
-                let id = PackId(entropy);
-                create(&mut *disk, &id).map_err(failed("create"))?;
-                (id, FILE_HEADER_LEN as u64)
-            }
-        };
-        let (checkpoint, side, sequence) = Checkpoint::load(&*disk, &id, len);
-        let has_checkpoint = checkpoint.is_some();
-        let guard = checkpoint.as_ref().map(|it| checkpoint::guard(it.last));
-        let found = scan::scan(&*disk, &id, len, checkpoint).map_err(failed("read"))?;
-        for (start, end) in &found.damaged {
-            log::warn!(
-                "{}: {} bytes at offset {start} are damaged; they are set aside",
-                path.display(),
-                end - start,
-            );
-        }
-        if found.tail < len {
-            log::warn!(
-                "{}: cut {} bytes at offset {}, a write that did not end",
-                path.display(),
-                len - found.tail,
-                found.tail
-            );
-        }
-        // Also where nothing is cut: space may have been set aside behind the end.
-        disk.set_end(found.tail.min(len));
-        disk.set_len(found.tail).map_err(failed("cut the end of"))?;
-        disk.set_end(found.tail);
-        // A process that was killed may have left records that only the system's cache holds. From here on they
-        // count as committed, so they are made durable first.
-        disk.sync().map_err(failed("sync"))?;
-        // Left by a process that was killed while it made a copy.
-        disk.drop_copy().map_err(failed("remove the copy of"))?;
-        let mut space = Space::new(&*disk, allotment, found.tail).map_err(failed("look at"))?;
-        space.look_for_holes(&mut *disk);
-        if space.is_halved {
-            // The file may have got its name from a process that was killed before that was durable.
-            disk.sync_name().map_err(failed("sync the name of"))?;
-        }
-        let mut payload_bytes = 0;
-        for entry in found.index.iter() {
-            space.add(entry.len);
-            payload_bytes += u64::from(entry.len);
-        }
-        let mut marks = Marks::default();
-        if found.pins.is_empty() {
-            marks.end();
-        }
-        let damaged = found.damaged.iter();
-        let damaged = damaged.map(|&(start, end)| (start, end - start));
-        Ok(PackStore {
-            disk,
-            id,
-            opened: Opened {
-                records: found.records,
-                has_checkpoint,
-                cut_bytes: len.saturating_sub(found.tail),
-                damaged: damaged.collect(),
-            },
-            background: Background::new(side, sequence, guard, found.records, found.is_readable),
-            index: found.index,
-            gaps: found.gaps,
-            pins: found.pins,
-            damaged: found.damaged.into_iter().collect(),
-            space,
-            marks,
-            evictor: Evictor::new(),
-            pending: Pending::new(found.stale),
-            time: 0,
-            tail: found.tail,
-            last: found.last,
-            committed_tail: found.tail,
-            write_back_tail: found.tail,
-            written: Sequence::default(),
-            committed: Sequence::default(),
-            payload_bytes,
-            generation: 0,
-            is_read_only: false,
-            is_disk_full: false,
-        })
-    }
-
     /// What the opening found.
     pub fn opened(&self) -> &Opened {
         &self.opened
@@ -343,66 +215,6 @@ impl PackStore {
         u32::try_from(self.time / 3600).unwrap_or(u32::MAX)
     }
 
-    /// Writes a record at the tail, where space has been set aside. After an error the tail is where it was, and
-    /// what may lie behind it has been cut away. The offset of the record.
-    fn append(&mut self, record: &Record, payload: &[u8]) -> Result<u64, StoreError> {
-        let header = record.encode(&self.id, self.tail);
-        let padding = record.extent() - RECORD_HEADER_LEN as u64 - u64::from(record.len);
-        let padding = &[0; ALIGN as usize][..padding as usize];
-        let (offset, end) = (self.tail, self.tail + record.extent());
-        if end > PACK_SIZE_MAX {
-            return Err(StoreError::Full {
-                capacity: PACK_SIZE_MAX,
-            });
-        }
-        // Room in the map first: then nothing can fail once the record is written.
-        self.disk
-            .reserve(end)
-            .map_err(|error| self.failed("map", error))?;
-        if let Err(error) = self.disk.write_all(&[&header, payload, padding], offset) {
-            return Err(self.refuse(error));
-        }
-        self.is_disk_full = false;
-        self.tail = end;
-        self.disk.set_end(end);
-        let crc = header_crc(&header);
-        self.last = Last { offset, crc };
-        self.background.handle_record();
-        if self.tail - self.write_back_tail >= WRITE_BACK_STEP {
-            let len = self.tail - self.write_back_tail;
-            self.disk.start_write_back(self.write_back_tail, len);
-            self.write_back_tail = self.tail;
-        }
-        Ok(offset)
-    }
-
-    /// Cuts away what may lie behind the tail. If even this fails, the next record overwrites it, and an opening
-    /// cuts it.
-    fn cut_back(&mut self) {
-        match self.disk.set_len(self.tail) {
-            Ok(()) => self.space.cut(&*self.disk, self.tail),
-            Err(error) => {
-                let cause = plain(&error);
-                log::debug!("cut the end of {}: {cause}", self.disk.path().display());
-            }
-        }
-    }
-
-    /// Undoes a write that failed, and says what its sender is told.
-    fn refuse(&mut self, error: io::Error) -> StoreError {
-        self.cut_back();
-        let error = self.failed("write", error);
-        self.say_if_full(&error);
-        error
-    }
-
-    fn say_if_full(&mut self, error: &StoreError) {
-        if error.is_full() && !self.is_disk_full {
-            self.is_disk_full = true;
-            log::warn!("{error}; until then blocks are refused");
-        }
-    }
-
     fn failed(&self, what: &str, error: io::Error) -> StoreError {
         StoreError::io(format!("{what} {}", self.disk.path().display()), error)
     }
@@ -416,14 +228,6 @@ impl PackStore {
     /// Bytes that a block of this many bytes lacks.
     fn lacks(&self, len: u32) -> u64 {
         self.space.lacks(len, self.tail, self.places())
-    }
-
-    /// Sets space aside for a record of this extent.
-    fn grow(&mut self, extent: u64) -> Result<(), StoreError> {
-        let used = self.space.used(self.places()) + self.space.headroom();
-        let room = self.space.limit().saturating_sub(used);
-        let (disk, tail) = (&mut *self.disk, self.tail);
-        self.space.grow(disk, tail, extent, room)
     }
 }
 
@@ -643,7 +447,7 @@ impl Store for PackStore {
 
     /// Writes a checkpoint if much has come since the last, and gives back what was set aside.
     fn close(&mut self) {
-        if self.begin_commit().is_err() {
+        if self.commit_all().is_err() {
             return;
         }
         self.stop_compaction();
@@ -695,48 +499,11 @@ impl Store for PackStore {
     }
 }
 
-/// The checksum in a record's header.
-fn header_crc(header: &[u8; RECORD_HEADER_LEN]) -> u32 {
-    let crc = header.last_chunk().expect("a header has 64 bytes");
-    u32::from_be_bytes(*crc)
-}
-
 /// The address in the header of this record; `None` if the file has been cut.
 fn read_address(disk: &dyn Disk, entry: &Entry) -> io::Result<Option<BlockId>> {
     let mut address = [0; 32];
     let read = disk.read_full(&mut address, entry.offset + ADDRESS_AT)?;
     Ok((read == address.len()).then_some(BlockId(address)))
-}
-
-/// Whose pack a file of this length is; `None` if it is new, or left by a creation that did not end.
-fn identify(disk: &dyn Disk, len: u64) -> io::Result<Option<PackId>> {
-    if len > PACK_SIZE_MAX {
-        return Err(io::Error::new(ErrorKind::InvalidData, "larger than 32 TiB"));
-    }
-    let known = len.min(FILE_HEADER_LEN as u64);
-    let mut start = vec![0; known as usize];
-    let read = disk.read_full(&mut start, 0)?;
-    start.truncate(read);
-    let start = &start[..];
-    if len == known && record::is_unfinished_creation(start) {
-        return Ok(None);
-    }
-    match record::decode_file_header(start) {
-        Ok(id) => Ok(Some(id)),
-        Err(bad) => Err(io::Error::new(ErrorKind::InvalidData, bad.to_string())),
-    }
-}
-
-/// Makes the file an empty pack that survives a power cut, and shows it.
-fn create(disk: &mut dyn Disk, id: &PackId) -> io::Result<()> {
-    disk.set_end(0);
-    disk.set_len(0)?;
-    disk.reserve(FILE_HEADER_LEN as u64)?;
-    disk.write_all(&[&record::encode_file_header(id)], 0)?;
-    disk.sync()?;
-    disk.sync_name()?;
-    disk.set_end(FILE_HEADER_LEN as u64);
-    Ok(())
 }
 
 #[cfg(test)]

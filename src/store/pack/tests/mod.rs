@@ -12,10 +12,12 @@ mod manual;
 mod model;
 pub(super) mod recorded;
 
+use super::record::FILE_HEADER_LEN;
 use super::*;
 use crate::block::{Form, Role as BlockRole};
 use doctored::{Doctored, Ills};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;

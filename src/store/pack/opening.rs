@@ -1,0 +1,176 @@
+//! The opening of a pack: what is there is found out and repaired, or a pack is made.
+
+use super::checkpoint::{self, Checkpoint};
+use super::commit::Pending;
+use super::disk::{Disk, System};
+use super::evict::{Evictor, Marks};
+use super::index::PACK_SIZE_MAX;
+use super::reclaim::Background;
+use super::record::{self, PackId, FILE_HEADER_LEN};
+use super::space::Space;
+use super::{scan, Allotment, DirLock, PackStore};
+use crate::store::{Sequence, StoreError};
+use std::io::{self, ErrorKind};
+
+/// What the opening of a pack found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Opened {
+    /// Sound records that were read one by one: all, or those that follow the checkpoint. Payloads of blocks older
+    /// than the last [`UNCOMMITTED_MAX`] bytes are not looked at.
+    pub records: u64,
+    /// Whether a checkpoint was used.
+    pub has_checkpoint: bool,
+    /// Bytes of a torn tail that were cut away.
+    pub cut_bytes: u64,
+    /// Offset and length, in bytes, of each stretch that is damaged but followed by sound records. They stay in
+    /// the file, charged to the allotment, and are never served.
+    pub damaged: Vec<(u64, u64)>,
+}
+
+impl PackStore {
+    /// Opens the pack of a locked directory, or makes one; the allotment may be less than is there: then puts are
+    /// refused. `entropy`, 32 random bytes, becomes the id of a pack that is made, and is ignored otherwise. A torn
+    /// tail is cut and damage set aside; see [`PackStore::opened`].
+    ///
+    /// Fails if the file `pack` is not a pack, or of another version, or has a damaged file header
+    /// ([`ErrorKind::InvalidData`]), and leaves it as it is; or if the system refuses something. Reads every header
+    /// that follows the last checkpoint, and the payloads of the last [`UNCOMMITTED_MAX`] bytes.
+    pub fn open(
+        lock: DirLock,
+        allotment: Allotment,
+        entropy: [u8; 32],
+    ) -> Result<PackStore, StoreError> {
+        let path = lock.dir().join("pack");
+        let disk = System::open(lock, "pack")
+            .map_err(|error| StoreError::io(format!("open {}", path.display()), error))?;
+        PackStore::open_on(Box::new(disk), allotment, entropy)
+    }
+
+    /// The same on any disk that shows all of its file.
+    pub(super) fn open_on(
+        mut disk: Box<dyn Disk>,
+        allotment: Allotment,
+        entropy: [u8; 32],
+    ) -> Result<PackStore, StoreError> {
+        let path = disk.path().to_path_buf();
+        let failed = |what: &str| {
+            let what = format!("{what} {}", path.display());
+            move |error| StoreError::io(what, error)
+        };
+        let len = disk.file_len().map_err(failed("open"))?;
+        let (id, len) = match identify(&*disk, len).map_err(failed("open"))? {
+            Some(id) => (id, len),
+            None => {
+                let id = PackId(entropy);
+                create(&mut *disk, &id).map_err(failed("create"))?;
+                (id, FILE_HEADER_LEN as u64)
+            }
+        };
+        let (checkpoint, side, sequence) = Checkpoint::load(&*disk, &id, len);
+        let has_checkpoint = checkpoint.is_some();
+        let guard = checkpoint.as_ref().map(|it| checkpoint::guard(it.last));
+        let found = scan::scan(&*disk, &id, len, checkpoint).map_err(failed("read"))?;
+        for (start, end) in &found.damaged {
+            log::warn!(
+                "{}: {} bytes at offset {start} are damaged; they are set aside",
+                path.display(),
+                end - start,
+            );
+        }
+        if found.tail < len {
+            log::warn!(
+                "{}: cut {} bytes at offset {}, a write that did not end",
+                path.display(),
+                len - found.tail,
+                found.tail
+            );
+        }
+        // Also where nothing is cut: space may have been set aside behind the end.
+        disk.set_end(found.tail.min(len));
+        disk.set_len(found.tail).map_err(failed("cut the end of"))?;
+        disk.set_end(found.tail);
+        // A process that was killed may have left records that only the system's cache holds. From here on they
+        // count as committed, so they are made durable first.
+        disk.sync().map_err(failed("sync"))?;
+        // Left by a process that was killed while it made a copy.
+        disk.drop_copy().map_err(failed("remove the copy of"))?;
+        let mut space = Space::new(&*disk, allotment, found.tail).map_err(failed("look at"))?;
+        space.look_for_holes(&mut *disk);
+        if space.is_halved {
+            // The file may have got its name from a process that was killed before that was durable.
+            disk.sync_name().map_err(failed("sync the name of"))?;
+        }
+        let mut payload_bytes = 0;
+        for entry in found.index.iter() {
+            space.add(entry.len);
+            payload_bytes += u64::from(entry.len);
+        }
+        let mut marks = Marks::default();
+        if found.pins.is_empty() {
+            marks.end();
+        }
+        let damaged = found.damaged.iter();
+        let damaged = damaged.map(|&(start, end)| (start, end - start));
+        Ok(PackStore {
+            disk,
+            id,
+            opened: Opened {
+                records: found.records,
+                has_checkpoint,
+                cut_bytes: len.saturating_sub(found.tail),
+                damaged: damaged.collect(),
+            },
+            background: Background::new(side, sequence, guard, found.records, found.is_readable),
+            index: found.index,
+            gaps: found.gaps,
+            pins: found.pins,
+            damaged: found.damaged.into_iter().collect(),
+            space,
+            marks,
+            evictor: Evictor::new(),
+            pending: Pending::new(found.stale),
+            time: 0,
+            tail: found.tail,
+            last: found.last,
+            committed_tail: found.tail,
+            write_back_tail: found.tail,
+            written: Sequence::default(),
+            committed: Sequence::default(),
+            payload_bytes,
+            generation: 0,
+            is_read_only: false,
+            is_disk_full: false,
+        })
+    }
+}
+
+/// Whose pack a file of this length is; `None` if it is new, or left by a creation that did not end.
+fn identify(disk: &dyn Disk, len: u64) -> io::Result<Option<PackId>> {
+    if len > PACK_SIZE_MAX {
+        return Err(io::Error::new(ErrorKind::InvalidData, "larger than 32 TiB"));
+    }
+    let known = len.min(FILE_HEADER_LEN as u64);
+    let mut start = vec![0; known as usize];
+    let read = disk.read_full(&mut start, 0)?;
+    start.truncate(read);
+    let start = &start[..];
+    if len == known && record::is_unfinished_creation(start) {
+        return Ok(None);
+    }
+    match record::decode_file_header(start) {
+        Ok(id) => Ok(Some(id)),
+        Err(bad) => Err(io::Error::new(ErrorKind::InvalidData, bad.to_string())),
+    }
+}
+
+/// Makes the file an empty pack that survives a power cut, and shows it.
+fn create(disk: &mut dyn Disk, id: &PackId) -> io::Result<()> {
+    disk.set_end(0);
+    disk.set_len(0)?;
+    disk.reserve(FILE_HEADER_LEN as u64)?;
+    disk.write_all(&[&record::encode_file_header(id)], 0)?;
+    disk.sync()?;
+    disk.sync_name()?;
+    disk.set_end(FILE_HEADER_LEN as u64);
+    Ok(())
+}
