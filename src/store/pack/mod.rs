@@ -1,9 +1,10 @@
 //! The store of a data directory: one append-only file, the pack, specified in strew-pack(5).
 //!
 //! `record` and `note` have its bytes, `disk` holds them, `window` reads them and `map` shows them, `scan` finds out
-//! what they come to, and `checkpoint` keeps that for the next `opening`. New ones are written at the `tail`. `index` knows where which block lies, `gaps`
-//! where nothing counts any more, `space` what all that takes, `evict` who goes first. `commit` makes durable;
-//! `reclaim` gives space back, in slices, and `compact` where holes are impossible. `verify` reads everything again, and `lock` keeps other processes away.
+//! what they come to, and `checkpoint` keeps that for the next `opening`. New ones are written at the `tail`, and
+//! `commit` makes them durable. `index` knows where which block lies, `gaps` where nothing counts any more, `space`
+//! what all that takes. If there is no `room`, `evict` says who goes first; `reclaim` gives space back, in slices,
+//! and `compact` where holes are impossible. `verify` reads everything again, and `lock` keeps other processes away.
 //! Nothing here asks the time or draws entropy: both are given.
 
 mod checkpoint;
@@ -19,6 +20,7 @@ mod note;
 mod opening;
 mod reclaim;
 mod record;
+mod room;
 mod scan;
 mod space;
 mod tail;
