@@ -12,7 +12,7 @@ use crate::block::address::Address;
 use crate::block::decode::Decoder;
 use crate::block::tree::TreeError;
 use crate::block::Block;
-use crate::limits::EGRESS_BLOCKS_MAX;
+use crate::limits::{BLOCK_SIZE_MAX, EGRESS_BLOCKS_MAX};
 use crate::wire::frame::Frame;
 use getopts::Options;
 
@@ -146,8 +146,12 @@ impl Fetch<'_> {
         }
     }
 
-    /// Goes on in what an earlier attempt has left, leaf by leaf, as far as it is what it should be.
+    /// Goes on in what an earlier attempt has left, leaf by leaf, as far as it is what it should be. Less than a leaf
+    /// has no address: it is compared with the first data that comes.
     fn verify_found(&mut self, output: &mut Output) -> Result<(), Failure> {
+        if output.found() < BLOCK_SIZE_MAX as u64 {
+            return Ok(());
+        }
         while self.resuming {
             let Some((offset, len)) = self.decoder.poll_leaf() else {
                 return Ok(());
@@ -182,7 +186,7 @@ impl Fetch<'_> {
 
     fn write(&mut self, output: &mut Output, offset: u64, data: &[u8]) -> Result<(), Failure> {
         if self.resuming {
-            // A file that lies in its root comes whole: what is there is its beginning, or something else.
+            // What is there is the beginning of the first data, or something else.
             let found = output.found() as usize;
             let same = found <= data.len()
                 && output

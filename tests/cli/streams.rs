@@ -42,11 +42,10 @@ impl Shared {
     }
 
     /// A fetch into a file that is in the middle of its work, however fast the machine: its peer is halted as
-    /// soon as some of the file is there, so that it waits for more.
+    /// soon as more than a block of the file is there, so that it waits for more.
     fn fetch_halfway(&self) -> (Process, u32) {
         let dir = self.lab.path("fetcher");
         let part = self.lab.path("out.part");
-        let before = part.metadata().map_or(0, |found| found.len());
         let mut run = self.fetch(&["-o", "out", "--buffer", "512K"]);
         run.command.stderr(Stdio::null());
         let fetch = run.start();
@@ -54,7 +53,7 @@ impl Shared {
             owner(&dir).filter(|_| dir.join("control.sock").exists())
         });
         await_true("a part of the file", || {
-            part.metadata().is_ok_and(|part| part.len() > before)
+            part.metadata().is_ok_and(|part| part.len() > 262_144)
         });
         kill(peer, libc::SIGSTOP);
         (fetch, peer)
@@ -196,11 +195,29 @@ fn killed_fetch_is_gone_on_from() {
     shared.lab.file("out.part", &damaged);
     let outcome = shared.fetch(&["-o", "out"]).run();
     outcome.expect_status(0);
-    if part.len() > 262_144 {
-        outcome.expect_said(&["were there already"]);
-    }
+    outcome.expect_said(&["were there already"]);
     assert!(fs::read(shared.lab.path("out")).expect("it is there") == shared.content);
     assert!(!shared.lab.path("out.part").exists());
+}
+
+#[test]
+fn fetch_killed_within_its_first_block_is_gone_on_from() {
+    let shared = Shared::new(1_000_000);
+    for len in [1, 100_000, 262_143] {
+        shared.lab.file("out.part", &shared.content[..len]);
+        let outcome = shared.fetch(&["-o", "out"]).run();
+        outcome.expect_status(0);
+        outcome.expect_said(&["were there already"]);
+        let out = shared.lab.path("out");
+        assert!(fs::read(&out).expect("it is there") == shared.content);
+        fs::remove_file(out).expect("removed");
+        let mut other = shared.content[..len].to_vec();
+        other[len / 2] ^= 1;
+        let part = shared.lab.file("out.part", &other);
+        let outcome = shared.fetch(&["-o", "out"]).run();
+        outcome.expect_failure(9, &["out.part", "-f"]);
+        assert!(fs::read(&part).expect("it is there") == other);
+    }
 }
 
 #[test]
