@@ -11,9 +11,9 @@ const ROUNDS_MAX: usize = 16;
 impl PackStore {
     /// Whether there will be more room without anything being dropped.
     pub(super) fn is_space_coming(&self) -> bool {
-        // A copy gives much back, but not soon.
-        !self.space.is_halved
-            && (!self.pending.is_empty() || self.gaps.are_waiting() || self.wants_moving())
+        // Gaps that are noted join others, and take less room in a checkpoint. A copy gives much back, but not soon.
+        !self.pending.is_empty()
+            || !self.space.is_halved && (self.gaps.are_waiting() || self.wants_moving())
     }
 
     /// Whether there will be more room once the pack has been copied.
