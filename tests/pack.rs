@@ -13,6 +13,9 @@ use strew::store::{Claim, Pin, Put, Sequence, Store, StoreError, Terms, Usage};
 
 const CAPACITY: u64 = 4 << 20;
 
+/// Where the first record lies.
+const RECORDS_AT: usize = 4160;
+
 const TERMS: Terms = Terms {
     expires: 50,
     is_leased: false,
@@ -240,23 +243,29 @@ fn independent_reader_agrees_on_sound_and_damaged_packs() {
     };
     assert_eq!(answer, (expected.clone(), 0));
 
-    // One bit of the second record's header, then one of its payload: 64 bytes, 72 of the first record, ...
+    // One bit of the second record's header, then one of its payload, behind 72 bytes of the first record.
     let whole = fs::read(&path).unwrap();
-    for at in [64 + 72 + 20, 64 + 72 + 64] {
+    for at in [RECORDS_AT + 72 + 20, RECORDS_AT + 72 + 64] {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
         fs::write(&path, bytes).unwrap();
         let mut lines: Vec<&str> = expected.lines().collect();
         lines.remove(1);
-        lines.push("damaged: 72 bytes at 136");
+        let second = RECORDS_AT as u64 + 72;
+        let damage = format!("damaged: 72 bytes at {second}");
+        lines.push(&damage);
         let answer = read_independently(&path).unwrap();
         assert_eq!(answer, (lines.join("\n") + "\n", 6));
-        assert_eq!(open(dir.path(), CAPACITY).opened().damaged, [(136, 72)]);
+        assert_eq!(open(dir.path(), CAPACITY).opened().damaged, [(second, 72)]);
     }
     fs::write(&path, &whole[..whole.len() - 1]).unwrap();
     assert_eq!(read_independently(&path).unwrap().1, 6);
     fs::write(&path, &whole[1..]).unwrap();
     assert_eq!(read_independently(&path).unwrap().1, 6);
+    let mut other_header = whole;
+    other_header[30] ^= 1;
+    fs::write(&path, &other_header).unwrap();
+    assert_eq!(read_independently(&path), Some((expected, 0)));
 }
 
 #[test]
@@ -305,16 +314,21 @@ fn independent_reader_agrees_on_what_was_removed_and_pinned() {
 #[test]
 fn independent_reader_reads_the_dump_of_the_manual() {
     let page = include_str!("../man/strew-pack.5");
-    let lines = page.lines().filter_map(|line| {
-        let (offset, bytes) = line.split_once("  ")?;
-        (offset.len() == 8).then_some(bytes)
-    });
-    // The second dump is not of a pack.
-    let dump: Vec<u8> = lines
-        .take(0x180 / 16)
-        .flat_map(str::split_whitespace)
-        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-        .collect();
+    let mut dump: Vec<u8> = Vec::new();
+    for line in page.lines() {
+        let Some((offset, bytes)) = line.split_once("  ").filter(|it| it.0.len() == 8) else {
+            continue;
+        };
+        let offset = usize::from_str_radix(offset, 16).unwrap();
+        if offset == 0 && !dump.is_empty() {
+            // The second dump is not of a pack.
+            break;
+        }
+        // Lines of zero are left out.
+        dump.resize(offset, 0);
+        let bytes = bytes.split_whitespace();
+        dump.extend(bytes.map(|byte| u8::from_str_radix(byte, 16).unwrap()));
+    }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pack");
     fs::write(&path, dump).unwrap();

@@ -11,6 +11,13 @@ import zlib
 KINDS = {1: "leaf", 2: "node", 3: "root", 5: "leaf*", 6: "node*", 7: "root*"}
 
 
+def id_of(header):
+    """The pack id that a file header tells, or None."""
+    magic, version, crc, pack_id = struct.unpack(">8sII32s16x", header.ljust(64, b"\0"))
+    sound = zlib.crc32(header[:12] + bytes(4) + header[16:]) == crc
+    return pack_id if magic == b"STREWPAK" and version == 1 and sound else None
+
+
 def header_at(data, pack_id, at):
     """Type, kind, flags, length, address, time, end, payload CRC and extent of the valid header there, or None."""
     head = data[at : at + 64]
@@ -47,11 +54,12 @@ def without(stretch, gaps):
 def main(path):
     with open(path, "rb") as file:
         data = file.read()
-    magic, version, crc, pack_id = struct.unpack(">8sII32s16x", data[:64].ljust(64, b"\0"))
-    if magic != b"STREWPAK" or version != 1 or zlib.crc32(data[:12] + bytes(4) + data[16:64]) != crc:
+    ids = {pack_id for pack_id in (id_of(data[:64]), id_of(data[4096:4160])) if pack_id}
+    if len(ids) != 1:
         print("bad file header")
         return 6
-    status, at, doubtful, damaged, records, gaps, terms = 0, 64, [], [], [], [], {}
+    pack_id = ids.pop()
+    status, at, doubtful, damaged, records, gaps, terms = 0, 4160, [], [], [], [], {}
     while at < len(data):
         header = header_at(data, pack_id, at)
         if header is None:

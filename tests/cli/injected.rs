@@ -178,7 +178,7 @@ fn block_that_cannot_be_read_is_absent_until_it_can() {
     verify.expect_status(6);
     injection.end();
     let said = kept.peer.said();
-    let reason = "pack at offset 64: Input/output error";
+    let reason = "pack at offset 4160: Input/output error";
     assert!(said.contains(reason), "{said}");
     let failed = kept.fetch(&kept.address);
     failed.expect_failure(7, &["not found here"]);

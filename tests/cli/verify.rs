@@ -9,6 +9,9 @@ use strew::id::BlockId;
 use strew::rng::Rng;
 use strew::wire::frame::Frame;
 
+/// Where the first record of a pack lies.
+const RECORDS_AT: usize = 4160;
+
 /// Shares some files into a directory of which no peer runs; the addresses of their roots.
 fn shared(lab: &Lab) -> Vec<String> {
     (0..6)
@@ -63,10 +66,10 @@ fn damage_is_listed_each_time_status_6_and_what_is_sound_is_served() {
     let addresses = shared(&lab);
     let content = |n: usize| random_bytes(150_000 * (n + 1), n as u64);
     // In the first payload, which is a whole file, and in a header somewhere behind it.
-    flip(&lab, 64 + 64 + 1000);
+    flip(&lab, RECORDS_AT as u64 + 64 + 1000);
     let pack = fs::read(lab.path("d/pack")).expect("a pack");
     let mark = &pack[16..24];
-    let headers: Vec<usize> = (64..pack.len() - 64)
+    let headers: Vec<usize> = (RECORDS_AT..pack.len() - 64)
         .step_by(8)
         .filter(|&at| &pack[at..at + 8] == mark)
         .collect();
@@ -83,7 +86,7 @@ fn damage_is_listed_each_time_status_6_and_what_is_sound_is_served() {
         let places: Vec<Vec<&str>> = said.lines().map(|it| it.split(' ').collect()).collect();
         assert_eq!(places.len(), 2, "{said}");
         let place = |n: usize| (places[n][0].len(), places[n][1]);
-        assert_eq!(place(0), (64, "64"), "{said}");
+        assert_eq!(place(0), (64, "4160"), "{said}");
         assert_eq!(place(1), (1, &headers[3].to_string()[..]), "{said}");
     }
     assert_eq!(
@@ -177,7 +180,7 @@ fn pack_cut_from_outside_while_it_is_sent_ends_the_peer_with_a_message() {
     lab.strew(share).arg(&file).run().expect_status(0);
     let path = peer.dir.join("pack");
     let pack = fs::read(&path).expect("a pack");
-    let marks = (64..pack.len() - 64).step_by(8);
+    let marks = (RECORDS_AT..pack.len() - 64).step_by(8);
     let headers = marks.filter(|&at| pack[at..at + 8] == pack[16..24] && pack[at + 8] == 1);
     let ids = headers.map(|at| BlockId(pack[at + 16..at + 48].try_into().expect("32 bytes")));
     let ids: Vec<BlockId> = ids.take(60).collect();
@@ -190,7 +193,8 @@ fn pack_cut_from_outside_while_it_is_sent_ends_the_peer_with_a_message() {
         lab.status(&peer.dir, "blocks_given") == ids.len().to_string()
     });
     let open = fs::File::options().write(true).open(&path);
-    open.and_then(|pack| pack.set_len(64)).expect("cut");
+    open.and_then(|pack| pack.set_len(RECORDS_AT as u64))
+        .expect("cut");
     talker.hear(Instant::now() + Duration::from_secs(20), |_| true);
     await_true("its end", || !peer.is_running());
     let said = peer.said();

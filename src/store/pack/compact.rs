@@ -12,8 +12,8 @@ use super::gaps::Gaps;
 use super::index::Entry;
 use super::note::{decode_terms, encode_gaps, encode_terms, Stretch};
 use super::record::{
-    encode_file_header, PackId, Record, FILE_HEADER_LEN, RECORD_HEADER_LEN, TYPE_BLOCK, TYPE_GAPS,
-    TYPE_TERMS,
+    encode_file_header, PackId, Record, FILE_HEADERS_AT, RECORDS_AT, RECORD_HEADER_LEN, TYPE_BLOCK,
+    TYPE_GAPS, TYPE_TERMS,
 };
 use super::scan::{Last, PinNote};
 use super::tail::header_crc;
@@ -63,13 +63,13 @@ impl Compaction {
     fn new(id: &PackId, begun_at: u64) -> Compaction {
         Compaction {
             id: next_id(id),
-            cursor: FILE_HEADER_LEN as u64,
+            cursor: RECORDS_AT,
             begun_at,
-            tail: FILE_HEADER_LEN as u64,
+            tail: RECORDS_AT,
             last: Last::default(),
             records: 0,
             runs: Vec::new(),
-            unsynced: FILE_HEADER_LEN as u64,
+            unsynced: RECORDS_AT,
         }
     }
 
@@ -155,8 +155,9 @@ impl PackStore {
         let compaction = Compaction::new(&self.id, self.tail);
         let header = encode_file_header(&compaction.id);
         let begun = self.disk.begin_copy();
+        let mut places = FILE_HEADERS_AT.into_iter();
         begun
-            .and_then(|()| self.disk.write_copy(&header, 0))
+            .and_then(|()| places.try_for_each(|at| self.disk.write_copy(&header, at)))
             .map_err(|error| self.failed("copy", error))?;
         self.background.compaction = Some(compaction);
         Ok(())

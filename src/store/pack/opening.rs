@@ -6,10 +6,11 @@ use super::disk::{Disk, System};
 use super::evict::{Evictor, Marks};
 use super::index::PACK_SIZE_MAX;
 use super::reclaim::Background;
-use super::record::{self, PackId, FILE_HEADER_LEN};
+use super::record::{self, BadFileHeader, PackId, FILE_HEADERS_AT, FILE_HEADER_LEN, RECORDS_AT};
 use super::space::Space;
 use super::{scan, Allotment, DirLock, PackStore};
 use crate::store::{Sequence, StoreError};
+use crate::sys::plain;
 use std::io::{self, ErrorKind};
 
 /// What the opening of a pack found.
@@ -32,7 +33,7 @@ impl PackStore {
     /// refused. `entropy`, 32 random bytes, becomes the id of a pack that is made, and is ignored otherwise. A torn
     /// tail is cut and damage set aside; see [`PackStore::opened`].
     ///
-    /// Fails if the file `pack` is not a pack, or of another version, or has a damaged file header
+    /// Fails if the file `pack` is not a pack, or of another version, or has no sound file header any more
     /// ([`ErrorKind::InvalidData`]), and leaves it as it is; or if the system refuses something. Reads every header
     /// that follows the last checkpoint, and the payloads of the last [`UNCOMMITTED_MAX`] bytes.
     pub fn open(
@@ -59,11 +60,16 @@ impl PackStore {
         };
         let len = disk.file_len().map_err(failed("open"))?;
         let (id, len) = match identify(&*disk, len).map_err(failed("open"))? {
-            Some(id) => (id, len),
+            Some((id, damaged)) => {
+                if let Some(at) = damaged {
+                    mend_header(&mut *disk, &id, at, len);
+                }
+                (id, len.max(RECORDS_AT))
+            }
             None => {
                 let id = PackId(entropy);
                 create(&mut *disk, &id).map_err(failed("create"))?;
-                (id, FILE_HEADER_LEN as u64)
+                (id, RECORDS_AT)
             }
         };
         let (checkpoint, side, sequence) = Checkpoint::load(&*disk, &id, len);
@@ -144,22 +150,60 @@ impl PackStore {
     }
 }
 
-/// Whose pack a file of this length is; `None` if it is new, or left by a creation that did not end.
-fn identify(disk: &dyn Disk, len: u64) -> io::Result<Option<PackId>> {
+/// Whose pack a file of this length is, and where its header is damaged if it is in one of its places; `None` if it is
+/// new, or left by a creation that did not end.
+fn identify(disk: &dyn Disk, len: u64) -> io::Result<Option<(PackId, Option<u64>)>> {
+    let invalid = |why: String| Err(io::Error::new(ErrorKind::InvalidData, why));
     if len > PACK_SIZE_MAX {
-        return Err(io::Error::new(ErrorKind::InvalidData, "larger than 32 TiB"));
+        return invalid("larger than 32 TiB".to_string());
     }
-    let known = len.min(FILE_HEADER_LEN as u64);
-    let mut start = vec![0; known as usize];
-    let read = disk.read_full(&mut start, 0)?;
-    start.truncate(read);
-    let start = &start[..];
-    if len == known && record::is_unfinished_creation(start) {
-        return Ok(None);
+    let [first, second] = FILE_HEADERS_AT.map(|at| read_header(disk, at));
+    match (first, second) {
+        (Ok(Ok(id)), Ok(Ok(other))) if id != other => {
+            invalid("its header and the copy of it are of two packs; it was left alone".to_string())
+        }
+        (Ok(Ok(id)), Ok(Ok(_))) => Ok(Some((id, None))),
+        (Ok(Ok(id)), _) => Ok(Some((id, Some(FILE_HEADERS_AT[1])))),
+        (_, Ok(Ok(id))) => Ok(Some((id, Some(FILE_HEADERS_AT[0])))),
+        (Ok(Err(bad)), Ok(Err(_))) => {
+            let mut bytes = vec![0; len.min(RECORDS_AT + 1) as usize];
+            let read = disk.read_full(&mut bytes, 0)?;
+            match record::is_unfinished_creation(&bytes[..read]) {
+                true => Ok(None),
+                false => invalid(bad.to_string()),
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => Err(error),
     }
-    match record::decode_file_header(start) {
-        Ok(id) => Ok(Some(id)),
-        Err(bad) => Err(io::Error::new(ErrorKind::InvalidData, bad.to_string())),
+}
+
+fn read_header(disk: &dyn Disk, at: u64) -> io::Result<Result<PackId, BadFileHeader>> {
+    let mut bytes = [0; FILE_HEADER_LEN];
+    let read = disk.read_full(&mut bytes, at)?;
+    Ok(record::decode_file_header(&bytes[..read]))
+}
+
+/// Writes the header anew in one of its places. If that fails the other place still has it.
+fn mend_header(disk: &mut dyn Disk, id: &PackId, at: u64, len: u64) {
+    disk.set_end(0);
+    let done = disk.write_all(&[&record::encode_file_header(id)], at);
+    let path = disk.path().display();
+    match done {
+        Ok(()) if len <= RECORDS_AT => log::debug!("{path}: its creation had not ended"),
+        Ok(()) => log::warn!("{path}: the header at offset {at} was damaged; written anew"),
+        Err(error) => log::warn!(
+            "{path}: the header at offset {at} is damaged, and cannot be written anew: {}",
+            plain(&error)
+        ),
+    }
+}
+
+impl PackStore {
+    /// Where the file header is not what it should be, though the pack is open.
+    pub(super) fn damaged_headers(&self) -> Vec<u64> {
+        let is_damaged =
+            |at: &u64| !matches!(read_header(&*self.disk, *at), Ok(Ok(id)) if id == self.id);
+        FILE_HEADERS_AT.into_iter().filter(is_damaged).collect()
     }
 }
 
@@ -167,10 +211,12 @@ fn identify(disk: &dyn Disk, len: u64) -> io::Result<Option<PackId>> {
 fn create(disk: &mut dyn Disk, id: &PackId) -> io::Result<()> {
     disk.set_end(0);
     disk.set_len(0)?;
-    disk.reserve(FILE_HEADER_LEN as u64)?;
-    disk.write_all(&[&record::encode_file_header(id)], 0)?;
+    disk.reserve(RECORDS_AT)?;
+    for at in FILE_HEADERS_AT {
+        disk.write_all(&[&record::encode_file_header(id)], at)?;
+    }
     disk.sync()?;
     disk.sync_name()?;
-    disk.set_end(FILE_HEADER_LEN as u64);
+    disk.set_end(RECORDS_AT);
     Ok(())
 }

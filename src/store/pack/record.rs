@@ -10,8 +10,14 @@ use crate::store::Terms;
 use crate::wire::codec::{Malformed, Reader};
 use std::fmt;
 
-/// Bytes of the file header, and thereby the offset of the first record.
+/// Bytes of the file header.
 pub(super) const FILE_HEADER_LEN: usize = 64;
+
+/// Where the file header stands, twice: whatever becomes of one page, the other tells whose pack it is.
+pub(super) const FILE_HEADERS_AT: [u64; 2] = [0, 4096];
+
+/// Offset of the first record.
+pub(super) const RECORDS_AT: u64 = FILE_HEADERS_AT[1] + FILE_HEADER_LEN as u64;
 
 /// Bytes of a record's header, in front of its payload.
 pub(super) const RECORD_HEADER_LEN: usize = 64;
@@ -76,7 +82,7 @@ impl fmt::Display for BadFileHeader {
                 "a pack of version {version}, which this strew does not know; it was left alone"
             ),
             BadFileHeader::Checksum => {
-                f.write_str("the first 64 bytes are damaged; the file was left alone")
+                f.write_str("its header and the copy of it are damaged; it was left alone. Give another --dir, or put a backup in its place")
             }
         }
     }
@@ -90,6 +96,16 @@ pub(super) fn encode_file_header(id: &PackId) -> [u8; FILE_HEADER_LEN] {
     bytes[16..48].copy_from_slice(&id.0);
     let crc = crc32fast::hash(&bytes);
     bytes[FILE_CRC_AT..16].copy_from_slice(&crc.to_be_bytes());
+    bytes
+}
+
+/// All that is before the first record of the pack of this id.
+#[cfg(test)]
+pub(super) fn file_start(id: &PackId) -> Vec<u8> {
+    let mut bytes = vec![0; RECORDS_AT as usize];
+    for at in FILE_HEADERS_AT {
+        bytes[at as usize..][..FILE_HEADER_LEN].copy_from_slice(&encode_file_header(id));
+    }
     bytes
 }
 
@@ -116,16 +132,26 @@ pub(super) fn decode_file_header(bytes: &[u8]) -> Result<PackId, BadFileHeader> 
     Ok(id)
 }
 
-/// Whether a file of these bytes can be what a crash left of a pack's creation: no longer than the header, and
-/// the beginning of one or all zero. Such a file has never held a record.
+/// Whether a file of these bytes, with no sound header in it, can be what a crash left of a pack's creation: no longer
+/// than what is before the first record, and zero but for the beginnings of headers. It has never held a record.
 pub(super) fn is_unfinished_creation(bytes: &[u8]) -> bool {
     let mut start = [0; 12];
     start[..8].copy_from_slice(&MAGIC);
     start[8..].copy_from_slice(&VERSION.to_be_bytes());
-    let known = bytes.len().min(start.len());
-    let zero = bytes.iter().all(|&byte| byte == 0);
-    (bytes.len() < FILE_HEADER_LEN && bytes[..known] == start[..known])
-        || (bytes.len() <= FILE_HEADER_LEN && zero)
+    let is_zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
+    let begins = |bytes: &[u8]| {
+        let known = bytes.len().min(start.len());
+        bytes[..known] == start[..known]
+    };
+    let mut rest = bytes;
+    let mut is_ours = true;
+    for (at, until) in [(0, FILE_HEADERS_AT[1]), (FILE_HEADERS_AT[1], RECORDS_AT)] {
+        let place;
+        (place, rest) = rest.split_at(rest.len().min((until - at) as usize));
+        let (header, behind) = place.split_at(place.len().min(FILE_HEADER_LEN));
+        is_ours &= (is_zero(header) || begins(header)) && is_zero(behind);
+    }
+    is_ours && rest.is_empty()
 }
 
 /// A record's header, without what only binds it to its place.
@@ -284,10 +310,14 @@ mod tests {
             assert!(decode_file_header(&good[..cut]).is_err());
             assert!(is_unfinished_creation(&good[..cut]));
         }
-        assert!(is_unfinished_creation(&[0; 64]));
-        assert!(!is_unfinished_creation(&good));
+        assert!(is_unfinished_creation(&[0; RECORDS_AT as usize]));
+        let mut second = file_start(&id());
+        second[..FILE_HEADER_LEN].fill(0);
+        assert!(is_unfinished_creation(&second[..RECORDS_AT as usize - 9]));
+        second[100] = 1;
+        assert!(!is_unfinished_creation(&second[..RECORDS_AT as usize - 9]));
         assert!(!is_unfinished_creation(b"something of the user's"));
-        assert!(!is_unfinished_creation(&[0; 65]));
+        assert!(!is_unfinished_creation(&[0; RECORDS_AT as usize + 1]));
     }
 
     #[test]

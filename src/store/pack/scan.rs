@@ -10,7 +10,7 @@ use super::gaps::Gaps;
 use super::index::{Entry, Index};
 use super::note::{decode_gaps, decode_pin, decode_terms, push_stretch, Stretch};
 use super::record::{
-    PackId, Record, ADDRESS_AT, ALIGN, FILE_HEADER_LEN, RECORD_HEADER_LEN, TYPE_BLOCK, TYPE_GAPS,
+    PackId, Record, ADDRESS_AT, ALIGN, RECORDS_AT, RECORD_HEADER_LEN, TYPE_BLOCK, TYPE_GAPS,
     TYPE_PIN, TYPE_TERMS,
 };
 use super::window::{Found, Window};
@@ -145,7 +145,7 @@ impl<'a> Scanner<'a> {
                 gaps,
                 pins: from.pins,
                 damaged: from.damaged,
-                tail: from.end.max(FILE_HEADER_LEN as u64),
+                tail: from.end.max(RECORDS_AT),
                 last: from.last,
                 stale: Vec::new(),
                 records: 0,
@@ -298,7 +298,7 @@ fn without_gaps((mut start, end): Stretch, gaps: &Gaps, list: &mut Vec<Stretch>)
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::record::{encode_file_header, extent};
+    use super::super::record::{encode_file_header, extent, file_start};
     use super::super::tests::recorded::{Image, Recorded};
     use super::*;
     use crate::block::{Block, Form, Role};
@@ -325,7 +325,7 @@ mod tests {
 
     /// A pack of these payloads, and the offset of each record.
     fn pack(payloads: &[Vec<u8>]) -> (Vec<u8>, Vec<u64>) {
-        let mut bytes = encode_file_header(&id()).to_vec();
+        let mut bytes = file_start(&id());
         let mut offsets = Vec::new();
         for payload in payloads {
             let block = Block::new(LEAF, payload.clone()).unwrap();
@@ -362,7 +362,7 @@ mod tests {
     fn every_truncation_leaves_exactly_the_records_before_it() {
         let payloads = ten();
         let (bytes, offsets) = pack(&payloads);
-        for len in FILE_HEADER_LEN..=bytes.len() {
+        for len in RECORDS_AT as usize..=bytes.len() {
             let found = scan(&bytes[..len], &id());
             let whole = |i: usize| offsets[i] + extent(payloads[i].len() as u32) <= len as u64;
             let expected = (0..10).filter(|&i| whole(i)).count();
@@ -409,9 +409,9 @@ mod tests {
     fn payload_that_imitates_records_yields_none() {
         let (other, _) = pack(&ten());
         // True records of this pack with true marks, out of their place; and ones with a guessed mark.
-        let mut imitation = other[64..].to_vec();
+        let mut imitation = other[RECORDS_AT as usize..].to_vec();
         let mut guessed = encode_file_header(&PackId([0; 32]))[..8].to_vec();
-        guessed.extend_from_slice(&other[72..]);
+        guessed.extend_from_slice(&other[RECORDS_AT as usize + 8..]);
         imitation.extend_from_slice(&guessed);
         // A record for the very place at which it will lie, but of another pack.
         let block = Block::new(LEAF, b"forged".to_vec()).unwrap();
@@ -496,7 +496,7 @@ mod tests {
     fn million_records_are_all_found_and_the_rate_is_told() {
         const COUNT: u64 = 1_000_000;
         let mut rng = crate::rng::Rng::new([3; 32]);
-        let mut bytes = encode_file_header(&id()).to_vec();
+        let mut bytes = file_start(&id());
         bytes.reserve(COUNT as usize * 72);
         for _ in 0..COUNT {
             let payload: [u8; 8] = rng.bytes();

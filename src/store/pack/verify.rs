@@ -1,7 +1,7 @@
 //! Verification: the pack is read from its start to its end, past the index and the caches that serve it, and all
 //! checksums and addresses are compared.
 
-use super::record::{Record, ALIGN, FILE_HEADER_LEN, RECORD_HEADER_LEN, TYPE_BLOCK};
+use super::record::{Record, ALIGN, FILE_HEADER_LEN, RECORDS_AT, RECORD_HEADER_LEN, TYPE_BLOCK};
 use super::window::{Found, Window};
 use super::{Entry, PackStore};
 use crate::block::{Block, Kind};
@@ -31,9 +31,17 @@ impl PackStore {
         // If everything has another place than when this began, it begins anew.
         let is_current = from >> GENERATION_AT == u64::from(self.generation);
         let from = if is_current { from & OFFSET_MASK } else { 0 };
-        let mut offset = from.max(FILE_HEADER_LEN as u64);
+        let mut offset = from.max(RECORDS_AT);
         let until = offset + VERIFY_STEP;
         let mut verified = Verified::default();
+        if from == 0 {
+            let headers = self.damaged_headers().into_iter();
+            verified.damaged.extend(headers.map(|offset| Damage {
+                offset,
+                len: FILE_HEADER_LEN as u64,
+                id: None,
+            }));
+        }
         while offset < self.tail && offset < until {
             if let Some((_, end)) = self.gaps.around(offset) {
                 offset = end;

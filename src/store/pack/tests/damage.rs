@@ -4,7 +4,8 @@
 use super::super::gaps::Gaps;
 use super::super::note::{decode_gaps, Stretch};
 use super::super::record::{
-    Record, FILE_HEADER_LEN, RECORD_HEADER_LEN, TYPE_BLOCK, TYPE_GAPS, TYPE_PIN,
+    Record, FILE_HEADERS_AT, FILE_HEADER_LEN, RECORDS_AT, RECORD_HEADER_LEN, TYPE_BLOCK, TYPE_GAPS,
+    TYPE_PIN,
 };
 use super::super::{record::PackId, PackStore};
 use super::crash::{contents, open_recorded};
@@ -86,7 +87,7 @@ fn sample(id: [u8; 32]) -> Sample {
     let image = seen(&log);
     assert!(image.sides.iter().all(|side| !side.is_empty()));
     let mut records = Vec::new();
-    let mut offset = FILE_HEADER_LEN as u64;
+    let mut offset = RECORDS_AT;
     while let Some(bytes) = image
         .pack
         .get(offset as usize..offset as usize + RECORD_HEADER_LEN)
@@ -136,21 +137,22 @@ impl Sample {
             let range = stretch.0 as usize..stretch.1 as usize;
             image.pack.get(range.clone()) != Some(&self.image.pack[range])
         };
+        let mut headers = FILE_HEADERS_AT.into_iter();
+        let are_lost = headers.all(|at| is_touched(&(at, at + FILE_HEADER_LEN as u64)));
         let log: Rc<RefCell<Log>> = Rc::default();
         let disk = Box::new(Recorded::new(image, &log));
         let mut store = match PackStore::open_on(disk, allot(1 << 30), [9; 32]) {
             Ok(store) => store,
             Err(StoreError::Io(_, error)) => {
                 assert_eq!(error.kind(), ErrorKind::InvalidData, "{context}");
-                assert!(is_touched(&(0, FILE_HEADER_LEN as u64)), "{context}");
+                assert!(are_lost || context.contains("of another"), "{context}");
                 return;
             }
             Err(error) => panic!("{context}: {error}"),
         };
-        if is_touched(&(0, FILE_HEADER_LEN as u64)) {
-            // Only what never held a record is made anew. With the header of another pack it is that one.
-            let is_other = image.pack.len() > FILE_HEADER_LEN;
-            assert_eq!(is_other, context.contains("of another"), "{context}");
+        if are_lost {
+            // Only what never held a record is made anew.
+            assert!(image.pack.len() as u64 <= RECORDS_AT, "{context}");
             return;
         }
         let found = served(&mut store, &self.put);
@@ -164,7 +166,7 @@ impl Sample {
                 decode_gaps(payload, stretch.0).for_each(|gap| gaps.add(gap));
             }
         }
-        let mut intact_end = FILE_HEADER_LEN as u64;
+        let mut intact_end = RECORDS_AT;
         for (stretch, record) in &self.records {
             if is_touched(stretch) {
                 continue;

@@ -12,7 +12,7 @@ mod manual;
 mod model;
 pub(super) mod recorded;
 
-use super::record::FILE_HEADER_LEN;
+use super::record::{FILE_HEADERS_AT, FILE_HEADER_LEN, RECORDS_AT};
 use super::*;
 use crate::block::{Form, Role as BlockRole};
 use doctored::{Doctored, Ills};
@@ -108,9 +108,9 @@ fn every_truncation_opens_to_the_records_before_it_and_then_cleanly() {
     put_all(&mut open(dir.path()).unwrap(), &blocks);
     let path = dir.path().join("pack");
     let whole = std::fs::read(&path).unwrap();
-    for len in (FILE_HEADER_LEN..=whole.len()).rev() {
+    for len in (RECORDS_AT as usize..=whole.len()).rev() {
         std::fs::write(&path, &whole[..len]).unwrap();
-        let mut end = FILE_HEADER_LEN as u64;
+        let mut end = RECORDS_AT;
         let mut expected = Vec::new();
         for block in &blocks {
             end += record::extent(block.payload().len() as u32);
@@ -138,7 +138,7 @@ fn every_flipped_bit_costs_one_record_and_is_reported_at_each_opening() {
         .iter()
         .map(|block| record::extent(block.payload().len() as u32))
         .sum();
-    let start = FILE_HEADER_LEN + before as usize;
+    let start = (RECORDS_AT + before) as usize;
     for at in 0..RECORD_HEADER_LEN + blocks[4].payload().len() {
         let mut bytes = whole.clone();
         bytes[start + at] ^= 1 << (at % 8);
@@ -298,14 +298,11 @@ fn what_is_no_pack_is_left_alone() {
     let path = dir.path().join("pack");
     let mut other_version = record::encode_file_header(&PackId([1; 32]));
     other_version[11] = 2;
-    let mut damaged = record::encode_file_header(&PackId([1; 32]));
-    damaged[20] ^= 1;
     for strange in [
         &b"a diary"[..],
         &other_version,
         &other_version[..12],
-        &damaged,
-        &[0; 65],
+        &[0; RECORDS_AT as usize + 1],
         &[b'x'; 500],
     ] {
         std::fs::write(&path, strange).unwrap();
@@ -330,8 +327,68 @@ fn creation_that_did_not_end_is_done_again() {
         assert_eq!(*store.opened(), Opened::default());
         drop(store);
         let made = std::fs::read(&path).unwrap();
-        assert!(made == record::encode_file_header(&PackId([7; 32])));
+        let header = record::encode_file_header(&PackId([7; 32]));
+        assert_eq!(made.len() as u64, RECORDS_AT);
+        assert!(made.starts_with(&header) && made.ends_with(&header));
     }
+    // Killed between the two.
+    std::fs::write(&path, header).unwrap();
+    open(dir.path()).unwrap();
+    let made = std::fs::read(&path).unwrap();
+    assert!(made.len() as u64 == RECORDS_AT && made.ends_with(&header));
+}
+
+#[test]
+fn header_that_is_lost_is_mended_from_its_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks = ten();
+    put_all(&mut open(dir.path()).unwrap(), &blocks);
+    let path = dir.path().join("pack");
+    let whole = std::fs::read(&path).unwrap();
+    let wreck = |at: u64, damage: &dyn Fn(&mut [u8])| {
+        let mut bytes = whole.clone();
+        damage(&mut bytes[at as usize..][..FILE_HEADER_LEN]);
+        bytes
+    };
+    for at in FILE_HEADERS_AT {
+        let flips = (0..FILE_HEADER_LEN * 8).map(|bit| {
+            wreck(at, &move |header: &mut [u8]| {
+                header[bit / 8] ^= 1 << (bit % 8)
+            })
+        });
+        let other = record::encode_file_header(&PackId([9; 32]));
+        let zero = wreck(at, &|header: &mut [u8]| header.fill(0));
+        for bytes in flips.step_by(7).chain([zero]) {
+            std::fs::write(&path, &bytes).unwrap();
+            let mut store = open(dir.path()).unwrap();
+            assert_eq!(served(&mut store, &blocks), [true; 10]);
+            assert_eq!(store.opened().damaged, []);
+            drop(store);
+            assert!(std::fs::read(&path).unwrap() == whole);
+        }
+        // Two packs in one file: nobody knows which it is.
+        let two = wreck(at, &|header: &mut [u8]| header.copy_from_slice(&other));
+        std::fs::write(&path, &two).unwrap();
+        assert_eq!(error_kind(open(dir.path())), ErrorKind::InvalidData);
+        assert!(std::fs::read(&path).unwrap() == two);
+    }
+    let mut neither = whole.clone();
+    for at in FILE_HEADERS_AT {
+        neither[at as usize + 30] ^= 1;
+    }
+    std::fs::write(&path, &neither).unwrap();
+    assert_eq!(error_kind(open(dir.path())), ErrorKind::InvalidData);
+    assert!(std::fs::read(&path).unwrap() == neither);
+
+    // While it is open, a verification says so.
+    std::fs::write(&path, &whole).unwrap();
+    let mut store = open(dir.path()).unwrap();
+    assert_eq!(store.verify(0, &|_| true).damaged, []);
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[1], FILE_HEADERS_AT[1] + 20).unwrap();
+    let damaged = store.verify(0, &|_| true).damaged;
+    let places: Vec<u64> = damaged.iter().map(|it| it.offset).collect();
+    assert_eq!(places, [FILE_HEADERS_AT[1]]);
 }
 
 #[test]
