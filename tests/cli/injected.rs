@@ -233,7 +233,7 @@ fn run_with(lab: &Lab, what: &str, args: &[&str]) -> Option<Outcome> {
 #[test]
 fn data_directory_that_cannot_be_made_durable_is_refused() {
     for (what, said) in [
-        ("fsync:error=EIO", "pack"),
+        ("fsync:error=EIO", "new"),
         ("fdatasync:error=EIO", "pack"),
         ("ftruncate:error=EIO", "pack"),
         ("pwritev:error=ENOSPC", "pack"),

@@ -5,7 +5,7 @@
 //! a map that shows the bytes below an end which the store sets. Beside it are two small files, the sides, for
 //! checkpoints. Called by the store alone.
 
-use super::lock::DirLock;
+use super::lock::{sync_name_of, DirLock};
 use super::map::Map;
 use crate::limits::CUT_STEP;
 use crate::sys;
@@ -68,14 +68,15 @@ pub(super) trait Disk {
     /// Bytes of the file system that are free.
     fn free_space(&self) -> io::Result<u64>;
 
-    /// Has space set aside for these bytes, as far as the file system can; the file's length stays as it is.
+    /// Has space set aside for these bytes; the file's length stays as it is. [`ErrorKind::Unsupported`] where that
+    /// is not possible: then a write allocates, and may find that there is nothing left.
     fn allocate(&mut self, offset: u64, len: u64) -> io::Result<()>;
 
     /// Gives whole pages back to the file system; they are not shown again but as zero.
     /// [`ErrorKind::Unsupported`] where it cannot.
     fn punch(&mut self, offset: u64, len: u64) -> io::Result<()>;
 
-    /// All of a side, of which no more than `max` bytes; empty if it was never written.
+    /// The first bytes of a side, at most `max`; empty if it was never written.
     fn read_side(&self, side: Side, max: u64) -> io::Result<Vec<u8>>;
 
     /// Writes bytes of a side at this offset. After an error, any of them may have been written.
@@ -263,11 +264,7 @@ impl Disk for System {
     }
 
     fn allocate(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        match sys::allocate(&self.file, offset, len) {
-            // Then a write allocates, and may find that there is nothing left.
-            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
-            done => done,
-        }
+        sys::allocate(&self.file, offset, len)
     }
 
     fn punch(&mut self, offset: u64, len: u64) -> io::Result<()> {
@@ -366,20 +363,8 @@ impl Disk for System {
     fn sync_name(&mut self) -> io::Result<()> {
         let dir = self.lock.dir();
         File::open(dir)?.sync_all()?;
-        // The directory may be new as well. Its parent need not be readable for us; then its name is as durable
-        // as the file system makes it.
-        let parent = match dir.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-            Some(parent) => parent,
-            None => return Ok(()),
-        };
-        match File::open(parent) {
-            Ok(parent) => parent.sync_all(),
-            Err(error) => {
-                log::debug!("open {}: {}", parent.display(), sys::plain(&error));
-                Ok(())
-            }
-        }
+        // A process that was killed may have made the directory, too.
+        sync_name_of(dir)
     }
 
     fn start_write_back(&mut self, offset: u64, len: u64) {

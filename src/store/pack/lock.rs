@@ -93,11 +93,7 @@ impl DirLock {
             let what = format!("{what} {}", path.display());
             move |error| LockError::Io(what, error)
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(failed("create", dir))?;
+        make_dir(dir).map_err(failed("create", dir))?;
         for _ in 0..REMOVED_MAX {
             let mut file = OpenOptions::new()
                 .read(true)
@@ -145,6 +141,34 @@ impl DirLock {
     /// The directory that is locked.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+}
+
+/// Makes a directory (mode 0700) and those above it that are missing, and their names durable.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    let missing = dir
+        .ancestors()
+        .take_while(|above| !above.as_os_str().is_empty() && !above.exists());
+    let missing: Vec<&Path> = missing.collect();
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(dir)?;
+    missing.into_iter().try_for_each(sync_name_of)
+}
+
+/// Makes the name of a file or directory durable. Where it lies need not be readable for us; then the name is as
+/// durable as the file system makes it.
+pub(super) fn sync_name_of(path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return Ok(()),
+    };
+    match File::open(parent) {
+        Ok(parent) => parent.sync_all(),
+        Err(error) => {
+            log::debug!("open {}: {}", parent.display(), crate::sys::plain(&error));
+            Ok(())
+        }
     }
 }
 

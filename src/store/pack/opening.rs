@@ -98,14 +98,11 @@ impl PackStore {
         // A process that was killed may have left records that only the system's cache holds. From here on they
         // count as committed, so they are made durable first.
         disk.sync().map_err(failed("sync"))?;
+        disk.sync_name().map_err(failed("sync the name of"))?;
         // Left by a process that was killed while it made a copy.
         disk.drop_copy().map_err(failed("remove the copy of"))?;
         let mut space = Space::new(&*disk, allotment, found.tail).map_err(failed("look at"))?;
         space.look_for_holes(&mut *disk);
-        if space.is_halved {
-            // The file may have got its name from a process that was killed before that was durable.
-            disk.sync_name().map_err(failed("sync the name of"))?;
-        }
         let mut payload_bytes = 0;
         for entry in found.index.iter() {
             space.add(entry.len);
