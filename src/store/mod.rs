@@ -209,7 +209,7 @@ pub trait Store {
 
     /// Kind and length of the block's payload, after its checksum has been compared; to be asked before the
     /// payload is queued to anybody. A damaged block is set aside, reported, and from then on absent. Reads the
-    /// whole payload the first time.
+    /// whole payload.
     fn check(&mut self, id: &BlockId) -> Option<(Kind, u32)>;
 
     /// The payload of a block that has been checked; valid until the store is next changed.

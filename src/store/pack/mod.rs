@@ -158,6 +158,15 @@ impl PackStore {
         Ok(is_sound.then_some((record, payload)))
     }
 
+    /// The record of this entry, seen through the map, if it is as it was written.
+    fn sound_in_map(&self, entry: &Entry) -> Option<Record> {
+        let header = self.disk.slice(entry.offset, RECORD_HEADER_LEN as u64)?;
+        let record = Record::decode(header, &self.id, entry.offset)?;
+        let start = entry.offset + RECORD_HEADER_LEN as u64;
+        let payload = self.disk.slice(start, u64::from(entry.len))?;
+        (crc32fast::hash(payload) == record.payload_crc).then_some(record)
+    }
+
     /// Enters a block that was written.
     fn enter(&mut self, id: &BlockId, entry: Entry) {
         self.index.insert(id, entry);
@@ -247,15 +256,14 @@ impl Store for PackStore {
         // Almost always none or one. One with another block's header, as few as there are, is passed over.
         let candidates: Vec<Entry> = self.index.candidates(id).collect();
         for entry in candidates {
-            // The length each time, the checksum once: this is cheap, and a file can be cut at any time. If the
-            // system does not tell, the block is not read now, and not given up either.
+            // Each time, since a file can be cut, and a page go bad, at any time. If the system does not tell how long
+            // it is, the block is not read now, and not given up either.
             if !self.is_in_file(&entry).ok()? {
                 self.quarantine(id, &entry);
                 continue;
             }
             if entry.checked {
-                let header = self.disk.slice(entry.offset, RECORD_HEADER_LEN as u64);
-                match header.and_then(|it| Record::decode(it, &self.id, entry.offset)) {
+                match self.sound_in_map(&entry) {
                     Some(record) if record.address == id.0 => return Some((entry.kind, entry.len)),
                     Some(_) => {}
                     None => self.quarantine(id, &entry),

@@ -180,6 +180,15 @@ fn damage_under_an_open_pack_is_found_before_it_is_served() {
     assert!(!store.has(&id));
     assert_eq!((store.usage().blocks, store.usage().damaged), (9, 1));
 
+    // One that has been given once, and goes bad after that.
+    let id = blocks[4].id();
+    let offset = entry(&store, &id).offset;
+    assert!(store.check(&id).is_some());
+    file.write_all_at(&[99], offset + RECORD_HEADER_LEN as u64)
+        .unwrap();
+    assert_eq!(store.check(&id), None);
+    assert_eq!((store.usage().blocks, store.usage().damaged), (8, 2));
+
     // One that is damaged but not yet found so is not said to be held.
     let id = blocks[2].id();
     let unchecked = Entry {
