@@ -107,8 +107,14 @@ fn scan_verifying(
         };
         let end = offset + record.extent();
         let verify = end > verified_from || record.kind_of_record != TYPE_BLOCK;
+        let unreadable = scanner.window.unreadable();
         if verify && scanner.window.payload(offset, &record)?.is_none() {
             doubtful.push((offset, end));
+            if scanner.window.unreadable() > unreadable {
+                // Nobody knows what lies there: it is not to be cut, nor what is before it.
+                scanner.scan.tail = end;
+                scanner.scan.damaged.append(&mut doubtful);
+            }
         } else {
             scanner.scan.damaged.append(&mut doubtful);
             scanner.scan.tail = end;

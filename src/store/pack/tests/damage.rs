@@ -1,7 +1,7 @@
 //! Packs and checkpoints that are cut at every byte, have any bit flipped, or sectors that are zero, swapped,
 //! doubled or of an earlier time: what was not touched is there, and nothing else appears.
 
-use super::super::gaps::Gaps;
+use super::super::gaps::{Gaps, PAGE};
 use super::super::note::{decode_gaps, Stretch};
 use super::super::record::{
     Record, FILE_HEADERS_AT, FILE_HEADER_LEN, RECORDS_AT, RECORD_HEADER_LEN, TYPE_BLOCK, TYPE_GAPS,
@@ -284,6 +284,30 @@ fn every_flipped_bit_of_a_checkpoint_changes_nothing() {
             let flipped = sample.with_side(side, |it| it[bit / 8] ^= 1 << (bit % 8));
             sample.check_sides(flipped, &format!("bit {bit} of side {side}"));
         }
+    }
+}
+
+#[test]
+fn page_that_cannot_be_read_is_never_cut_away() {
+    let sample = sample([7; 32]);
+    let pack = &sample.image.pack;
+    let first = RECORDS_AT / PAGE * PAGE;
+    let pages = (first..pack.len() as u64).step_by(PAGE as usize);
+    assert!(pages.len() > 2);
+    for page in pages {
+        let log: Rc<RefCell<Log>> = Rc::default();
+        log.borrow_mut().bad_page = Some(page);
+        let store = open_recorded(&Image::of(pack), &log);
+        assert_eq!(store.opened().cut_bytes, 0, "page {page}");
+        assert!(log.borrow().failed_reads > 0 && store.usage().damaged > 0);
+        drop(store);
+        // It was only for a while.
+        let seen = Wreck::new(&Image::of(pack), &log.borrow().ops).as_seen();
+        assert!(seen.pack == *pack, "page {page}");
+        log.borrow_mut().bad_page = None;
+        let found = contents(&open_recorded(&seen, &Rc::default()));
+        let expected = contents(&open_recorded(&Image::of(pack), &Rc::default()));
+        assert_eq!(found, expected, "page {page}");
     }
 }
 

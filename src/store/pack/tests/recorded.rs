@@ -87,6 +87,8 @@ pub struct Log {
     pub fault: Option<Fault>,
     /// Reads that failed.
     pub failed_reads: u64,
+    /// The offset of a page of the pack that cannot be read.
+    pub bad_page: Option<u64>,
     /// Whether the file system knows holes.
     pub is_holeless: bool,
     /// Bytes of the file system that are free; all there could be if not said.
@@ -159,6 +161,11 @@ impl Disk for Recorded {
         let mut log = self.log.borrow_mut();
         let start = (offset as usize).min(self.bytes.len());
         let mut len = bytes.len().min(self.bytes.len() - start);
+        let is_bad = |page: u64| offset < page + PAGE && page < offset + len as u64;
+        if log.bad_page.is_some_and(is_bad) {
+            log.failed_reads += 1;
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         match log.count() {
             Some(Trouble::Error(code)) => {
                 log.failed_reads += 1;
