@@ -27,6 +27,10 @@ const VERSION: u32 = 1;
 /// Where the header's checksum lies.
 const CRC_AT: usize = 12;
 
+/// Bytes of a stretch, and of a pin.
+const STRETCH_LEN: usize = 16;
+const PIN_ENTRY_LEN: usize = 48;
+
 /// Entries in a slice.
 const SLICE: usize = 8192;
 
@@ -75,6 +79,20 @@ impl Header {
         let crc = header_crc(id, &header);
         header[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
         header
+    }
+
+    /// Bytes of the whole file.
+    fn file_len(&self) -> u64 {
+        let lists = [
+            (self.entries, ENTRY_LEN),
+            (self.gaps, STRETCH_LEN),
+            (self.pins, PIN_ENTRY_LEN),
+            (self.damaged, STRETCH_LEN),
+        ];
+        let bodies = lists
+            .iter()
+            .map(|&(count, len)| u64::from(count) * len as u64);
+        HEADER_LEN as u64 + bodies.sum::<u64>()
     }
 
     fn decode(bytes: &[u8], id: &PackId) -> Result<Header, Malformed> {
@@ -157,17 +175,24 @@ impl Checkpoint {
         let mut best: Option<(Checkpoint, Side)> = None;
         let mut sequence = 0;
         for side in Side::ALL {
-            let bytes = match disk.read_side(side, CHECKPOINT_MAX) {
-                Ok(bytes) if bytes.is_empty() => continue,
+            // The header alone first: what is no checkpoint of this pack is not read into memory.
+            let header = disk.read_side(side, HEADER_LEN as u64);
+            let header = header.map(|bytes| Header::decode(&bytes, id));
+            let Ok(Ok(header)) = header else {
+                log::debug!(
+                    "{side:?} has no checkpoint of this pack: {:?}",
+                    header.err()
+                );
+                continue;
+            };
+            sequence = sequence.max(header.sequence);
+            let bytes = match disk.read_side(side, header.file_len().min(CHECKPOINT_MAX) + 1) {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     log::debug!("read a checkpoint: {error}");
                     continue;
                 }
             };
-            if let Ok(header) = Header::decode(&bytes, id) {
-                sequence = sequence.max(header.sequence);
-            }
             match Checkpoint::decode(&bytes, id) {
                 Ok(it) if it.end > len || !is_there(disk, it.last) => {
                     log::debug!("a checkpoint speaks of another state of the pack");
