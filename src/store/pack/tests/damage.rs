@@ -293,7 +293,7 @@ fn page_that_cannot_be_read_is_never_cut_away() {
     let pack = &sample.image.pack;
     let first = RECORDS_AT / PAGE * PAGE;
     let pages = (first..pack.len() as u64).step_by(PAGE as usize);
-    assert!(pages.len() > 2);
+    assert!(pages.clone().count() >= 2);
     for page in pages {
         let log: Rc<RefCell<Log>> = Rc::default();
         log.borrow_mut().bad_page = Some(page);
