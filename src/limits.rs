@@ -319,8 +319,8 @@ pub const PIN_RECHECK: Duration = Duration::from_secs(3600);
 /// blocks together.
 pub const PIN_OVERHEAD: u64 = 12;
 
-/// Leases that are ended at once, when a client has gone before its share was done: each is looked up.
-pub const RELEASES_PER_STEP: usize = 512;
+/// Blocks that are released or held on in one step, when a share has ended: each is looked up.
+pub const ENDINGS_PER_STEP: usize = 512;
 
 /// Pause between two slices of the store's work in the background.
 pub const WORK_PAUSE: Duration = Duration::from_millis(10);

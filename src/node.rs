@@ -433,6 +433,8 @@ impl<S: Store> Node<S> {
             } else if let Some(event) = self.dht.poll_event() {
                 self.handle_dht(now, event);
             } else if let Some((client, settled)) = self.keep.poll_settled() {
+                // With what it has noted in the store.
+                self.commit_and_answer(now);
                 self.send_when_durable(now, client, Frame::Settled(settled));
             } else if self.commit_at.is_some_and(|at| at <= now) {
                 self.commit_and_answer(now);

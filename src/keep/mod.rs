@@ -15,7 +15,7 @@ use crate::block::Role;
 use crate::dht::{Dht, LookupId};
 use crate::id::{BlockId, NodeId};
 use crate::limits::*;
-use crate::store::{Store, Terms};
+use crate::store::{Hold, Store, Terms};
 use crate::time::Instant;
 use crate::timers::Timers;
 use crate::transfer::{BlockHead, ConnId, Source, Transfer};
@@ -59,8 +59,8 @@ enum Timer {
     Progress(ConnId),
     /// Look whether a peer gets on with what it owes.
     Late(NodeId),
-    /// End some of the leases of clients that have gone.
-    Release,
+    /// Do some of what follows from the ends of shares.
+    End,
 }
 
 /// What a peer's answer for a job is.
@@ -73,6 +73,16 @@ enum Outcome {
     Late,
     /// The connection ended before the answer.
     CutOff(Contact),
+}
+
+/// What follows from the end of a share.
+enum Ending {
+    /// Its client has gone before it was done: the lease of this block ends.
+    Release(BlockId),
+    /// It is done, and this block has fewer copies than it wanted: it is held on.
+    Keep(BlockId),
+    /// All of them are: the client is told.
+    Settled(ConnId, Settled),
 }
 
 /// One block on the way to its copies.
@@ -110,8 +120,8 @@ pub struct Keep {
     ready: BTreeSet<NodeId>,
     /// The contacts of a network with fewer than K, and when they were found.
     whole_network: Option<(Instant, Vec<Contact>)>,
-    /// Blocks of clients that have gone before their shares were done, whose leases are to be ended.
-    orphans: VecDeque<BlockId>,
+    /// What follows from the ends of shares, in order.
+    endings: VecDeque<Ending>,
     /// Whether a block has been done with since this was asked last.
     has_progressed: bool,
     next_job: u64,
@@ -182,7 +192,7 @@ impl Keep {
         let mut any = false;
         for session in self.sessions.values_mut() {
             for id in session.take_counted() {
-                tools.store.release(&id);
+                tools.store.release(&id, Hold::Leased);
                 any = true;
             }
         }
@@ -200,12 +210,11 @@ impl Keep {
             return;
         };
         let jobs = self.jobs.values().filter(|job| job.session == client);
-        self.orphans.extend(jobs.map(|job| job.block));
-        self.orphans.extend(session.leased());
+        let placing = jobs.map(|job| Ending::Release(job.block));
+        self.endings.extend(placing);
+        self.endings.extend(session.leased().map(Ending::Release));
+        self.timers.set(Timer::End, tools.now);
         self.has_progressed = true;
-        if !self.orphans.is_empty() {
-            self.timers.set(Timer::Release, tools.now);
-        }
         self.timers.stop(Timer::Retry(client));
         self.timers.stop(Timer::Progress(client));
         self.jobs.retain(|_, job| job.session != client);
@@ -407,9 +416,8 @@ impl Keep {
         };
         self.has_progressed = true;
         if let Some(session) = self.sessions.get_mut(&job.session) {
-            session.finish(job.block, job.role, &job.holders);
-            if job.holders.len() >= job.wanted && !session.is_to_be_pinned() {
-                tools.store.release(&job.block);
+            if session.finish(job.block, job.role, &job.holders) {
+                tools.store.release(&job.block, Hold::Kept);
             }
             self.check_settled(tools, job.session);
         }
@@ -431,9 +439,24 @@ impl Keep {
         }
         let reached = tools.dht.reached_anybody();
         let settled = session.outcome(reached);
+        self.endings.extend(session.leased().map(Ending::Keep));
+        self.endings.push_back(Ending::Settled(client, settled));
         self.sessions.remove(&client);
         self.timers.stop(Timer::Progress(client));
-        self.settled.push_back((client, settled));
+        self.end_some(tools);
+    }
+
+    /// Does some of what follows from the ends of shares: each block is looked up.
+    fn end_some(&mut self, tools: &mut Tools<'_>) {
+        for _ in 0..ENDINGS_PER_STEP {
+            match self.endings.pop_front() {
+                Some(Ending::Release(id)) => tools.store.release(&id, Hold::Leased),
+                Some(Ending::Keep(id)) => tools.store.keep(&id),
+                Some(Ending::Settled(client, settled)) => self.settled.push_back((client, settled)),
+                None => return,
+            }
+        }
+        self.timers.set(Timer::End, tools.now + WORK_PAUSE);
     }
 
     /// Lets a link do what it can: connect, offer, send.
@@ -638,15 +661,7 @@ impl Keep {
                     self.run(tools);
                 }
                 Timer::Late(peer) => self.check_late(tools, peer),
-                Timer::Release => {
-                    let some = self.orphans.len().min(RELEASES_PER_STEP);
-                    for id in self.orphans.drain(..some) {
-                        tools.store.release(&id);
-                    }
-                    if !self.orphans.is_empty() {
-                        self.timers.set(Timer::Release, tools.now + WORK_PAUSE);
-                    }
-                }
+                Timer::End => self.end_some(tools),
                 Timer::Progress(client) => {
                     if let Some(session) = self.sessions.get(&client) {
                         tools.transfer.send(client, &session.progress());

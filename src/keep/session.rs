@@ -25,8 +25,11 @@ pub struct Session {
     short: Vec<(BlockId, Role, u8)>,
     /// The fewest copies among blocks done with that are not in `short`.
     least: u8,
-    /// Blocks done with that have fewer copies than were aimed at, but enough: the own copy is under lease.
+    /// Blocks done with that have fewer copies than were aimed at, but enough: the own copy is under lease, and may go
+    /// if there is no room.
     counted: Vec<BlockId>,
+    /// Other blocks done with whose own copy is under lease; with `counted` no more than the allotment holds.
+    leased: Vec<BlockId>,
     /// Peers that hold any of the blocks.
     holders: BTreeSet<NodeId>,
     /// Nothing more is added; what is short is tried again until then.
@@ -47,14 +50,10 @@ impl Session {
             short: Vec::new(),
             least: COPIES_MAX,
             counted: Vec::new(),
+            leased: Vec::new(),
             holders: BTreeSet::new(),
             retry_until: None,
         }
-    }
-
-    /// Whether the own copies stay until the file is pinned.
-    pub fn is_to_be_pinned(&self) -> bool {
-        self.pin
     }
 
     /// How many copies a block of this role should get: roots and nodes, without which nothing is found, twice
@@ -80,20 +79,25 @@ impl Session {
         Some(next)
     }
 
-    /// A block is done with.
-    pub fn finish(&mut self, block: BlockId, role: Role, holders: &BTreeSet<NodeId>) {
+    /// A block is done with. Whether nothing need hold the own copy any more.
+    pub fn finish(&mut self, block: BlockId, role: Role, holders: &BTreeSet<NodeId>) -> bool {
         self.active -= 1;
         self.placed += 1;
         let copies = holders.len() as u8;
         self.holders.extend(holders);
         if copies < self.min_copies && self.short.len() < PLACING_MAX {
             self.short.push((block, role, copies));
-        } else {
-            self.least = self.least.min(copies);
-            if !self.pin && copies > 0 && holders.len() < self.wanted(role) {
-                self.counted.push(block);
-            }
+            return false;
         }
+        self.least = self.least.min(copies);
+        if self.pin || copies == 0 {
+            self.leased.push(block);
+        } else if holders.len() < self.wanted(role) {
+            self.counted.push(block);
+        } else {
+            return true;
+        }
+        false
     }
 
     /// The blocks that have copies, though fewer than were aimed at; each is given once.
@@ -105,7 +109,8 @@ impl Session {
     pub fn leased(&self) -> impl Iterator<Item = BlockId> + '_ {
         let pending = self.pending.iter().map(|it| it.0);
         let short = self.short.iter().map(|it| it.0);
-        pending.chain(short).chain(self.counted.iter().copied())
+        let done = self.counted.iter().chain(&self.leased).copied();
+        pending.chain(short).chain(done)
     }
 
     /// Nothing more is added; what is short may be tried again until `deadline`.

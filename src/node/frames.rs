@@ -6,7 +6,7 @@ use crate::block::{Block, Kind};
 use crate::id::BlockId;
 use crate::keep;
 use crate::limits::*;
-use crate::store::{Claim, Store, StoreError, Terms};
+use crate::store::{Claim, Hold, Store, StoreError, Terms};
 use crate::time::Instant;
 use crate::transfer::{BlockHead, ConnId, Source};
 use crate::wire::frame::{Answer, ByeReason, Frame, Offered, PayloadFrame};
@@ -273,7 +273,7 @@ impl<S: Store> Node<S> {
     /// room, it waits as long as others may go, because copies of them are counted.
     fn add_block(&mut self, now: Instant, conn: ConnId, block: Block) {
         let terms = Terms {
-            is_leased: true,
+            hold: Hold::Leased,
             ..granted(now, LIFETIME_MAX.as_secs() as u32)
         };
         let mut stored = self.store_block(&block, terms, None);

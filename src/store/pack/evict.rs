@@ -1,5 +1,5 @@
 //! Which block goes first when there is no room: what is expired, then what is farthest from home. Never what is
-//! pinned, leased or in use, nor what is closer than the newcomer.
+//! pinned, held or in use, nor what is closer than the newcomer.
 //!
 //! What a search has passed over in vain is remembered until something changes that lets more go; so a pack that
 //! is full of pinned blocks does not cost a walk over them each time. Distances are compared by the first 64 bits.
@@ -7,7 +7,7 @@
 use super::index::{prefix, Entry, Index, Key, FIRST_KEY};
 use crate::id::BlockId;
 use crate::limits::EVICT_SEARCH_MAX;
-use crate::store::Claim;
+use crate::store::{Claim, Hold};
 
 /// Which blocks belong to pinned files, told by two marks that take turns.
 #[derive(Default)]
@@ -184,7 +184,7 @@ impl Evictor {
             if beyond.is_some_and(|beyond| distance <= beyond) || victims.len() == max {
                 return;
             }
-            if marks.protect(&entry) || entry.terms.is_leased {
+            if marks.protect(&entry) || entry.terms.hold != Hold::Free {
                 continue;
             }
             kept_all = false;
@@ -294,7 +294,7 @@ mod tests {
             checked: true,
             terms: Terms {
                 expires,
-                is_leased: false,
+                hold: Hold::Free,
             },
             marks: 0,
         }

@@ -30,7 +30,7 @@ mod window;
 pub use lock::{DirLock, LockError, Role};
 pub use opening::Opened;
 
-use super::{Claim, Pin, Put, Sequence, Store, StoreError, Terms, Usage, Verified};
+use super::{Claim, Hold, Pin, Put, Sequence, Store, StoreError, Terms, Usage, Verified};
 use crate::block::{Block, Kind};
 use crate::id::{BlockId, Point};
 use crate::limits::*;
@@ -212,7 +212,9 @@ impl PackStore {
             return;
         }
         self.index.update(id, Entry { terms, ..*entry });
-        self.pending.terms.insert(entry.offset, terms);
+        if terms.lasting() != entry.terms.lasting() {
+            self.pending.terms.insert(entry.offset, terms);
+        }
         self.evictor.handle_release();
     }
 
@@ -349,19 +351,37 @@ impl Store for PackStore {
         if let Some(entry) = self.find(id) {
             let later = Terms {
                 expires,
-                is_leased: false,
+                hold: Hold::Free,
             };
             self.set_terms(id, &entry, entry.terms.or(later));
         }
     }
 
-    fn release(&mut self, id: &BlockId) {
+    fn keep(&mut self, id: &BlockId) {
         if let Some(entry) = self.find(id) {
-            let terms = Terms {
-                is_leased: false,
-                ..entry.terms
-            };
-            self.set_terms(id, &entry, terms);
+            let hold = Hold::Kept;
+            self.set_terms(
+                id,
+                &entry,
+                Terms {
+                    hold,
+                    ..entry.terms
+                },
+            );
+        }
+    }
+
+    fn release(&mut self, id: &BlockId, hold: Hold) {
+        if let Some(entry) = self.find(id).filter(|it| it.terms.hold <= hold) {
+            let hold = Hold::Free;
+            self.set_terms(
+                id,
+                &entry,
+                Terms {
+                    hold,
+                    ..entry.terms
+                },
+            );
         }
     }
 

@@ -11,7 +11,7 @@ use super::{allot, block, number_from_environment};
 use crate::block::Block;
 use crate::id::BlockId;
 use crate::rng::Rng;
-use crate::store::{Pin, Put, Store, Terms};
+use crate::store::{Hold, Pin, Put, Store, Terms};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -141,6 +141,10 @@ pub fn held(store: &mut PackStore, put: &BTreeMap<BlockId, Block>) -> BTreeSet<B
     }
     assert_eq!(store.usage().blocks, ids.len() as u64);
     ids
+}
+
+pub fn some_hold(rng: &mut Rng) -> Hold {
+    [Hold::Free, Hold::Leased, Hold::Kept][rng.below(3) as usize]
 }
 
 /// All that an opening is to find out, but for what it did for it.
@@ -294,7 +298,7 @@ impl Torture {
                 history.put.insert(block.id(), block.clone());
                 let terms = Terms {
                     expires: self.rng.below(9) as u32,
-                    is_leased: self.rng.below(4) == 0,
+                    hold: some_hold(&mut self.rng),
                 };
                 assert!(matches!(store.put(&block, terms), Ok(Put::Written(_))));
                 history.waiting.push(block.id());
@@ -306,7 +310,10 @@ impl Torture {
                 history.removed.push(id);
             }
             (11, Some(id)) => store.keep_until(&id, 20),
-            (12, Some(id)) => store.release(&id),
+            (12, Some(id)) => match self.rng.below(2) {
+                0 => store.release(&id, Hold::Kept),
+                _ => store.keep(&id),
+            },
             (13, Some(root)) => {
                 store
                     .add_pin(Pin { root, len: 9 })
