@@ -434,8 +434,9 @@ impl<S: Store> Node<S> {
                 self.handle_dht(now, event);
             } else if let Some((client, settled)) = self.keep.poll_settled() {
                 // With what it has noted in the store.
+                let frame = Frame::Settled(settled);
+                self.acks.push_back((self.written, client, frame));
                 self.commit_and_answer(now);
-                self.send_when_durable(now, client, Frame::Settled(settled));
             } else if self.commit_at.is_some_and(|at| at <= now) {
                 self.commit_and_answer(now);
             } else if self.work_at.is_some_and(|at| at <= now) {

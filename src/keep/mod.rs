@@ -67,8 +67,8 @@ enum Timer {
 enum Outcome {
     /// It has the block, durably.
     Holds,
-    /// It has not, and will not.
-    Refuses,
+    /// It has not, and will not; why, if it said so.
+    Refuses(Option<Answer>),
     /// It may still answer, but it is not waited for.
     Late,
     /// The connection ended before the answer.
@@ -390,7 +390,12 @@ impl Keep {
             Outcome::Holds => {
                 job.holders.insert(peer);
             }
-            Outcome::Refuses => {}
+            Outcome::Refuses(reason) => {
+                let session = self.sessions.get_mut(&job.session);
+                if let (Some(session), Some(reason)) = (session, reason) {
+                    session.handle_refusal(reason);
+                }
+            }
             // It may have been closed as idle just when we offered. Who is shunned is not offered it again.
             Outcome::CutOff(contact) => {
                 if job.cut_off.insert(peer) {
@@ -472,7 +477,7 @@ impl Keep {
                     self.by_conn.insert(conn, peer);
                     conn
                 }
-                None => return self.drop_link(tools, peer, |_| Outcome::Refuses),
+                None => return self.drop_link(tools, peer, |_| Outcome::Refuses(None)),
             },
         };
         if !tools.transfer.is_open(conn) {
@@ -511,7 +516,7 @@ impl Keep {
                 continue;
             }
             let Some((kind, len)) = tools.store.check(&block) else {
-                self.results.push_back((id, peer, Outcome::Refuses));
+                self.results.push_back((id, peer, Outcome::Refuses(None)));
                 continue;
             };
             let len = len as usize;
@@ -582,7 +587,8 @@ impl Keep {
                 | Answer::Failed
                 | Answer::TooFar
                 | Answer::Quota => {
-                    self.results.push_back((id, peer, Outcome::Refuses));
+                    let refuses = Outcome::Refuses(Some(answer));
+                    self.results.push_back((id, peer, refuses));
                 }
             }
         }
@@ -590,13 +596,13 @@ impl Keep {
         self.run(tools);
     }
 
-    /// A peer has stored a block, or will not.
+    /// A peer has stored a block, or says why it will not.
     pub fn handle_stored(
         &mut self,
         tools: &mut Tools<'_>,
         conn: ConnId,
         block: BlockId,
-        stored: bool,
+        refusal: Option<Answer>,
     ) {
         let peer = self.by_conn.get(&conn).copied();
         let Some((peer, link)) = peer.and_then(|peer| Some((peer, self.links.get_mut(&peer)?)))
@@ -608,10 +614,9 @@ impl Keep {
         };
         tools.transfer.answered(tools.now, conn);
         link.late = false;
-        let outcome = if stored {
-            Outcome::Holds
-        } else {
-            Outcome::Refuses
+        let outcome = match refusal {
+            None => Outcome::Holds,
+            refusal => Outcome::Refuses(refusal),
         };
         self.results.push_back((id, peer, outcome));
         self.ready.insert(peer);

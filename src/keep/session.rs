@@ -4,8 +4,8 @@ use crate::block::Role;
 use crate::id::{BlockId, NodeId};
 use crate::limits::{COPIES_MAX, PLACING_MAX};
 use crate::time::Instant;
-use crate::wire::frame::{Frame, Settled};
-use std::collections::{BTreeSet, VecDeque};
+use crate::wire::frame::{Answer, Frame, Settled};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The state of a share.
 pub struct Session {
@@ -32,6 +32,8 @@ pub struct Session {
     leased: Vec<BlockId>,
     /// Peers that hold any of the blocks.
     holders: BTreeSet<NodeId>,
+    /// How often peers have refused a block, by reason.
+    refusals: BTreeMap<Answer, u64>,
     /// Nothing more is added; what is short is tried again until then.
     retry_until: Option<Instant>,
 }
@@ -52,6 +54,7 @@ impl Session {
             counted: Vec::new(),
             leased: Vec::new(),
             holders: BTreeSet::new(),
+            refusals: BTreeMap::new(),
             retry_until: None,
         }
     }
@@ -98,6 +101,11 @@ impl Session {
             return true;
         }
         false
+    }
+
+    /// A peer has refused a block.
+    pub fn handle_refusal(&mut self, reason: Answer) {
+        *self.refusals.entry(reason).or_default() += 1;
     }
 
     /// The blocks that have copies, though fewer than were aimed at; each is given once.
@@ -167,7 +175,13 @@ impl Session {
             least,
             holders,
             reached: reached || holders > 0,
+            refusal: self.most_frequent_refusal(),
         }
+    }
+
+    fn most_frequent_refusal(&self) -> Option<Answer> {
+        let most = self.refusals.iter().max_by_key(|(_, times)| **times);
+        most.map(|(reason, _)| *reason)
     }
 }
 
@@ -191,6 +205,9 @@ mod tests {
         session.finish(BlockId([1; 32]), Role::Leaf, &holders(1));
         session.finish(BlockId([2; 32]), Role::Leaf, &holders(3));
         assert!(session.is_placed() && session.is_short());
+        for reason in [Answer::Quota, Answer::Full, Answer::Full] {
+            session.handle_refusal(reason);
+        }
         assert_eq!(session.outcome(true).least, 1);
         session.retry();
         assert!(!session.is_placed());
@@ -201,6 +218,7 @@ mod tests {
             least: 3,
             holders: 5,
             reached: true,
+            refusal: Some(Answer::Full),
         };
         assert_eq!(
             session.outcome(false),

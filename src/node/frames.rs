@@ -59,12 +59,12 @@ impl<S: Store> Node<S> {
             }
             Frame::Stored { id, .. } => {
                 let (keep, mut tools) = self.keep_tools(now);
-                keep.handle_stored(&mut tools, conn, id, true);
+                keep.handle_stored(&mut tools, conn, id, None);
             }
             Frame::Refused { id, answer } => {
                 debug!("{:?} refuses {id:?}: {answer:?}", self.transfer.addr(conn));
                 let (keep, mut tools) = self.keep_tools(now);
-                keep.handle_stored(&mut tools, conn, id, false);
+                keep.handle_stored(&mut tools, conn, id, Some(answer));
             }
             Frame::Dialed(nonce) => {
                 if let (Some(peer), Some(addr)) =
@@ -297,7 +297,13 @@ impl<S: Store> Node<S> {
             }
             Err(error) => {
                 let status = if error.is_full() { 8 } else { 1 };
-                let text = format!("cannot keep the own copy: {error}");
+                let stays = match error {
+                    StoreError::Full { .. } => {
+                        "; what is there is pinned, or has too few copies elsewhere to be dropped"
+                    }
+                    _ => "",
+                };
+                let text = format!("cannot keep the own copy: {error}{stays}");
                 self.transfer.send(conn, &Frame::Failed { status, text });
             }
         }

@@ -111,6 +111,8 @@ pub struct Settled {
     pub holders: u32,
     /// Whether any other peer answered at all.
     pub reached: bool,
+    /// For which reason peers have refused blocks most often; `None` if none has.
+    pub refusal: Option<Answer>,
 }
 
 /// How far a verification is.
@@ -395,6 +397,7 @@ impl Frame {
                 out.push(settled.least);
                 out.extend_from_slice(&settled.holders.to_be_bytes());
                 out.push(u8::from(settled.reached));
+                out.push(settled.refusal.map_or(0, |reason| reason as u8));
             }
             Frame::Progress { placed, holders } => {
                 out.push(PROGRESS);
@@ -555,6 +558,10 @@ impl Frame {
                 least: reader.u8()?,
                 holders: reader.u32()?,
                 reached: boolean(&mut reader)?,
+                refusal: match reader.u8()? {
+                    0 => None,
+                    reason => Some(answer(reason)?),
+                },
             }),
             PROGRESS => Frame::Progress {
                 placed: reader.u64()?,

@@ -27,7 +27,7 @@ mod tail;
 mod verify;
 mod window;
 
-pub use lock::{DirLock, LockError, Role};
+pub use lock::{make_dir, DirLock, LockError, Role};
 pub use opening::Opened;
 
 use super::{Claim, Hold, Pin, Put, Sequence, Store, StoreError, Terms, Usage, Verified};

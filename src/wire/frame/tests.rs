@@ -95,6 +95,7 @@ fn one_of_each() -> Vec<Frame> {
             least: 2,
             holders: 4,
             reached: true,
+            refusal: Some(Answer::Quota),
         }),
         Frame::Progress {
             placed: 7,
