@@ -1,13 +1,16 @@
 //! Placing: what clients share goes to the neighbourhoods of its blocks, and the copies are counted.
 //!
 //! A [`Session`] is one client's share; a [`Job`] is one of its blocks on the way to its copies; a [`Link`] is
-//! what one peer is offered and sent. Called by the node with what lookups and connections bring.
+//! what one peer is offered and sent. Called by the node with what lookups and connections bring. [`Counts`] only
+//! counts, for whoever wants to know.
 
+mod count;
 mod link;
 mod pins;
 mod quota;
 mod session;
 
+pub use count::Counts;
 pub use pins::{Output as PinOutput, Pins};
 pub use quota::Quota;
 

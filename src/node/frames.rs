@@ -237,6 +237,10 @@ impl<S: Store> Node<S> {
                     fetch.want(&mut tools, conn, id);
                 }
             }
+            Frame::Count(blocks) => {
+                let (counts, mut tools) = self.counts_tools(now);
+                counts.count(&mut tools, conn, blocks);
+            }
             Frame::Status => {
                 let text = self.status(now);
                 self.transfer.send(conn, &Frame::Text(text));
