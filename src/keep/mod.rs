@@ -13,6 +13,7 @@ mod session;
 pub use count::Counts;
 pub use pins::{Output as PinOutput, Pins};
 pub use quota::Quota;
+pub use session::copies_wanted;
 
 use crate::block::Role;
 use crate::dht::{Dht, LookupId};

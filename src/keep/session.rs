@@ -7,6 +7,15 @@ use crate::time::Instant;
 use crate::wire::frame::{Answer, Frame, Settled};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// How many copies a block of this role should have where leaves should have `copies`, at most `COPIES_MAX`: roots
+/// and nodes, without which nothing is found, twice as many.
+pub fn copies_wanted(copies: u8, role: Role) -> u8 {
+    match role {
+        Role::Leaf => copies,
+        Role::Node | Role::Root => copies.saturating_mul(2).min(COPIES_MAX),
+    }
+}
+
 /// The state of a share.
 pub struct Session {
     pin: bool,
@@ -59,14 +68,9 @@ impl Session {
         }
     }
 
-    /// How many copies a block of this role should get: roots and nodes, without which nothing is found, twice
-    /// as many as leaves.
+    /// How many copies a block of this role should get.
     pub fn wanted(&self, role: Role) -> usize {
-        let copies = usize::from(self.copies);
-        match role {
-            Role::Leaf => copies,
-            Role::Node | Role::Root => (2 * copies).min(usize::from(COPIES_MAX)),
-        }
+        usize::from(copies_wanted(self.copies, role))
     }
 
     /// One more block.
