@@ -1,7 +1,9 @@
 //! `check` counts the copies that the network has, says so for people and for programs, and makes more.
 
 use crate::harness::*;
+use std::fs;
 use std::net::UdpSocket;
+use std::os::unix::fs::FileExt;
 
 /// Leaves of the file that these tests share, encrypted; with the root there is one block more.
 const LEAVES: usize = 12;
@@ -242,6 +244,63 @@ fn block_without_a_copy_is_said_and_repair_brings_it_back() {
     );
     let fetch = ["fetch", "-q", "-d", "fetcher", "-p", &addr, address.trim()];
     assert!(lab.strew(fetch).run().bytes() == random_bytes(LEAVES << 18, 21));
+    for peer in peers {
+        peer.stop();
+    }
+}
+
+/// Damages every record of this kind of block in a pack, which is of a peer that runs; the addresses.
+fn damage(peer: &Serve, kind: u8) -> Vec<String> {
+    let path = peer.dir.join("pack");
+    let pack = fs::read(&path).expect("a pack");
+    let at = (64..pack.len() - 64).step_by(8);
+    let at =
+        at.filter(|&at| pack[at..at + 8] == pack[16..24] && pack[at + 8..at + 10] == [1, kind]);
+    let file = fs::File::options().write(true).open(&path).expect("opened");
+    let id = |at: usize| {
+        file.write_all_at(&[0xee; 8], at as u64 + 200)
+            .expect("damaged");
+        strew::id::hex(&pack[at + 16..at + 48])
+    };
+    at.map(id).collect()
+}
+
+#[test]
+fn tree_with_nodes_is_walked_and_a_node_that_is_nowhere_is_named() {
+    let lab = Lab::new();
+    let peers = lab.network(2);
+    let addr = peers[0].addr();
+    // 1,200 times the same leaf, below two nodes.
+    let path = lab.path("zeros");
+    let zeros = fs::File::create(&path).expect("made");
+    zeros.set_len(1200 << 18).expect("long");
+    let share = ["share", "-q", "-d", "sharer", "-p", &addr, "--copies", "1"];
+    let address = lab.strew(share).arg(&path).run().text();
+    let root = root_of(&address);
+    let check = ["check", "--json", "-d", "checker", "-p", &addr, &root];
+    let count = Count::of_json(&lab.strew(check).run().bytes(), &root);
+    assert_eq!(
+        (count.blocks, count.min),
+        (4, 1),
+        "a leaf, two nodes, the root"
+    );
+    assert_eq!(count.copies(), held(&lab, &peers));
+    let repair = lab.strew(check).args(["--repair", "--copies", "2"]).run();
+    repair.expect_said(&["1 block repaired"]);
+    let count = Count::of_json(&repair.bytes(), &root);
+    assert_eq!(held(&lab, &peers), 8, "all on both");
+    assert_eq!(count.histogram, [(2, 3), (3, 1)], "and the leaf here");
+    let nodes = damage(&peers[0], 6);
+    assert_eq!(nodes.len(), 2);
+    damage(&peers[1], 6);
+    let again = ["check", "--json", "-d", "again", "-p", &addr, &root];
+    let run = lab.strew(again).run();
+    run.expect_failure(3, &[&root, "its block", "2 peers were asked"]);
+    assert!(
+        nodes.iter().any(|node| run.stderr.contains(node)),
+        "{}",
+        run.stderr
+    );
     for peer in peers {
         peer.stop();
     }
