@@ -8,10 +8,10 @@ use super::checkpoint::Checkpoint;
 use super::disk::Disk;
 use super::gaps::Gaps;
 use super::index::{Entry, Index};
-use super::note::{decode_gaps, decode_pin, decode_terms, push_stretch, Stretch};
+use super::note::{decode_gaps, decode_pin, decode_terms, push_stretch, Stretch, PIN_LEN};
 use super::record::{
-    PackId, Record, ADDRESS_AT, ALIGN, RECORDS_AT, RECORD_HEADER_LEN, TYPE_BLOCK, TYPE_GAPS,
-    TYPE_PIN, TYPE_TERMS,
+    extent, PackId, Record, ADDRESS_AT, ALIGN, RECORDS_AT, RECORD_HEADER_LEN, TYPE_BLOCK,
+    TYPE_GAPS, TYPE_PIN, TYPE_TERMS,
 };
 use super::window::{Found, Window};
 use crate::block::Kind;
@@ -133,6 +133,8 @@ struct Scanner<'a> {
     new_gaps: Gaps,
     /// By the offset of the block's record; the last statement stands.
     new_terms: BTreeMap<u64, Terms>,
+    /// Of several of one root the last that is in no gap stands: it was being moved, and perhaps that was given up.
+    new_pins: Vec<(BlockId, PinNote)>,
     /// Blocks of which there may be several records.
     several: Vec<BlockId>,
 }
@@ -159,6 +161,7 @@ impl<'a> Scanner<'a> {
             },
             new_gaps: Gaps::default(),
             new_terms: BTreeMap::new(),
+            new_pins: Vec::new(),
             several: Vec::new(),
         }
     }
@@ -203,11 +206,7 @@ impl<'a> Scanner<'a> {
             TYPE_TERMS => self.new_terms.extend(decode_terms(payload, offset)),
             TYPE_PIN => {
                 if let Some(len) = decode_pin(payload) {
-                    let note = PinNote { len, offset };
-                    if let Some(old) = self.scan.pins.insert(id, note) {
-                        let end = old.offset + record.extent();
-                        self.scan.stale.push((old.offset, end));
-                    }
+                    self.new_pins.push((id, PinNote { len, offset }));
                 }
             }
             // Of the future.
@@ -230,9 +229,15 @@ impl<'a> Scanner<'a> {
                 (!is_gone).then_some(Entry { terms, ..entry })
             });
         }
-        self.scan
-            .pins
-            .retain(|_, pin| gaps.around(pin.offset).is_none());
+        let pins = &mut self.scan.pins;
+        pins.retain(|_, pin| gaps.around(pin.offset).is_none());
+        let new_pins = std::mem::take(&mut self.new_pins).into_iter();
+        for (root, pin) in new_pins.filter(|(_, pin)| gaps.around(pin.offset).is_none()) {
+            if let Some(old) = pins.insert(root, pin) {
+                let end = old.offset + extent(PIN_LEN);
+                self.scan.stale.push((old.offset, end));
+            }
+        }
         self.several.sort_unstable();
         self.several.dedup();
         for id in std::mem::take(&mut self.several) {
@@ -260,7 +265,7 @@ impl<'a> Scanner<'a> {
             if address != Some(&id.0) {
                 continue;
             }
-            let end = entry.offset + super::record::extent(entry.len);
+            let end = entry.offset + extent(entry.len);
             if chosen {
                 self.scan.index.remove(id, &entry);
                 self.scan.stale.push((entry.offset, end));
@@ -304,7 +309,8 @@ fn without_gaps((mut start, end): Stretch, gaps: &Gaps, list: &mut Vec<Stretch>)
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::record::{encode_file_header, extent, file_start};
+    use super::super::note::{encode_gaps, encode_pin};
+    use super::super::record::{encode_file_header, file_start};
     use super::super::tests::recorded::{Image, Recorded};
     use super::*;
     use crate::block::{Block, Form, Role};
@@ -481,6 +487,37 @@ mod tests {
         bytes[offsets[0] as usize + 64] ^= 1;
         let damage = (offsets[0], offsets[1]);
         assert_eq!(first(&bytes), (offsets[2], vec![damage]));
+    }
+
+    #[test]
+    fn pin_whose_copy_was_given_up_stands_where_it_was() {
+        let root = BlockId([6; 32]);
+        let note = |pack: &mut Vec<u8>, kind_of_record: u8, payload: &[u8]| -> Stretch {
+            let start = pack.len() as u64;
+            append(
+                pack,
+                &Record::of_note(kind_of_record, root, payload, 0),
+                payload,
+            );
+            (start, pack.len() as u64)
+        };
+        let (mut bytes, _) = pack(&ten());
+        let first = note(&mut bytes, TYPE_PIN, &encode_pin(7));
+        let copy = note(&mut bytes, TYPE_PIN, &encode_pin(7));
+        let found = scan(&bytes, &id());
+        assert_eq!(
+            (found.pins[&root].offset, found.stale),
+            (copy.0, vec![first])
+        );
+        // The one that is left, whichever it is.
+        for (gap, left) in [(first, copy), (copy, first)] {
+            let mut bytes = bytes.clone();
+            note(&mut bytes, TYPE_GAPS, &encode_gaps([gap].into_iter()));
+            let found = scan(&bytes, &id());
+            assert_eq!((found.pins[&root].offset, found.stale), (left.0, vec![]));
+            note(&mut bytes, TYPE_GAPS, &encode_gaps([left].into_iter()));
+            assert!(scan(&bytes, &id()).pins.is_empty(), "removed");
+        }
     }
 
     #[test]
