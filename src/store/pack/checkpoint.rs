@@ -31,9 +31,6 @@ const CRC_AT: usize = 12;
 const STRETCH_LEN: usize = 16;
 const PIN_ENTRY_LEN: usize = 48;
 
-/// Entries in a slice.
-const SLICE: usize = 8192;
-
 /// What a pack held up to some place.
 #[derive(Default)]
 pub(super) struct Checkpoint {
@@ -278,9 +275,10 @@ impl Writer {
 
     /// Writes a slice of the entries; whether it was the last.
     pub fn step(&mut self, disk: &mut dyn Disk, index: &Index) -> io::Result<bool> {
-        let mut bytes = Vec::with_capacity(SLICE * ENTRY_LEN);
+        let slice = disk.entries_per_slice();
+        let mut bytes = Vec::with_capacity(slice * ENTRY_LEN);
         let mut entries = index.iter_from(self.cursor);
-        for ((prefix, at), entry) in entries.by_ref().take(SLICE) {
+        for ((prefix, at), entry) in entries.by_ref().take(slice) {
             self.cursor = (prefix, at + 1);
             if entry.offset < self.end {
                 bytes.extend_from_slice(&encode_entry(prefix, &entry));

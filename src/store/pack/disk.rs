@@ -18,6 +18,9 @@ use std::path::{Path, PathBuf};
 /// for ever must not hold the process.
 const INTERRUPTIONS_MAX: u32 = 1000;
 
+/// See [`Disk::entries_per_slice`]: encoded and written in well below a millisecond.
+const ENTRIES_PER_SLICE: usize = 8192;
+
 /// One of the two files that hold checkpoints.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Side {
@@ -81,6 +84,11 @@ pub(super) trait Disk {
 
     /// Writes bytes of a side at this offset. After an error, any of them may have been written.
     fn write_side(&mut self, side: Side, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Entries of a checkpoint that are written to a side in one slice of work.
+    fn entries_per_slice(&self) -> usize {
+        ENTRIES_PER_SLICE
+    }
 
     /// Cuts a side to this length.
     fn cut_side(&mut self, side: Side, len: u64) -> io::Result<()>;

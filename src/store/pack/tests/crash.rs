@@ -6,7 +6,7 @@
 use super::super::index::Entry;
 use super::super::record::ADDRESS_AT;
 use super::super::PackStore;
-use super::recorded::{Image, Log, Op, Recorded, Wreck};
+use super::recorded::{checkpoints_amid_changes, Image, Log, Op, Recorded, Wreck};
 use super::{allot, block, number_from_environment};
 use crate::block::Block;
 use crate::id::BlockId;
@@ -112,6 +112,8 @@ struct Torture {
     samples: u64,
     /// Copies that took the place of a pack.
     replacements: u64,
+    /// Checkpoints between whose slices the pack was written to.
+    amid_changes: u64,
 }
 
 pub fn open_on(image: &Image, log: &Rc<RefCell<Log>>, capacity: u64) -> PackStore {
@@ -357,6 +359,7 @@ impl Torture {
         for _ in 0..GENERATIONS {
             let log: Rc<RefCell<Log>> = Rc::default();
             log.borrow_mut().is_holeless = is_holeless;
+            log.borrow_mut().entries_per_slice = Some(1 + self.rng.below(6));
             let mut store = open_recorded(&image, &log);
             store.background.checkpoint_after = 3 + self.rng.below(8);
             store.background.copy_step = 1 + self.rng.below(4000);
@@ -379,6 +382,7 @@ impl Torture {
                 |ops: &[Op]| was_named || ops.iter().any(|op| matches!(op, Op::SyncName));
             let replacements = ops.iter().filter(|op| matches!(op, Op::Replace)).count();
             self.replacements += replacements as u64;
+            self.amid_changes += checkpoints_amid_changes(&ops);
             for end in 0..=ops.len() {
                 if self.states >= self.target {
                     return;
@@ -423,6 +427,7 @@ fn no_loss_of_power_loses_what_was_acknowledged() {
         samples: (target / 200).clamp(16, 1000),
         doubts_max: DOUBTS_MAX[0],
         replacements: 0,
+        amid_changes: 0,
     };
     let thorough = torture.samples;
     // States of packs that were gone through thoroughly.
@@ -447,8 +452,9 @@ fn no_loss_of_power_loses_what_was_acknowledged() {
         }
     }
     println!(
-        "{} states of {runs} packs, {full_states} with full blocks; {} times a copy took the pack's place",
-        torture.states, torture.replacements
+        "{} states of {runs} packs, {full_states} with full blocks; {} times a copy took the pack's place; {} \
+         checkpoints while the pack was written to",
+        torture.states, torture.replacements, torture.amid_changes
     );
-    assert!(torture.replacements > 0);
+    assert!(torture.replacements > 0 && torture.amid_changes > 20);
 }

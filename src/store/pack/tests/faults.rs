@@ -2,7 +2,7 @@
 //! lost, what is refused leaves nothing behind, and what is held can be read all the while.
 
 use super::super::PackStore;
-use super::crash::{held, open_recorded};
+use super::crash::{contents, held, open_recorded};
 use super::recorded::{Fault, Image, Log, Op, Recorded, Trouble, Wreck};
 use super::{allot, block};
 use crate::block::Block;
@@ -132,6 +132,7 @@ fn run(image: &Image, is_holeless: bool, kept: &[Block], fault: Fault) -> bool {
     let log: Rc<RefCell<Log>> = Rc::default();
     log.borrow_mut().fault = Some(fault);
     log.borrow_mut().is_holeless = is_holeless;
+    log.borrow_mut().entries_per_slice = Some(1);
     let mut known = Known {
         log: log.clone(),
         ..Known::default()
@@ -207,6 +208,11 @@ fn reopen(image: &Image, is_holeless: bool, ops: &[Op], known: &Known, fault: Fa
                     let mut store = open_recorded(&image, &Rc::default());
                     let found = held(&mut store, &known.put);
                     assert!(must.is_subset(&found), "{fault:?}");
+                    if store.opened().has_checkpoint {
+                        let without = open_recorded(&Image::of(&image.pack), &Rc::default());
+                        let differ = "a checkpoint changes nothing";
+                        assert_eq!(contents(&store), contents(&without), "{differ}: {fault:?}");
+                    }
                 }
             }
         }

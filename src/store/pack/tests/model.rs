@@ -51,6 +51,7 @@ struct Twins {
 fn open(image: &Image, is_holeless: bool, rng: &mut Rng) -> (PackStore, Rc<RefCell<Log>>) {
     let log: Rc<RefCell<Log>> = Rc::default();
     log.borrow_mut().is_holeless = is_holeless;
+    log.borrow_mut().entries_per_slice = Some(1 + rng.below(60));
     let mut store = open_on(image, &log, CAPACITY);
     store.background.checkpoint_after = 10 + rng.below(100);
     store.background.copy_step = 1 + rng.below(100_000);

@@ -93,6 +93,8 @@ pub struct Log {
     pub is_holeless: bool,
     /// Bytes of the file system that are free; all there could be if not said.
     pub free: Option<u64>,
+    /// Entries of a checkpoint that are written in one slice; all if not said.
+    pub entries_per_slice: Option<u64>,
 }
 
 impl Log {
@@ -241,6 +243,11 @@ impl Disk for Recorded {
             bytes,
         });
         done
+    }
+
+    fn entries_per_slice(&self) -> usize {
+        let said = self.log.borrow().entries_per_slice;
+        said.unwrap_or(1 << 20) as usize
     }
 
     fn cut_side(&mut self, side: Side, len: u64) -> io::Result<()> {
@@ -395,6 +402,29 @@ enum Step<'a> {
     SetLen(u64),
     /// A page that was given back.
     Punch(u64),
+}
+
+/// Checkpoints that were sealed and between whose slices something was written to the pack.
+pub fn checkpoints_amid_changes(ops: &[Op]) -> u64 {
+    let (mut count, mut is_begun, mut has_changed) = (0, false, false);
+    // What comes between the last slice and the header is the seal's own.
+    let (mut is_amid, mut was_amid) = (false, false);
+    for op in ops {
+        match op {
+            Op::Write { .. } => has_changed = is_begun,
+            Op::WriteSide { offset: 0, .. } => {
+                count += u64::from(was_amid);
+                (is_begun, has_changed, is_amid, was_amid) = (false, false, false, false);
+            }
+            Op::WriteSide { .. } => {
+                was_amid = is_amid;
+                is_amid |= has_changed;
+                is_begun = true;
+            }
+            _ => {}
+        }
+    }
+    count
 }
 
 /// What is left after a loss of power: what was surely durable, and what may or may not have been.
