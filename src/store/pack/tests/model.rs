@@ -3,6 +3,7 @@
 //! Environment: `STREW_TORTURE_OPERATIONS`, how many (default 100,000); `STREW_TORTURE_SEED`, a number that decides
 //! everything. Both are printed.
 
+use super::super::commit::Move;
 use super::super::PackStore;
 use super::crash::{held, open_on, some_hold};
 use super::recorded::{Image, Log, Op, Wreck};
@@ -30,6 +31,10 @@ struct Twins {
     is_holeless: bool,
     /// Copies that took the pack's place, as far as has been looked.
     copies: usize,
+    /// Records that were copied to the tail.
+    moves: u64,
+    /// Blocks that went, or got other terms, between their copy and the commit.
+    changed_moves: u64,
     store: PackStore,
     log: Rc<RefCell<Log>>,
     /// What the disk held when the store was opened.
@@ -55,6 +60,7 @@ fn open(image: &Image, is_holeless: bool, rng: &mut Rng) -> (PackStore, Rc<RefCe
     let mut store = open_on(image, &log, CAPACITY);
     store.background.checkpoint_after = 10 + rng.below(100);
     store.background.copy_step = 1 + rng.below(100_000);
+    store.background.move_after = [None, Some(0), Some(2000)][rng.below(3) as usize];
     (store, log)
 }
 
@@ -65,6 +71,8 @@ impl Twins {
         Twins {
             is_holeless,
             copies: 0,
+            moves: 0,
+            changed_moves: 0,
             store,
             log,
             image: Image::default(),
@@ -191,6 +199,52 @@ impl Twins {
         has_evicted
     }
 
+    /// Does a slice of work, and changes the terms of some of the blocks that it has copied.
+    fn work(&mut self, rng: &mut Rng) {
+        let before = self.store.pending.moves.len();
+        self.store.work();
+        if self.store.uncommitted() == 0 && self.store.pending.is_empty() {
+            self.handle_commit();
+        }
+        let moves = &self.store.pending.moves;
+        self.moves += moves.len().saturating_sub(before) as u64;
+        let copied = moves.iter().filter_map(|copied| match copied {
+            Move::Block { id, .. } if self.model.contains_key(id) => Some(*id),
+            _ => None,
+        });
+        for id in copied.collect::<Vec<_>>() {
+            match rng.below(20) {
+                0..3 => self.keep_until(&id, self.hour + rng.below(40) as u32),
+                3 => self.keep(&id),
+                4 => self.release(&id, Hold::Kept),
+                5 => self.remove(&id),
+                _ => continue,
+            }
+            self.changed_moves += 1;
+        }
+    }
+
+    fn keep_until(&mut self, id: &BlockId, expires: u32) {
+        self.store.keep_until(id, expires);
+        if let Some(held) = self.model.get_mut(id) {
+            held.expires = held.expires.max(expires);
+        }
+    }
+
+    fn keep(&mut self, id: &BlockId) {
+        self.store.keep(id);
+        if let Some(held) = self.model.get_mut(id) {
+            held.hold = Hold::Kept;
+        }
+    }
+
+    fn release(&mut self, id: &BlockId, up_to: Hold) {
+        self.store.release(id, up_to);
+        if let Some(held) = self.model.get_mut(id).filter(|it| it.hold <= up_to) {
+            held.hold = Hold::Free;
+        }
+    }
+
     fn commit(&mut self) {
         self.store.begin_commit().expect("the disk is sound");
         assert_eq!(self.store.uncommitted(), 0);
@@ -297,10 +351,13 @@ fn pack_answers_as_a_map_does_through_crashes() {
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
     let mut rng = Rng::new(bytes);
     let (mut full, mut evicted, mut crashes, mut checkpoints, mut copies) = (0, 0, 0, 0, 0);
+    let (mut moves, mut changed_moves) = (0, 0);
     let mut twins = Twins::new(&mut rng);
     for operation in 0..operations {
         if operation % OPERATIONS_PER_PACK == 0 {
             copies += twins.copies;
+            moves += twins.moves;
+            changed_moves += twins.changed_moves;
             twins = Twins::new(&mut rng);
         }
         let terms = Terms {
@@ -330,30 +387,18 @@ fn pack_answers_as_a_map_does_through_crashes() {
             (70..74, Some(known)) => twins.remove(&known.id()),
             (74..76, Some(known)) => {
                 let id = known.id();
-                let up_to = some_hold(&mut rng);
-                twins.store.release(&id, up_to);
-                let is_kept = rng.below(8) == 0;
-                if is_kept {
-                    twins.store.keep(&id);
+                twins.release(&id, some_hold(&mut rng));
+                if rng.below(8) == 0 {
+                    twins.keep(&id);
                 }
-                twins.store.keep_until(&id, terms.expires);
-                if let Some(held) = twins.model.get_mut(&id) {
-                    if held.hold <= up_to {
-                        held.hold = Hold::Free;
-                    }
-                    if is_kept {
-                        held.hold = Hold::Kept;
-                    }
-                    held.expires = held.expires.max(terms.expires);
-                }
+                twins.keep_until(&id, terms.expires);
             }
             (76, Some(known)) => twins.set_pin(known.id(), true),
             (77, Some(known)) => twins.set_pin(known.id(), false),
             (78, Some(_)) => twins.mark(),
             (79..91, Some(_)) => {
-                twins.store.work();
-                if twins.store.uncommitted() == 0 && twins.store.pending.is_empty() {
-                    twins.handle_commit();
+                for _ in 0..=rng.below(3) {
+                    twins.work(&mut rng);
                 }
             }
             (91..94, Some(_)) => twins.commit(),
@@ -377,7 +422,8 @@ fn pack_answers_as_a_map_does_through_crashes() {
     println!(
         "{operations} operations, {full} refused for want of space, {evicted} that others made room for, \
          {crashes} losses of power, {checkpoints} after an opening by a checkpoint, {copies} times a copy took the \
-         pack's place"
+         pack's place, {moves} records moved to the end, {changed_moves} changed before that was durable"
     );
+    assert!(moves > operations / 200 && changed_moves > operations / 2000);
     assert!(full > 0 && evicted > 0 && crashes > 0 && checkpoints > 0 && copies > 0);
 }
