@@ -176,9 +176,11 @@ fn file_system_that_sets_nothing_aside_is_counted_as_if_it_did() {
     let mut disk = Recorded::new(&Image::of(&[1; 4096]), &log);
     let mut space = Space::new(&disk, allot(64 << 20), 4096).unwrap();
     let before = space.used(0);
+    // After it has been asked what is free.
+    let call = log.borrow().calls + 1;
     log.borrow_mut().fault = Some(Fault {
-        call: 0,
-        for_ever: true,
+        call,
+        for_ever: false,
         trouble: Trouble::Error(libc::EOPNOTSUPP),
     });
     space.grow(&mut disk, 4096, 10_000, 1 << 20).unwrap();
@@ -190,9 +192,12 @@ fn file_system_that_sets_nothing_aside_is_counted_as_if_it_did() {
     assert_eq!(space.used(0) - before, counted);
     // Another error is one.
     let mut space = Space::new(&disk, allot(64 << 20), 4096).unwrap();
-    let fault = log.borrow().fault.unwrap();
-    let trouble = Trouble::Error(libc::ENOSPC);
-    log.borrow_mut().fault = Some(Fault { trouble, ..fault });
+    let call = log.borrow().calls + 1;
+    log.borrow_mut().fault = Some(Fault {
+        call,
+        for_ever: true,
+        trouble: Trouble::Error(libc::ENOSPC),
+    });
     let refused = space.grow(&mut disk, 4096, 10_000, 1 << 20);
     assert!(refused.unwrap_err().is_full());
     assert_eq!(space.used(0), before);

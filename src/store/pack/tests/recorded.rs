@@ -85,7 +85,7 @@ pub struct Log {
     /// Calls that could have failed.
     pub calls: u64,
     pub fault: Option<Fault>,
-    /// Reads that failed.
+    /// Reads that failed, and questions for the length.
     pub failed_reads: u64,
     /// The offset of a page of the pack that cannot be read.
     pub bad_page: Option<u64>,
@@ -155,8 +155,10 @@ impl Disk for Recorded {
     }
 
     fn file_len(&self) -> io::Result<u64> {
-        // To ask an open file for its length asks no disk.
-        Ok(self.bytes.len() as u64)
+        let mut log = self.log.borrow_mut();
+        let asked = log.attempt();
+        log.failed_reads += u64::from(asked.is_err());
+        asked.map(|()| self.bytes.len() as u64)
     }
 
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -188,13 +190,16 @@ impl Disk for Recorded {
     }
 
     fn allocated(&self) -> io::Result<u64> {
+        self.log.borrow_mut().attempt()?;
         let copy = self.copy.as_ref().map_or(0, |copy| copy.len() as u64);
         let pages = self.pages.iter().filter(|&&it| it).count() as u64;
         Ok(pages * PAGE + copy.next_multiple_of(PAGE))
     }
 
     fn free_space(&self) -> io::Result<u64> {
-        Ok(self.log.borrow().free.unwrap_or(u64::MAX))
+        let mut log = self.log.borrow_mut();
+        log.attempt()?;
+        Ok(log.free.unwrap_or(u64::MAX))
     }
 
     fn allocate(&mut self, offset: u64, len: u64) -> io::Result<()> {
