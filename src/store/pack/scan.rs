@@ -450,6 +450,100 @@ mod tests {
         assert_eq!((found.tail, found.index.len()), (offsets[10], 10));
     }
 
+    /// Records as somebody could make them who knows where they will lie, and what a record looks like, but not the
+    /// id of the pack: with its mark, for every place, and with the checksums of another id.
+    fn crafted(start: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for n in 0..24u8 {
+            let payload = vec![n; 24 + usize::from(n) * 8];
+            let block = Block::new(LEAF, payload.clone()).unwrap();
+            let record = Record::of_block(&block, Terms::default(), 9);
+            let place = start + bytes.len() as u64;
+            let mut header = record.encode(&PackId([n; 32]), place);
+            // Every other one with the true mark, which whoever has read a pack knows.
+            if n % 2 == 0 {
+                header[..8].copy_from_slice(&record.encode(&id(), place)[..8]);
+            }
+            bytes.extend_from_slice(&header);
+            bytes.extend_from_slice(&payload);
+        }
+        bytes
+    }
+
+    /// A pack with a payload between others that is made of records; the payloads, and where their records lie.
+    fn pack_with_crafted() -> (Vec<u8>, Vec<Vec<u8>>, Vec<u64>) {
+        let mut payloads = ten();
+        let before: u64 = payloads.iter().map(|it| extent(it.len() as u32)).sum();
+        payloads.push(crafted(RECORDS_AT + before + RECORD_HEADER_LEN as u64));
+        payloads.extend((20..24u8).map(|n| vec![n; 700]));
+        let (bytes, offsets) = pack(&payloads);
+        (bytes, payloads, offsets)
+    }
+
+    /// Only what was put is found, each where it was put, whether payloads are compared or not.
+    fn expect_only_whats_put(bytes: &[u8], payloads: &[Vec<u8>], offsets: &[u64], context: &str) {
+        for verified_len in [0, UNCOMMITTED_MAX] {
+            let found = scan_last(bytes, &id(), verified_len);
+            let mut count = 0;
+            for (payload, offset) in payloads.iter().zip(offsets) {
+                if let Some(entry) = entry(&found, payload) {
+                    assert_eq!(entry.offset, *offset, "{context}");
+                    count += 1;
+                }
+            }
+            assert_eq!(found.index.len(), count, "{context}");
+            assert!(found.pins.is_empty() && found.gaps.len() == 0, "{context}");
+        }
+    }
+
+    #[test]
+    fn no_flipped_bit_lets_records_out_of_a_payload() {
+        let (good, payloads, offsets) = pack_with_crafted();
+        let start = offsets[10] as usize;
+        // With what comes first in the payload, where the search for the next record begins.
+        for bit in 0..2 * RECORD_HEADER_LEN * 8 {
+            let mut bytes = good.clone();
+            bytes[start + bit / 8] ^= 1 << (bit % 8);
+            expect_only_whats_put(&bytes, &payloads, &offsets, &format!("bit {bit}"));
+            let found = scan(&bytes, &id());
+            assert_eq!(found.index.len(), 14, "bit {bit}");
+            assert_eq!(found.damaged, [(offsets[10], offsets[11])], "bit {bit}");
+            // As a torn tail, too.
+            bytes.truncate(offsets[11] as usize);
+            expect_only_whats_put(&bytes, &payloads, &offsets, &format!("bit {bit}, torn"));
+            assert_eq!(scan(&bytes, &id()).tail, offsets[10], "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn no_bad_sector_lets_records_out_of_a_payload() {
+        const SECTOR: usize = 512;
+        let (good, payloads, offsets) = pack_with_crafted();
+        let first = offsets[9] as usize / SECTOR;
+        let after = (offsets[12] as usize).div_ceil(SECTOR);
+        assert!(after - first > 8);
+        let all = |n: usize| n * SECTOR..((n + 1) * SECTOR).min(good.len());
+        for n in first..after {
+            let mut zero = good.clone();
+            zero[all(n)].fill(0);
+            let context = format!("sector {n} is zero");
+            expect_only_whats_put(&zero, &payloads, &offsets, &context);
+            zero.truncate(all(n).end);
+            expect_only_whats_put(&zero, &payloads, &offsets, &format!("{context}, torn"));
+            for m in (first..after).filter(|&m| m != n) {
+                let mut bytes = good.clone();
+                let len = all(n).len().min(all(m).len());
+                let (to, from) = (all(n).start, all(m).start);
+                bytes[to..to + len].copy_from_slice(&good[from..from + len]);
+                let context = format!("sector {n} is {m}");
+                expect_only_whats_put(&bytes, &payloads, &offsets, &context);
+                bytes[from..from + len].copy_from_slice(&good[to..to + len]);
+                let context = format!("sectors {n} and {m} are swapped");
+                expect_only_whats_put(&bytes, &payloads, &offsets, &context);
+            }
+        }
+    }
+
     #[test]
     fn damage_at_the_end_is_cut_with_all_that_follows_it() {
         let payloads = ten();
