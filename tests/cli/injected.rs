@@ -6,13 +6,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// A tracer that makes system calls of a running peer fail, until it is told to end.
-struct Injection {
+pub struct Injection {
     tracer: Process,
 }
 
 /// Makes calls of this peer fail, as `strace -e inject=` is told; `None`, and a line that says so, where that is
 /// not possible.
-fn inject(peer: &Serve, what: &str) -> Option<Injection> {
+pub fn inject(peer: &Serve, what: &str) -> Option<Injection> {
     let mut command = Command::new("strace");
     command.args(["-f", "-o", "/dev/null", "-e"]);
     command.arg(format!("inject={what}"));
@@ -38,7 +38,7 @@ fn inject(peer: &Serve, what: &str) -> Option<Injection> {
 }
 
 impl Injection {
-    fn end(mut self) {
+    pub fn end(mut self) {
         kill(self.tracer.id(), libc::SIGINT);
         self.tracer.wait(LIMIT).expect("it detaches");
     }
@@ -248,4 +248,59 @@ fn data_directory_that_cannot_be_made_durable_is_refused() {
         // What was left behind does no harm.
         lab.serve("new", &[]).stop();
     }
+}
+
+#[test]
+fn read_that_ends_before_the_file_makes_blocks_absent_for_now() {
+    // What has just been put has not been read yet, but for the last.
+    let kept = Kept::new();
+    let Some(injection) = inject(&kept.peer, "pread64:retval=0") else {
+        return;
+    };
+    let failed = kept.fetch(&kept.address);
+    failed.expect_failure(7, &["not found here"]);
+    let verify = kept.lab.strew(["verify", "-d", "peer"]).run();
+    verify.expect_status(6);
+    injection.end();
+    let said = kept.peer.said();
+    assert!(said.contains("pack at offset 4160: a read ended"), "{said}");
+    let kept = kept.start_again();
+    kept.expect_sound(1);
+    kept.end();
+}
+
+#[test]
+fn opening_whose_reads_end_before_the_file_cuts_nothing() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        return println!("skipped: strace not found");
+    }
+    let lab = Lab::new();
+    let address = share(&lab, 0).text();
+    let pack = lab.path("peer/pack");
+    let before = std::fs::read(&pack).unwrap();
+    let mut refused = 0;
+    for when in [
+        "1+", "2+", "3+", "4+", "6+", "1", "2", "3", "4", "5", "7", "9",
+    ] {
+        // Of this file alone: the program's own is read as well.
+        let args = ["-f", "-o", "/dev/null", "-P", pack.to_str().unwrap(), "-e"];
+        let inject = format!("inject=pread64:retval=0:when={when}");
+        let strew = env!("CARGO_BIN_EXE_strew");
+        let run = lab.program("strace", args).args([&inject, strew]);
+        let run = run.args(["verify", "-d", "peer"]).run();
+        match run.status.code() {
+            Some(1) => {
+                run.expect_failure(1, &["peer/pack: ", "a read ended before the file does"]);
+                refused += 1;
+            }
+            // Found to be damaged now, or read again in time.
+            Some(0 | 6) => {}
+            _ => panic!("when={when}: {}", run.stderr),
+        }
+        assert!(std::fs::read(&pack).unwrap() == before, "when={when}");
+        lab.strew(["verify", "-d", "peer"]).run().expect_status(0);
+    }
+    assert!(refused > 2, "{refused}");
+    let fetch = ["fetch", "-q", "-d", "peer", &address];
+    assert!(lab.strew(fetch).run().bytes() == content(0));
 }

@@ -138,13 +138,18 @@ pub(super) trait Disk {
     /// Starts to write these bytes back, without waiting. Only a hint.
     fn start_write_back(&mut self, offset: u64, len: u64);
 
-    /// Reads bytes at this offset until there are as many as there is room for, or the file ends; how many.
+    /// Reads bytes at this offset until there are as many as there is room for, or the file ends; how many. An error
+    /// if a read says that the file ends where it does not: what it has there is not gone, but cannot be read.
     fn read_full(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         let mut left = INTERRUPTIONS_MAX;
         while filled < bytes.len() {
             match self.read(&mut bytes[filled..], offset + filled as u64) {
-                Ok(0) => break,
+                Ok(0) if offset + filled as u64 >= self.file_len()? => break,
+                Ok(0) => {
+                    let why = "a read ended before the file does";
+                    return Err(io::Error::new(ErrorKind::UnexpectedEof, why));
+                }
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == ErrorKind::Interrupted && left > 0 => left -= 1,
                 Err(error) => return Err(error),

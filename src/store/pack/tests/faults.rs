@@ -13,12 +13,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-const TROUBLES: [Trouble; 5] = [
+const TROUBLES: [Trouble; 6] = [
     Trouble::Error(libc::EIO),
     Trouble::Error(libc::ENOSPC),
     Trouble::Error(libc::EDQUOT),
     Trouble::Error(libc::EINTR),
     Trouble::Short,
+    Trouble::End,
 ];
 
 /// Losses of power that are tried after each run.

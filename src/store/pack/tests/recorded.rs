@@ -66,6 +66,8 @@ pub enum Trouble {
     Error(i32),
     /// A write says that it wrote half, which is true, and a read reads half; other calls succeed.
     Short,
+    /// A read says that the file ends; other calls succeed.
+    End,
 }
 
 /// Which call fails.
@@ -110,7 +112,7 @@ impl Log {
     fn attempt(&mut self) -> io::Result<()> {
         match self.count() {
             Some(Trouble::Error(code)) => Err(io::Error::from_raw_os_error(code)),
-            Some(Trouble::Short) | None => Ok(()),
+            Some(Trouble::Short | Trouble::End) | None => Ok(()),
         }
     }
 }
@@ -176,6 +178,10 @@ impl Disk for Recorded {
                 return Err(io::Error::from_raw_os_error(code));
             }
             Some(Trouble::Short) => len = len.div_ceil(2),
+            Some(Trouble::End) => {
+                log.failed_reads += 1;
+                return Ok(0);
+            }
             None => {}
         }
         bytes[..len].copy_from_slice(&self.bytes[start..start + len]);
@@ -340,7 +346,7 @@ impl Disk for Recorded {
         assert!(offset >= self.end, "what is shown is never written again");
         let mut bytes: Vec<u8> = slices.iter().flat_map(|it| it.iter()).copied().collect();
         let mut log = self.log.borrow_mut();
-        let trouble = log.count();
+        let trouble = log.count().filter(|it| *it != Trouble::End);
         if trouble.is_some() {
             bytes.truncate(bytes.len().div_ceil(2));
         }
@@ -351,7 +357,7 @@ impl Disk for Recorded {
         self.set_pages(offset, written as u64, true);
         match trouble {
             Some(Trouble::Error(code)) => Err(io::Error::from_raw_os_error(code)),
-            Some(Trouble::Short) | None => Ok(written),
+            Some(Trouble::Short | Trouble::End) | None => Ok(written),
         }
     }
 
