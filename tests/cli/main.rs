@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod answers;
 mod check;
 mod files;
 mod harness;

@@ -15,14 +15,14 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// A file system in memory that goes when the value does.
-struct Mounted {
+pub struct Mounted {
     /// In whose namespace it is mounted; all others reach it through that one's root.
     _holder: Process,
-    path: PathBuf,
+    pub path: PathBuf,
 }
 
 /// Mounts an empty file system of this kind; `None`, and a line that says so, where that is not possible.
-fn mount(lab: &Lab, kind: &str, options: &str) -> Option<Mounted> {
+pub fn mount(lab: &Lab, kind: &str, options: &str) -> Option<Mounted> {
     let place = lab.path("disk");
     fs::create_dir_all(&place).expect("made");
     let script = "mount -t \"$0\" -o \"$1\" none \"$2\" && echo mounted && exec cat";
@@ -50,7 +50,7 @@ fn mount(lab: &Lab, kind: &str, options: &str) -> Option<Mounted> {
 }
 
 /// Bytes that are free where this is.
-fn free_space(path: &Path) -> u64 {
+pub fn free_space(path: &Path) -> u64 {
     let path = CString::new(path.as_os_str().as_bytes()).expect("no zero byte");
     // SAFETY: the path ends in a zero byte and the buffer is of the right type.
     unsafe {
