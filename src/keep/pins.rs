@@ -15,6 +15,7 @@ use crate::time::Instant;
 use crate::transfer::ConnId;
 use crate::wire::frame::{Frame, MissingReason};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 /// Who wants a file to be complete.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -160,8 +161,8 @@ impl Pins {
         let Some(adding) = self.adding.remove(&owner) else {
             return;
         };
-        // What it has marked is not pinned.
-        self.is_stale = true;
+        // What was marked for a client is not pinned.
+        self.is_stale |= matches!(owner, Owner::Client(_));
         for id in adding.wanted {
             let is_wanted = |other: &Adding| other.wanted.contains(&id);
             if !self.adding.values().any(is_wanted) {
@@ -202,7 +203,7 @@ impl Pins {
             let Some((walk, missing)) = &mut marking.walk else {
                 let Some(pin) = marking.pins.pop_front() else {
                     store.end_marking();
-                    return self.repair();
+                    return self.repair(Bound::Unbounded);
                 };
                 if pin.len <= inline_max(Form::Encrypted) as u64 {
                     // All of it is in its root, which need not be read.
@@ -239,13 +240,14 @@ impl Pins {
         };
     }
 
-    /// Fetches what is missing of pinned files, one file after the other.
-    fn repair(&mut self) {
+    /// Fetches what is missing of pinned files, one file after the other, from this one on.
+    fn repair(&mut self, from: Bound<BlockId>) {
         let is_upkeep = |owner: &Owner| matches!(owner, Owner::Upkeep(_));
         if self.adding.keys().any(is_upkeep) {
             return;
         }
-        if let Some((&root, &missing)) = self.missing.first_key_value() {
+        let mut missing = self.missing.range((from, Bound::Unbounded));
+        if let Some((&root, &missing)) = missing.next() {
             log::info!("{missing} blocks of pinned {root} are missing; they are fetched again");
             self.begin(Owner::Upkeep(root), root);
         }
@@ -371,7 +373,10 @@ impl Pins {
         match owner {
             Owner::Client(client) => self.outputs.push_back(Output::Tell(client, frame)),
             // It is looked for again when all is looked at again; until then marks tell what is here.
-            Owner::Upkeep(root) => log::warn!("pinned {root} is not complete: {frame:?}"),
+            Owner::Upkeep(root) => {
+                log::warn!("pinned {root} is not complete: {frame:?}");
+                self.repair(Bound::Excluded(root));
+            }
         }
     }
 
@@ -401,7 +406,7 @@ impl Pins {
             Owner::Upkeep(root) => {
                 log::info!("pinned {root} is complete again");
                 self.missing.remove(&root);
-                self.repair();
+                self.repair(Bound::Excluded(root));
             }
         }
     }

@@ -228,6 +228,39 @@ fn what_two_pins_share_is_kept_until_both_are_gone() {
 }
 
 #[test]
+fn what_nobody_has_is_looked_for_once_an_hour_and_holds_up_no_other_file() {
+    let (first, one) = file(&data(6, 1));
+    let (second, two) = file(&data(6, 2));
+    for is_first in [true, false] {
+        let (lost, left, root) = match is_first {
+            true => (&first, &second, one),
+            false => (&second, &first, two),
+        };
+        let mut world = World::new(1 << 30);
+        world.put(&first);
+        world.put(&second);
+        world.pin(one);
+        world.pin(two);
+        for block in [&lost[2], &left[2]] {
+            world.store.remove(&block.id()).expect("it is done");
+        }
+        world.offer(left);
+        let hours = |n: u32| Instant::EPOCH + PIN_RECHECK * n;
+        world.pins.recheck(hours(1), &world.store);
+        world.settle();
+        assert!(world.store.has(&left[2].id()));
+        assert_eq!(world.pins.missing(&root), 1);
+        world.offer(lost);
+        world.pins.recheck(hours(1) + PIN_RECHECK / 2, &world.store);
+        assert!(!world.pins.has_work(), "not before");
+        world.pins.recheck(hours(2), &world.store);
+        world.settle();
+        assert!(world.store.has(&lost[2].id()));
+        assert_eq!(world.pins.missing(&root), 0);
+    }
+}
+
+#[test]
 fn what_comes_and_goes_while_pins_are_marked_anew_changes_nothing() {
     let mut world = World::new(1 << 30);
     let (blocks, root) = file(&data(6, 1));
