@@ -1,11 +1,20 @@
 //! The node by itself: a driver that only listens.
 
 use super::*;
+use crate::block::encode::Encoder;
+use crate::block::tree::LEAF_SIZE;
 use crate::block::{Block, Kind};
 use crate::block::{Form, Role};
-use crate::store::MemoryStore;
+use crate::limits::{SCRUB_PAUSE_MAX, VERIFY_STEP};
+use crate::store::pack::{self, Allotment, DirLock, PackStore};
+use crate::store::{MemoryStore, Pin, Terms};
+use std::os::unix::fs::FileExt;
 
 fn node(now: Instant) -> Node<MemoryStore> {
+    with_store(now, MemoryStore::new(1 << 20))
+}
+
+fn with_store<S: Store>(now: Instant, store: S) -> Node<S> {
     let config = Config {
         key: NodeKey([1; 32]),
         serve: true,
@@ -14,7 +23,7 @@ fn node(now: Instant) -> Node<MemoryStore> {
         ipv4: true,
         ipv6: false,
     };
-    Node::new(now, config, MemoryStore::new(1 << 20), Rng::new([2; 32]))
+    Node::new(now, config, store, Rng::new([2; 32]))
 }
 
 /// All that the node wants done.
@@ -92,4 +101,76 @@ fn other_versions_are_reported_once_for_each_host_and_then_no_more() {
         .filter(|&host| reports(&mut node, host, 1))
         .count();
     assert_eq!(again, 0, "what is forgotten would be reported again");
+}
+
+/// The value of this line of the status page.
+fn number<S: Store>(node: &Node<S>, now: Instant, key: &str) -> u64 {
+    let page = node.status(now);
+    let mut values = page
+        .lines()
+        .filter_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+    values.next().expect("a line").parse().expect("a number")
+}
+
+#[test]
+fn damage_is_found_in_the_background_and_what_is_pinned_is_missed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let lock = DirLock::acquire(dir.path(), pack::Role::Serve).expect("nobody has it");
+    let allotment = Allotment {
+        capacity: 64 << 20,
+        min_free: 0,
+    };
+    let mut store = PackStore::open(lock, allotment, [4; 32]).expect("it is made");
+    let mut encoder = Encoder::new(Form::Plain);
+    for n in 0..12 {
+        encoder.push(&vec![n; LEAF_SIZE]);
+        while let Some((kind, payload)) = encoder.poll_put() {
+            let block = Block::new(kind, payload).expect("a block");
+            encoder.handle_put(block.id());
+            store.put(&block, Terms::default()).expect("there is room");
+        }
+    }
+    encoder.finish();
+    while let Some((kind, payload)) = encoder.poll_put() {
+        let block = Block::new(kind, payload).expect("a block");
+        encoder.handle_put(block.id());
+        store.put(&block, Terms::default()).expect("there is room");
+    }
+    let root = encoder.outcome().expect("it has ended").id;
+    let len = 12 * LEAF_SIZE as u64;
+    store.add_pin(Pin { root, len }).expect("there is room");
+    store.begin_commit().expect("the disk is sound");
+
+    let mut now = Instant::EPOCH;
+    let mut node = with_store(now, store);
+    let pack = std::fs::File::options()
+        .write(true)
+        .open(dir.path().join("pack"));
+    let place = 5 * LEAF_SIZE as u64;
+    pack.and_then(|pack| pack.write_all_at(b"damage", place))
+        .expect("written");
+    let mut steps = Vec::new();
+    while steps.len() < 8 {
+        let before = number(&node, now, "scrubbed_bytes");
+        let next = loop {
+            if let Output::Timeout(next) = node.poll_output() {
+                break next.expect("there is always a timer");
+            }
+        };
+        now = now.max(next);
+        node.handle_input(now, Input::Timeout);
+        let read = number(&node, now, "scrubbed_bytes") - before;
+        if read > 0 {
+            steps.push((now, read));
+        }
+    }
+    assert!(steps
+        .windows(2)
+        .all(|it| it[0].0 + SCRUB_PAUSE_MAX == it[1].0));
+    assert!(steps.iter().all(|it| it.1 < 2 * VERIFY_STEP));
+    let all: u64 = steps.iter().map(|it| it.1).sum();
+    assert!(all >= 2 * len, "{all} bytes of {len}");
+    assert_eq!(number(&node, now, "damaged"), 1);
+    // Nobody is there to give it. That it is fetched where somebody is shows in tests of the program.
+    assert_eq!(node.pins.missing(&root), 1);
 }

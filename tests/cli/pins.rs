@@ -195,3 +195,33 @@ fn what_cannot_be_pinned_says_why() {
         peer.stop();
     }
 }
+
+#[test]
+fn pinned_block_that_is_found_damaged_is_fetched_again_unasked() {
+    let lab = Lab::new();
+    let mut peers = lab.network(2);
+    let content = random_bytes(900_000, 61);
+    let file = lab.file("file", &content);
+    let share = ["share", "-q", "-d", "sharer", "-p", &peers[0].addr()];
+    let address = lab.strew(share).arg(&file).run().text();
+    let peer = peers.remove(0);
+    let pin = ["pin", "add", "-d", "peer0", &root_of(&address)];
+    lab.strew(pin).run().expect_status(0);
+    let blocks = lab.status(&peer.dir, "blocks");
+    // In the payload of a leaf, while the peer runs.
+    let open = fs::File::options().write(true).open(peer.dir.join("pack"));
+    let pack = open.expect("a pack");
+    pack.write_all_at(b"damage", 300_000).expect("written");
+    lab.strew(["verify", "-d", "peer0"]).run().expect_status(6);
+    assert_eq!(lab.status(&peer.dir, "damaged"), "1");
+    await_true("the block again", || {
+        lab.status(&peer.dir, "blocks") == blocks
+    });
+    for other in peers {
+        other.stop();
+    }
+    fs::remove_dir_all(lab.path("sharer")).expect("removed");
+    let fetch = ["fetch", "-q", "-d", "peer0", &address];
+    assert!(lab.strew(fetch).run().bytes() == content);
+    peer.stop();
+}
