@@ -216,3 +216,30 @@ fn a_bad_file_among_several_does_not_stop_the_rest() {
         .text();
     assert_eq!(hash.len(), 64);
 }
+
+#[test]
+fn fetch_by_a_peer_that_holds_nothing_of_it_stores_nothing() {
+    let lab = Lab::new();
+    let holder = lab.serve("holder", &[]);
+    let content = random_bytes(2_000_000, 77);
+    let file = lab.file("file", &content);
+    let share = ["share", "-q", "--min-copies", "0", "-d", "holder"];
+    let address = lab.strew(share).arg(&file).run().text();
+    let peer = lab.serve("peer", &["-p", &holder.addr()]);
+    let number = |key: &str| lab.status(&peer.dir, key);
+    await_true("a peer that knows the other", || number("contacts") == "1");
+    let stored = || (number("blocks"), number("payload_bytes"));
+    let before = stored();
+    assert_eq!(before, ("0".to_string(), "0".to_string()));
+    let fetch = ["fetch", "-q", "-d", "peer", &address];
+    for _ in 0..2 {
+        assert!(lab.strew(fetch).run().bytes() == content);
+        assert_eq!(stored(), before);
+    }
+    // What is pinned is stored.
+    let fetch = lab.strew(fetch).arg("--pin").run();
+    assert!(fetch.bytes() == content);
+    assert!(stored() > before);
+    holder.stop();
+    peer.stop();
+}

@@ -234,3 +234,46 @@ fn where_holes_are_impossible_half_is_used_and_blocks_go_for_others() {
     lab.strew(["verify", "-d"]).arg(&dir).run().expect_status(0);
     small.stop();
 }
+
+#[test]
+fn by_default_half_of_a_small_disk_is_used_and_nothing_is_left_free() {
+    let lab = Lab::new();
+    let Some(disk) = mount(&lab, "tmpfs", "size=16M") else {
+        return;
+    };
+    let free = free_space(&disk.path);
+    let dir = disk.path.join("peer");
+    let name = dir.to_str().expect("text");
+    let peer = lab.serve(name, &[]);
+    let capacity: u64 = lab.status(&dir, "capacity_bytes").parse().expect("digits");
+    let half = free / 2;
+    // Some pages are taken before it is looked.
+    assert!((half - 65_536..=half).contains(&capacity), "{capacity}");
+    let share = |len: usize| {
+        let file = lab.file("file", &random_bytes(len, len as u64));
+        let share = ["share", "-q", "--min-copies", "0", "-d", name];
+        lab.strew(share).arg(&file).run()
+    };
+    share(9 << 20).expect_failure(8, &["--capacity"]);
+    peer.stop();
+    // With what the pack takes, it is the same at the next start.
+    let peer = lab.serve(name, &[]);
+    let again: u64 = lab.status(&dir, "capacity_bytes").parse().expect("digits");
+    assert!(again.abs_diff(capacity) <= 65_536, "{again}");
+    leave_free(&disk.path, 200 << 10);
+    share(100_000).expect_status(0);
+    assert!(free_space(&disk.path) <= 200 << 10);
+    peer.stop();
+}
+
+#[test]
+fn by_default_10_gib_of_a_large_disk_are_used() {
+    let lab = Lab::new();
+    if free_space(&lab.path("")) < 21 << 30 {
+        return println!("skipped: 21 GiB of free disk space not found");
+    }
+    let peer = lab.serve("peer", &[]);
+    let capacity = lab.status(&peer.dir, "capacity_bytes");
+    assert_eq!(capacity, (10u64 << 30).to_string());
+    peer.stop();
+}
