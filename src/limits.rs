@@ -351,6 +351,20 @@ pub const RESERVATION: u64 = 256 << 10;
 /// for pins.
 pub const INDEX_CHARGE: u64 = 64;
 
+/// Bytes of the allotment that are left free for each block, for notes on its terms, as far as there are none yet: a
+/// statement takes 16, all terms may change at once, and while they are said again there are as many once more.
+pub const TERMS_CHARGE: u64 = 64;
+
+/// The same for all blocks together, so that few of them do not have their terms said again all the time.
+pub const TERMS_SLACK: u64 = 16 << 10;
+
+/// Hours by which the end of a block's lifetime is moved at least, so that a peer that is asked every hour need not
+/// note it every hour.
+pub const RENEWAL_MIN: u32 = 24;
+
+/// Blocks whose terms are said again in one slice of work: half a note.
+pub const RESTATED_PER_SLICE: usize = 1000;
+
 /// Bytes that are set aside behind the last record, for notes: space comes back by notes, on a full disk, too.
 pub const NOTE_RESERVE: u64 = 64 << 10;
 

@@ -277,7 +277,7 @@ fn independent_reader_agrees_on_what_was_removed_and_pinned() {
         store.put(block, TERMS).unwrap();
     }
     let leased = Terms {
-        expires: 70,
+        expires: 90,
         is_leased: true,
     };
     store.put(&blocks[0], leased).unwrap();
@@ -306,7 +306,7 @@ fn independent_reader_agrees_on_what_was_removed_and_pinned() {
     assert!(found.iter().take(6).eq(held.iter()), "{said}");
     assert_eq!(said.lines().last(), Some(&pin[..]));
     assert!(
-        said.lines().next().unwrap().ends_with(" 0 70 leased"),
+        said.lines().next().unwrap().ends_with(" 0 90 leased"),
         "{said}"
     );
 }

@@ -8,6 +8,7 @@ pub use memory::MemoryStore;
 
 use crate::block::{Block, Kind};
 use crate::id::{BlockId, Point};
+use crate::limits::RENEWAL_MIN;
 use crate::sys::plain;
 use std::fmt;
 use std::io;
@@ -75,6 +76,19 @@ impl Terms {
         Terms {
             expires: u32::try_from(secs.div_ceil(3600)).unwrap_or(u32::MAX),
             is_leased: false,
+        }
+    }
+
+    /// What a block is kept on that is to be kept on others as well. A later end is later by [`RENEWAL_MIN`] hours at
+    /// least, so that it seldom changes.
+    pub fn renewed(self, other: Terms) -> Terms {
+        let later = self.expires.saturating_add(RENEWAL_MIN);
+        Terms {
+            expires: match other.expires > self.expires {
+                true => other.expires.max(later),
+                false => self.expires,
+            },
+            is_leased: self.is_leased || other.is_leased,
         }
     }
 
@@ -221,7 +235,8 @@ pub trait Store {
     /// On which terms a block is kept; `None` if it is not here.
     fn terms(&self, id: &BlockId) -> Option<Terms>;
 
-    /// Keeps a block until this time at least, in whole hours since the Unix epoch. Harmless if it is not here.
+    /// Keeps a block until this time at least, in whole hours since the Unix epoch; perhaps for a day more. Harmless if
+    /// it is not here.
     fn keep_until(&mut self, id: &BlockId, expires: u32);
 
     /// Ends a block's lease. Harmless if it has none.

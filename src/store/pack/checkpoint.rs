@@ -12,6 +12,7 @@ use super::index::{decode_entry, encode_entry, Index, Key, ENTRY_LEN, FIRST_KEY}
 use super::note::Stretch;
 use super::record::PackId;
 use super::scan::{Last, PinNote};
+use super::terms::TermsNotes;
 use crate::id::BlockId;
 use crate::limits::CHECKPOINT_MAX;
 use crate::wire::codec::{Malformed, Reader};
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 /// Bytes in front of the lists.
-pub(super) const HEADER_LEN: usize = 64;
+pub(super) const HEADER_LEN: usize = 72;
 
 const MAGIC: [u8; 8] = *b"STREWIDX";
 const VERSION: u32 = 1;
@@ -47,6 +48,7 @@ pub(super) struct Checkpoint {
     pub gaps: Vec<Stretch>,
     pub pins: BTreeMap<BlockId, PinNote>,
     pub damaged: Vec<Stretch>,
+    pub terms_notes: TermsNotes,
 }
 
 /// The fields of a header.
@@ -59,6 +61,7 @@ struct Header {
     gaps: u32,
     pins: u32,
     damaged: u32,
+    terms_notes: u32,
 }
 
 impl Header {
@@ -72,10 +75,11 @@ impl Header {
         bytes.extend_from_slice(&self.last.offset.to_be_bytes());
         bytes.extend_from_slice(&self.last.crc.to_be_bytes());
         bytes.extend_from_slice(&self.body_crc.to_be_bytes());
-        for count in [self.entries, self.gaps, self.pins, self.damaged] {
+        let lists = [self.entries, self.gaps, self.pins, self.damaged];
+        for count in lists.into_iter().chain([self.terms_notes, 0]) {
             bytes.extend_from_slice(&count.to_be_bytes());
         }
-        let mut header: [u8; HEADER_LEN] = bytes.try_into().expect("the fields take 64 bytes");
+        let mut header: [u8; HEADER_LEN] = bytes.try_into().expect("the fields take 72 bytes");
         let crc = header_crc(id, &header);
         header[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
         header
@@ -88,6 +92,7 @@ impl Header {
             (self.gaps, STRETCH_LEN),
             (self.pins, PIN_ENTRY_LEN),
             (self.damaged, STRETCH_LEN),
+            (self.terms_notes, STRETCH_LEN),
         ];
         let bodies = lists
             .iter()
@@ -120,6 +125,7 @@ impl Header {
             gaps: reader.u32()?,
             pins: reader.u32()?,
             damaged: reader.u32()?,
+            terms_notes: reader.u32()?,
         })
     }
 }
@@ -164,6 +170,14 @@ impl Checkpoint {
         }
         for _ in 0..header.damaged {
             checkpoint.damaged.push(stretch(&mut reader, header.end)?);
+        }
+        let mut known = 0;
+        for _ in 0..header.terms_notes {
+            let note = stretch(&mut reader, header.end)?;
+            if note.0 < std::mem::replace(&mut known, note.1) {
+                return Err(Malformed::Value("stretch"));
+            }
+            checkpoint.terms_notes.push(note);
         }
         reader.end()?;
         Ok(checkpoint)
@@ -300,12 +314,14 @@ impl Writer {
         gaps: &Gaps,
         pins: &BTreeMap<BlockId, PinNote>,
         damaged: &BTreeMap<u64, u64>,
+        terms_notes: &TermsNotes,
     ) -> io::Result<()> {
         let end = self.end;
         let before = |(start, after): Stretch| (start < end).then_some((start, after.min(end)));
         let gaps: Vec<Stretch> = gaps.iter().filter_map(before).collect();
         let damaged = damaged.iter().map(|(&start, &after)| (start, after));
         let damaged: Vec<Stretch> = damaged.filter_map(before).collect();
+        let terms_notes: Vec<Stretch> = terms_notes.iter().filter_map(before).collect();
         let pins: Vec<_> = pins.iter().filter(|(_, pin)| pin.offset < end).collect();
         let mut bytes = Vec::new();
         let put = |bytes: &mut Vec<u8>, stretches: &[Stretch]| {
@@ -321,6 +337,7 @@ impl Writer {
             bytes.extend_from_slice(&pin.offset.to_be_bytes());
         }
         put(&mut bytes, &damaged);
+        put(&mut bytes, &terms_notes);
         self.write(disk, &bytes)?;
         let header = Header {
             sequence: self.sequence,
@@ -331,6 +348,7 @@ impl Writer {
             gaps: gaps.len() as u32,
             pins: pins.len() as u32,
             damaged: damaged.len() as u32,
+            terms_notes: terms_notes.len() as u32,
         };
         disk.write_side(self.side, &header.encode(id), 0)?;
         disk.cut_side(self.side, HEADER_LEN as u64 + self.len)

@@ -17,6 +17,7 @@ use super::record::{
 };
 use super::scan::{Last, PinNote};
 use super::tail::header_crc;
+use super::terms::TermsNotes;
 use super::PackStore;
 use crate::id::BlockId;
 use crate::limits::*;
@@ -41,6 +42,7 @@ pub(super) struct Compaction {
     tail: u64,
     last: Last,
     records: u64,
+    terms_notes: TermsNotes,
     /// In order.
     runs: Vec<Run>,
     /// Bytes of the copy that were written since its last sync.
@@ -68,6 +70,7 @@ impl Compaction {
             tail: RECORDS_AT,
             last: Last::default(),
             records: 0,
+            terms_notes: TermsNotes::default(),
             runs: Vec::new(),
             unsynced: RECORDS_AT,
         }
@@ -263,7 +266,11 @@ impl PackStore {
         let none = BlockId([0; 32]);
         let record = Record::of_note(kind_of_record, none, payload, self.stamp());
         self.copy_record(compaction, &record, payload)?;
-        compaction.tail += record.extent();
+        let end = compaction.tail + record.extent();
+        if kind_of_record == TYPE_TERMS {
+            compaction.terms_notes.push((compaction.tail, end));
+        }
+        compaction.tail = end;
         compaction.unsynced += record.extent();
         Ok(())
     }
@@ -327,6 +334,7 @@ impl PackStore {
             Some((moved, moved + (end - start)))
         });
         self.damaged = damaged.collect();
+        self.terms_notes = compaction.terms_notes;
         self.pending = Pending::default();
         self.id = compaction.id;
         self.last = compaction.last;

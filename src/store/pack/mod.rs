@@ -3,7 +3,7 @@
 //! `record` and `note` have its bytes, `disk` holds them, `window` reads them and `map` shows them, `scan` finds out
 //! what they come to, and `checkpoint` keeps that for the next `opening`. New ones are written at the `tail`, and
 //! `commit` makes them durable. `index` knows where which block lies, `gaps` where nothing counts any more, `space`
-//! what all that takes. If there is no `room`, `evict` says who goes first; `reclaim` gives space back, in slices,
+//! what all that takes, and `terms` keeps notes on terms from becoming too many. If there is no `room`, `evict` says who goes first; `reclaim` gives space back, in slices,
 //! and `compact` where holes are impossible. `verify` reads everything again, and `lock` keeps other processes away.
 //! Nothing here asks the time or draws entropy: both are given.
 
@@ -24,6 +24,7 @@ mod room;
 mod scan;
 mod space;
 mod tail;
+mod terms;
 mod verify;
 mod window;
 
@@ -46,6 +47,7 @@ use scan::{Last, PinNote};
 use space::Space;
 use std::collections::BTreeMap;
 use std::io;
+use terms::TermsNotes;
 
 /// The space that a store may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +69,8 @@ pub struct PackStore {
     gaps: Gaps,
     /// By the root.
     pins: BTreeMap<BlockId, PinNote>,
+    /// Where notes on terms lie.
+    terms_notes: TermsNotes,
     /// Where each damaged stretch begins, and where it ends.
     damaged: BTreeMap<u64, u64>,
     space: Space,
@@ -238,7 +242,8 @@ impl PackStore {
 
     /// Bytes that a block of this many bytes lacks.
     fn lacks(&self, len: u32) -> u64 {
-        self.space.lacks(len, self.tail, self.places())
+        let terms = self.terms_room();
+        self.space.lacks(len, self.tail, self.places(), terms)
     }
 }
 
@@ -308,7 +313,7 @@ impl Store for PackStore {
         let id = block.id();
         self.check(&id);
         if let Some(entry) = self.find_surely(&id)? {
-            self.set_terms(&id, &entry, entry.terms.or(terms));
+            self.set_terms(&id, &entry, entry.terms.renewed(terms));
             let is_durable = entry.offset < self.committed_tail;
             return Ok(Put::Had(if is_durable {
                 self.committed
@@ -351,7 +356,7 @@ impl Store for PackStore {
                 expires,
                 is_leased: false,
             };
-            self.set_terms(id, &entry, entry.terms.or(later));
+            self.set_terms(id, &entry, entry.terms.renewed(later));
         }
     }
 

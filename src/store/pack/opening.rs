@@ -127,6 +127,7 @@ impl PackStore {
             index: found.index,
             gaps: found.gaps,
             pins: found.pins,
+            terms_notes: found.terms_notes,
             damaged: found.damaged.into_iter().collect(),
             space,
             marks,

@@ -32,6 +32,8 @@ pub(super) struct Background {
     pub checkpoint_after: u64,
     /// Bytes of garbage from which on blocks are moved; a sixteenth of the allotment if not said.
     pub move_after: Option<u64>,
+    /// Bytes of notes on terms from which on all terms are said again; half of what is left for them if not said.
+    pub restate_after: Option<u64>,
     /// Whether checkpoints are written at all: not of a pack that could not all be read.
     pub is_readable: bool,
     /// Bytes that are copied to another file in one slice.
@@ -63,6 +65,7 @@ impl Background {
             records,
             checkpoint_after: CHECKPOINT_AFTER,
             move_after: None,
+            restate_after: None,
             is_readable,
             copy_step: MOVE_MAX,
             compaction: None,
@@ -101,6 +104,7 @@ impl PackStore {
                 || self.background.has_replaced
                 || self.wants_moving()
                 || self.wants_compaction()
+                || self.wants_restating()
                 || self.background.writer.is_some()
                 || self.wants_checkpoint())
     }
@@ -126,6 +130,8 @@ impl PackStore {
                 log::debug!("{error}");
                 self.end_search();
             }
+        } else if self.wants_restating() {
+            self.restate_some();
         } else if self.background.writer.is_some() || self.wants_checkpoint() {
             self.write_checkpoint();
         }
@@ -243,6 +249,8 @@ impl PackStore {
             return Ok(());
         };
         let (moves, terms) = (self.pending.moves.len(), self.pending.terms.clone());
+        let has_terms = |(_, record): &(u64, Record)| record.kind_of_record == TYPE_TERMS;
+        let has_terms = records.iter().any(has_terms);
         let mut copies = Vec::new();
         for (offset, record) in records {
             let begun = self.tail;
@@ -260,7 +268,10 @@ impl PackStore {
                 return done.map(drop);
             }
         }
-        self.pending.moved.push(run);
+        match has_terms {
+            true => self.pending.moved_with_terms.push(run),
+            false => self.pending.moved.push(run),
+        }
         Ok(())
     }
 
@@ -395,6 +406,7 @@ impl PackStore {
             &self.gaps,
             &self.pins,
             &self.damaged,
+            &self.terms_notes,
         );
         sealed.map_err(|error| self.failed("write a checkpoint of", error))?;
         self.background.side = side.other();

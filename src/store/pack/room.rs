@@ -12,7 +12,7 @@ impl PackStore {
     /// Whether there will be more room without anything being dropped.
     pub(super) fn is_space_coming(&self) -> bool {
         // Gaps that are noted join others, and take less room in a checkpoint. A copy gives much back, but not soon.
-        !self.pending.is_empty()
+        self.pending.gives_space()
             || !self.space.is_halved && (self.gaps.are_waiting() || self.wants_moving())
     }
 

@@ -94,11 +94,17 @@ impl Space {
     }
 
     /// Bytes beyond the limit that a block of this many bytes would take, at this tail; 0 if it fits.
-    pub fn lacks(&self, len: u32, tail: u64, gaps: u64) -> u64 {
+    /// So many are left for notes on terms.
+    pub fn lacks(&self, len: u32, tail: u64, gaps: u64, terms: u64) -> u64 {
         let extent = record::extent(len);
-        let ahead = self.ahead(tail, extent);
+        let ahead = self.ahead(tail + terms, extent);
         let wanted = self.used(gaps) + ahead + excess(extent) + self.headroom();
         wanted.saturating_sub(self.limit())
+    }
+
+    /// Whether a note of this extent fits at this tail, with what is set aside behind it; what puts leave is for it.
+    pub fn fits(&self, extent: u64, tail: u64, gaps: u64) -> bool {
+        self.used(gaps) + self.ahead(tail, extent) <= self.limit()
     }
 
     /// Bytes to be set aside for a record of this extent at this tail, and for notes behind it.
@@ -158,6 +164,13 @@ impl Space {
         self.end += len;
         self.allocated += len;
         Ok(())
+    }
+
+    /// A record ends here: it may have taken of what was not set aside.
+    pub fn handle_record(&mut self, tail: u64) {
+        let end = tail.next_multiple_of(PAGE);
+        self.allocated += end.saturating_sub(self.end);
+        self.end = self.end.max(end);
     }
 
     /// The file has been cut to its tail: what was set aside behind it is gone.

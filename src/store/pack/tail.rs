@@ -41,6 +41,7 @@ impl PackStore {
         let crc = header_crc(&header);
         self.last = Last { offset, crc };
         self.background.handle_record();
+        self.space.handle_record(end);
         if self.tail - self.write_back_tail >= WRITE_BACK_STEP {
             let len = self.tail - self.write_back_tail;
             self.disk.start_write_back(self.write_back_tail, len);
@@ -78,7 +79,8 @@ impl PackStore {
 
     /// Sets space aside for a record of this extent.
     pub(super) fn grow(&mut self, extent: u64) -> Result<(), StoreError> {
-        let used = self.space.used(self.places()) + self.space.headroom();
+        let left = self.space.headroom() + self.terms_room();
+        let used = self.space.used(self.places()) + left;
         let room = self.space.limit().saturating_sub(used);
         let (disk, tail) = (&mut *self.disk, self.tail);
         self.space.grow(disk, tail, extent, room)

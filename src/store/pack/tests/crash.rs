@@ -44,6 +44,8 @@ struct Known {
     /// The same of pins.
     pinned: BTreeSet<BlockId>,
     unpinned: BTreeSet<BlockId>,
+    /// Until when a block is kept at least, and whether its lease has ended.
+    terms: BTreeMap<BlockId, Terms>,
 }
 
 /// A pack's life, as known from outside.
@@ -56,6 +58,7 @@ struct History {
     removed: Vec<BlockId>,
     pinned: Vec<BlockId>,
     unpinned: Vec<BlockId>,
+    terms: Vec<(BlockId, Terms)>,
     known: Known,
     /// From how many calls on which is known.
     milestones: Vec<(usize, Known)>,
@@ -80,10 +83,16 @@ impl History {
         known.gone.extend(self.removed.drain(..));
         known.pinned.extend(self.pinned.drain(..));
         known.unpinned.extend(self.unpinned.drain(..));
+        known.terms.extend(self.terms.drain(..));
     }
 
     /// An opening has found this, and has made it durable.
-    fn handle_opening(&mut self, found: &BTreeSet<BlockId>, pins: &BTreeSet<BlockId>) {
+    fn handle_opening(
+        &mut self,
+        found: &BTreeSet<BlockId>,
+        pins: &BTreeSet<BlockId>,
+        terms: BTreeMap<BlockId, Terms>,
+    ) {
         for list in [
             &mut self.waiting,
             &mut self.removed,
@@ -92,12 +101,14 @@ impl History {
         ] {
             list.clear();
         }
+        self.terms.clear();
         let all: BTreeSet<BlockId> = self.put.keys().copied().collect();
         self.known = Known {
             must: found.clone(),
             gone: all.difference(found).copied().collect(),
             pinned: pins.clone(),
             unpinned: all.difference(pins).copied().collect(),
+            terms,
         };
     }
 }
@@ -149,6 +160,7 @@ type Contents = (
     Vec<(u64, u64)>,
     Vec<Pin>,
     Vec<(u64, u64)>,
+    Vec<(u64, u64)>,
     u64,
 );
 
@@ -159,6 +171,7 @@ pub fn contents(store: &PackStore) -> Contents {
         store.gaps.iter().collect(),
         store.pins(),
         store.opened().damaged.clone(),
+        store.terms_notes.iter().collect(),
         store.tail,
     )
 }
@@ -180,6 +193,14 @@ impl Torture {
         }
         for id in &known.gone {
             assert!(!found.contains(id), "{id} was gone and is back");
+        }
+        for (id, known) in known.terms.iter().filter(|it| found.contains(it.0)) {
+            let now = store.terms(id).expect("it was found");
+            assert!(now.expires >= known.expires, "{id} is kept for less");
+            assert!(
+                known.is_leased || !now.is_leased,
+                "the lease of {id} is back"
+            );
         }
         let pins = pins_of(&store);
         assert!(known.pinned.is_subset(&pins), "a pin is lost");
@@ -297,6 +318,7 @@ impl Torture {
                     is_leased: self.rng.below(4) == 0,
                 };
                 assert!(matches!(store.put(&block, terms), Ok(Put::Written(_))));
+                history.terms.push((block.id(), terms));
                 history.waiting.push(block.id());
             }
             (9..11, Some(id)) => {
@@ -305,8 +327,14 @@ impl Torture {
                 history.waiting.retain(|waiting| *waiting != id);
                 history.removed.push(id);
             }
-            (11, Some(id)) => store.keep_until(&id, 20),
-            (12, Some(id)) => store.release(&id),
+            (11, Some(id)) => {
+                store.keep_until(&id, 20 + self.rng.below(200) as u32);
+                history.terms.extend(store.terms(&id).map(|now| (id, now)));
+            }
+            (12, Some(id)) => {
+                store.release(&id);
+                history.terms.extend(store.terms(&id).map(|now| (id, now)));
+            }
             (13, Some(root)) => {
                 store
                     .add_pin(Pin { root, len: 9 })
@@ -354,12 +382,15 @@ impl Torture {
             store.background.checkpoint_after = 3 + self.rng.below(8);
             store.background.copy_step = 1 + self.rng.below(4000);
             store.background.move_after = Some(self.rng.below(3) * 500);
+            store.background.restate_after = Some(self.rng.below(3) * 100);
             // After how many calls what is known. What an opening finds counts as acknowledged: it is not written
             // again.
             history.milestones.clear();
             history.note(0);
             let found = held(&mut store, &history.put);
-            history.handle_opening(&found, &pins_of(&store));
+            let terms = found.iter().map(|id| (*id, store.terms(id).expect("held")));
+            let terms = terms.collect();
+            history.handle_opening(&found, &pins_of(&store), terms);
             history.note(log.borrow().ops.len());
             for _ in 0..if full { 4 } else { 4 + self.rng.below(40) } {
                 self.act(&mut store, &mut history, full);

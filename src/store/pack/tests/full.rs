@@ -107,6 +107,106 @@ fn what_is_to_be_left_free_is_refused_before_anything_is_written() {
     assert!(log.borrow().free >= Some(min_free));
 }
 
+/// A full pack of blocks of this many bytes, and their addresses.
+fn full_pack(
+    log: &Rc<RefCell<Log>>,
+    capacity: u64,
+    len: usize,
+    terms: Terms,
+) -> (PackStore, Vec<BlockId>) {
+    let mut store = open_with(&Image::default(), log, allot(capacity));
+    let mut ids = Vec::new();
+    loop {
+        let mut payload = vec![1; len];
+        payload[..4].copy_from_slice(&(ids.len() as u32).to_be_bytes());
+        let block = block(&payload);
+        if store.put(&block, terms).is_err() {
+            break;
+        }
+        ids.push(block.id());
+    }
+    store.begin_commit().unwrap();
+    (store, ids)
+}
+
+#[test]
+fn new_terms_stay_within_the_capacity_and_are_kept() {
+    for (len, days) in [(100, 60), (4000, 60), (60_000, 300)] {
+        let log: Rc<RefCell<Log>> = Rc::default();
+        let leased = Terms {
+            expires: 100_000,
+            is_leased: true,
+        };
+        let (mut store, ids) = full_pack(&log, 4 << 20, len, leased);
+        let used = |store: &PackStore| {
+            let usage = store.usage();
+            assert!(usage.used_bytes <= usage.capacity_bytes, "{usage:?}");
+            assert!(store.disk.allocated().unwrap() <= usage.used_bytes);
+        };
+        for id in &ids {
+            store.release(id);
+            store.begin_commit().unwrap();
+            used(&store);
+        }
+        for hour in 0..24 * days {
+            store.set_time(u64::from(hour) * 3600);
+            for id in &ids {
+                store.keep_until(id, 720 + hour);
+            }
+            for _ in 0..5 {
+                store.work();
+                used(&store);
+            }
+        }
+        work_all(&mut store);
+        // They are said about twice, not as often as they changed.
+        let notes: u64 = store.terms_notes.iter().map(|it| it.1 - it.0).sum();
+        assert!(
+            notes <= ids.len() as u64 * TERMS_CHARGE + TERMS_SLACK,
+            "{notes}"
+        );
+        let expected: Vec<Terms> = ids.iter().map(|id| store.terms(id).unwrap()).collect();
+        assert!(expected
+            .iter()
+            .all(|it| it.expires >= 719 + 24 * days && !it.is_leased));
+        store.begin_commit().unwrap();
+        drop(store);
+        let seen = Wreck::new(&Image::default(), &log.borrow().ops).as_seen();
+        let store = open_with(&Image::of(&seen.pack), &Rc::default(), allot(4 << 20));
+        let found = ids.iter().map(|id| store.terms(id).unwrap());
+        assert!(found.eq(expected));
+    }
+}
+
+#[test]
+fn terms_wait_where_there_is_no_room_for_them_and_gaps_do_not() {
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let (mut store, ids) = full_pack(&log, 4 << 20, 4000, Terms::default());
+    store.space.allotment.capacity = store.usage().used_bytes;
+    for id in &ids {
+        store.keep_until(id, 5000);
+        store.begin_commit().unwrap();
+        assert!(store.usage().used_bytes <= store.usage().capacity_bytes);
+    }
+    assert!(!store.pending.terms.is_empty() && !store.has_work());
+    for id in &ids[..ids.len() / 2] {
+        store.remove(id).unwrap();
+        store.begin_commit().unwrap();
+        assert!(store.usage().used_bytes <= store.usage().capacity_bytes);
+    }
+    work_all(&mut store);
+    store.set_time(NOTE_RETRY_SECS);
+    work_all(&mut store);
+    assert!(store.pending.is_empty());
+    drop(store);
+    let seen = Wreck::new(&Image::default(), &log.borrow().ops).as_seen();
+    let store = open_with(&seen, &Rc::default(), allot(4 << 20));
+    let kept = &ids[ids.len() / 2..];
+    assert!(kept
+        .iter()
+        .all(|id| store.terms(id).unwrap().expires == 5000));
+}
+
 #[test]
 fn full_pack_makes_room_on_a_full_disk() {
     let log: Rc<RefCell<Log>> = Rc::default();
@@ -153,7 +253,7 @@ fn space_never_passes_its_limit_whatever_is_done() {
                 _ => {
                     let len = 1 + rng.below(20_000) as u32;
                     let extent = record::extent(len);
-                    if space.lacks(len, tail, 0) > 0 {
+                    if space.lacks(len, tail, 0, 0) > 0 {
                         continue;
                     }
                     let used = space.used(0) + space.headroom();

@@ -54,6 +54,7 @@ fn open(image: &Image, is_holeless: bool, rng: &mut Rng) -> (PackStore, Rc<RefCe
     let mut store = open_on(image, &log, CAPACITY);
     store.background.checkpoint_after = 10 + rng.below(100);
     store.background.copy_step = 1 + rng.below(100_000);
+    store.background.restate_after = Some(rng.below(8000));
     (store, log)
 }
 
@@ -93,7 +94,7 @@ impl Twins {
         match self.store.put(block, terms) {
             Ok(Put::Had(_)) => {
                 let before = before.expect("it was there");
-                self.model.insert(id, before.or(terms));
+                self.model.insert(id, before.renewed(terms));
                 true
             }
             Ok(Put::Written(_)) => {
@@ -327,8 +328,9 @@ fn pack_answers_as_a_map_does_through_crashes() {
                 twins.store.release(&id);
                 twins.store.keep_until(&id, terms.expires);
                 if let Some(held) = twins.model.get_mut(&id) {
-                    held.is_leased = false;
-                    held.expires = held.expires.max(terms.expires);
+                    let expires = terms.expires;
+                    let is_leased = false;
+                    *held = Terms { is_leased, ..*held }.renewed(Terms { expires, is_leased });
                 }
             }
             (76, Some(known)) => twins.set_pin(known.id(), true),
