@@ -430,6 +430,10 @@ pub const VERIFY_BACKLOG: usize = 64 << 10;
 /// Time after which it is tried again to write what could not be written for want of space.
 pub const NOTE_RETRY_SECS: u64 = 10;
 
+/// Time after which it is tried again to move blocks together, or to copy the pack, where the last attempt gained
+/// nothing: an hour's failures are then some looks at the gaps, or a part of a copy each.
+pub const RECLAIM_RETRY_SECS: u64 = 600;
+
 /// The smallest allotment that is accepted, in bytes.
 pub const CAPACITY_MIN: u64 = 1 << 20;
 

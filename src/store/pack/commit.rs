@@ -107,9 +107,15 @@ impl PackStore {
 
     /// Sets space aside for a note, if it is within the allotment.
     fn grow_for_note(&mut self, note: &Record) -> Result<(), StoreError> {
-        let (extent, places) = (note.extent(), self.places());
-        match self.space.fits(extent, self.tail, places) {
-            true => self.grow(extent),
+        let used = self.space.used(self.places());
+        let ahead = self.space.ahead(self.tail, note.extent());
+        // A copy is counted as long as there is one: half of the allotment is for it.
+        let limit = match self.background.is_copying() {
+            true => self.space.allotment.capacity,
+            false => self.space.limit(),
+        };
+        match used + ahead <= limit {
+            true => self.grow(note.extent()),
             false => Err(self.full()),
         }
     }

@@ -18,10 +18,11 @@ use super::record::{
 use super::scan::{Last, PinNote};
 use super::tail::header_crc;
 use super::terms::TermsNotes;
+use super::verify::Seen;
 use super::PackStore;
 use crate::id::BlockId;
 use crate::limits::*;
-use crate::store::{StoreError, Terms};
+use crate::store::{Store, StoreError, Terms};
 use sha2::{Digest, Sha256};
 use std::io::{self, ErrorKind};
 
@@ -177,7 +178,8 @@ impl PackStore {
             synced.map_err(|error| self.failed("sync the copy of", error))?;
             compaction.unsynced = 0;
         } else if compaction.cursor >= self.tail {
-            if !self.commit_all()? {
+            self.commit_all()?;
+            if self.uncommitted() > 0 || self.pending.gives_space() {
                 return Err(self.full());
             }
             // Not if there was more to be said, which is copied first.
@@ -204,13 +206,13 @@ impl PackStore {
         let mut header = [0; RECORD_HEADER_LEN];
         let read = self.disk.read_full(&mut header, offset)?;
         let Some(mut record) = Record::decode(&header[..read], &self.id, offset) else {
-            return Err(bad("there is damage that is not set aside"));
+            return self.set_aside_at(compaction, offset);
         };
         let mut payload = vec![0; record.len as usize];
         let at = offset + RECORD_HEADER_LEN as u64;
         let read = self.disk.read_full(&mut payload, at)?;
         if read < payload.len() || crc32fast::hash(&payload) != record.payload_crc {
-            return Err(bad("there is damage that is not set aside"));
+            return self.set_aside_at(compaction, offset);
         }
         compaction.cursor += record.extent();
         match record.kind_of_record {
@@ -239,6 +241,22 @@ impl PackStore {
         self.copy_record(compaction, &record, &payload)?;
         compaction.handle_copied((offset, compaction.cursor));
         Ok(())
+    }
+
+    /// Sets aside what is damaged at this place: it is copied as it is then. One bad block must not keep all others from
+    /// being copied.
+    fn set_aside_at(&mut self, compaction: &Compaction, offset: u64) -> io::Result<()> {
+        match self.look_at(offset, offset + VERIFY_STEP, &|_| true) {
+            Seen::Damaged { end, id } => {
+                self.set_aside(offset, end, id);
+                match offset < compaction.begun_at {
+                    true => Ok(()),
+                    // It may be a note on what has been copied already; a new copy has that right.
+                    false => Err(bad("there is damage in what has come since")),
+                }
+            }
+            Seen::Sound { .. } => Err(bad("it is read differently each time")),
+        }
     }
 
     /// Copies a part of a damaged stretch as it is: nothing that could be saved by others is lost.
@@ -294,6 +312,15 @@ impl PackStore {
 
     /// The copy has all that the pack has, and the pack is durable: the one becomes the other.
     fn put_in_place(&mut self, mut compaction: Compaction) -> Result<(), StoreError> {
+        // For which there was no room.
+        let terms = self.pending.terms.iter();
+        let terms = terms.filter_map(|(&at, &terms)| Some((compaction.moved(at)?, terms)));
+        let terms: Vec<(u64, Terms)> = terms.collect();
+        for some in terms.chunks(NOTE_STATEMENTS_MAX) {
+            let payload = encode_terms(some.iter().copied());
+            let written = self.copy_note(&mut compaction, TYPE_TERMS, &payload);
+            written.map_err(|error| self.failed("copy", error))?;
+        }
         let gaps = compaction.gaps(&self.gaps);
         for some in gaps.chunks(NOTE_STATEMENTS_MAX) {
             let payload = encode_gaps(some.iter().copied());

@@ -444,7 +444,7 @@ impl Store for PackStore {
     }
 
     fn could_take(&self, len: u32, claim: &Claim<'_>) -> bool {
-        let could_go = || !self.is_copy_coming() && self.has_victim(claim);
+        let could_go = || !self.is_dropping_vain() && self.has_victim(claim);
         !self.is_read_only && (self.lacks(len) == 0 || self.is_space_coming() || could_go())
     }
 

@@ -46,6 +46,8 @@ pub(super) struct Background {
     cursor: Option<u64>,
     /// Garbage that was left when the last search ended.
     garbage_left: u64,
+    /// From this time on it is tried again to gain it, whether or not there is more; in seconds since the Unix epoch.
+    retry_at: u64,
 }
 
 impl Background {
@@ -72,6 +74,7 @@ impl Background {
             has_replaced: false,
             cursor: None,
             garbage_left: 0,
+            retry_at: 0,
         }
     }
 
@@ -88,6 +91,11 @@ impl Background {
         self.cursor = None;
         self.garbage_left = 0;
         self.has_replaced = true;
+    }
+
+    /// Whether there is a copy, or what one has replaced.
+    pub fn is_copying(&self) -> bool {
+        self.compaction.is_some() || self.has_replaced
     }
 
     /// A record was written.
@@ -190,17 +198,26 @@ impl PackStore {
             && (self.background.cursor.is_some() || self.is_garbage_much(self.space.limit() / 16))
     }
 
-    /// Whether there is more garbage than this, and than when the last attempt ended.
+    /// Whether there is more garbage than this, and the last attempt to gain it was long ago or ended with less.
     pub(super) fn is_garbage_much(&self, many: u64) -> bool {
-        let garbage = self.gaps.garbage();
-        let many = self.background.move_after.unwrap_or(many);
-        garbage > many && garbage > self.background.garbage_left / 4 * 5
+        let is_more = self.gaps.garbage() > self.background.garbage_left / 4 * 5;
+        self.has_garbage(many) && (is_more || self.time >= self.background.retry_at)
     }
 
-    /// To gain what there is to be gained is not tried again before there is more.
+    fn has_garbage(&self, many: u64) -> bool {
+        self.gaps.garbage() > self.background.move_after.unwrap_or(many)
+    }
+
+    /// Whether a copy of the pack would give much back. If none can be made, to drop blocks is in vain.
+    pub(super) fn needs_compaction(&self) -> bool {
+        self.space.is_halved && self.has_garbage(self.space.limit() / 8)
+    }
+
+    /// To gain what there is to be gained is not tried again before there is more, or some time has gone by.
     pub(super) fn end_search(&mut self) {
         self.background.cursor = None;
         self.background.garbage_left = self.gaps.garbage();
+        self.background.retry_at = self.time + RECLAIM_RETRY_SECS;
     }
 
     /// Looks at some gaps, and copies what lies between two of them to the tail if that gains more than it takes.

@@ -17,8 +17,14 @@ impl PackStore {
     }
 
     /// Whether there will be more room once the pack has been copied.
-    pub(super) fn is_copy_coming(&self) -> bool {
+    fn is_copy_coming(&self) -> bool {
         self.wants_compaction() || self.background.has_replaced
+    }
+
+    /// Whether what is dropped now gives nothing back: so much has been dropped that the pack is to be copied, whether
+    /// or not that can be done.
+    pub(super) fn is_dropping_vain(&self) -> bool {
+        self.is_copy_coming() || self.needs_compaction()
     }
 
     /// Whether something may go for the one that has this claim.
@@ -43,8 +49,7 @@ impl PackStore {
         if self.is_read_only {
             return Err(StoreError::ReadOnly);
         }
-        if self.is_copy_coming() && self.lacks(len) > 0 {
-            // What was dropped makes room when the pack has been copied, and what the copy has replaced is gone.
+        if self.is_dropping_vain() && self.lacks(len) > 0 {
             return Err(self.full());
         }
         for _ in 0..ROUNDS_MAX {

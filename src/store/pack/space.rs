@@ -102,13 +102,8 @@ impl Space {
         wanted.saturating_sub(self.limit())
     }
 
-    /// Whether a note of this extent fits at this tail, with what is set aside behind it; what puts leave is for it.
-    pub fn fits(&self, extent: u64, tail: u64, gaps: u64) -> bool {
-        self.used(gaps) + self.ahead(tail, extent) <= self.limit()
-    }
-
     /// Bytes to be set aside for a record of this extent at this tail, and for notes behind it.
-    fn ahead(&self, tail: u64, extent: u64) -> u64 {
+    pub fn ahead(&self, tail: u64, extent: u64) -> u64 {
         let end = (tail + extent + NOTE_RESERVE).next_multiple_of(PAGE);
         end.saturating_sub(self.end)
     }

@@ -15,7 +15,7 @@ const GENERATION_AT: u32 = 48;
 const OFFSET_MASK: u64 = (1 << GENERATION_AT) - 1;
 
 /// What a place in the pack has shown.
-enum Seen {
+pub(super) enum Seen {
     /// Nothing wrong, up to there; so many blocks and bytes were compared.
     Sound { end: u64, blocks: u64, bytes: u64 },
     /// A stretch up to there is not as it was written.
@@ -72,7 +72,12 @@ impl PackStore {
         u64::from(self.generation) << GENERATION_AT | offset
     }
 
-    fn look_at(&mut self, offset: u64, until: u64, is_wanted: &dyn Fn(&BlockId) -> bool) -> Seen {
+    pub(super) fn look_at(
+        &mut self,
+        offset: u64,
+        until: u64,
+        is_wanted: &dyn Fn(&BlockId) -> bool,
+    ) -> Seen {
         // What was set aside earlier stays so, even if it can be read now: the index does not know it.
         let known = self.damaged.get(&offset).copied();
         let id = self.record_at(offset).map(|record| BlockId(record.address));
@@ -133,7 +138,7 @@ impl PackStore {
     }
 
     /// Sets a damaged stretch aside: blocks that begin in it are absent from now on.
-    fn set_aside(&mut self, start: u64, end: u64, id: Option<BlockId>) {
+    pub(super) fn set_aside(&mut self, start: u64, end: u64, id: Option<BlockId>) {
         if let Some(id) = id {
             if let Some(entry) = self.index.at(&id, start) {
                 return self.quarantine(&id, &entry);
