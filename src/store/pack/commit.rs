@@ -67,6 +67,11 @@ impl Pending {
             || !self.terms.is_empty() && self.may_say_terms(time)
     }
 
+    /// Whether notes could not be written by which space would come back, and are not tried again now.
+    pub fn is_held_up(&self, time: u64) -> bool {
+        self.gives_space() && time < self.retry_at
+    }
+
     /// Whether notes on terms may be written now.
     pub fn may_say_terms(&self, time: u64) -> bool {
         time >= self.terms_retry_at

@@ -108,6 +108,9 @@ impl PackStore {
             space.add(entry.len);
             payload_bytes += u64::from(entry.len);
         }
+        // Now, as the disk may be full when notes are to be written.
+        let places = found.gaps.len() + 2 * found.pins.len() as u64;
+        space.set_aside_for_notes(&mut *disk, found.tail, places);
         let mut marks = Marks::default();
         if found.pins.is_empty() {
             marks.end();

@@ -48,6 +48,8 @@ pub(super) struct Background {
     garbage_left: u64,
     /// From this time on it is tried again to gain it, whether or not there is more; in seconds since the Unix epoch.
     retry_at: u64,
+    /// Until this time pages are believed not to go back, as some did not.
+    held_up_until: u64,
 }
 
 impl Background {
@@ -75,6 +77,7 @@ impl Background {
             cursor: None,
             garbage_left: 0,
             retry_at: 0,
+            held_up_until: 0,
         }
     }
 
@@ -91,6 +94,11 @@ impl Background {
         self.cursor = None;
         self.garbage_left = 0;
         self.has_replaced = true;
+    }
+
+    /// Whether pages could not be given back lately.
+    pub fn is_held_up(&self, time: u64) -> bool {
+        time < self.held_up_until
     }
 
     /// Whether there is a copy, or what one has replaced.
@@ -165,7 +173,10 @@ impl PackStore {
                     let path = self.disk.path().display();
                     match error.kind() {
                         ErrorKind::Unsupported => self.space.halve(&*self.disk),
-                        _ => log::warn!("give back space of {path}: {cause}"),
+                        _ => {
+                            log::warn!("give back space of {path}: {cause}");
+                            self.background.held_up_until = self.time + NOTE_RETRY_SECS;
+                        }
                     }
                 }
             }

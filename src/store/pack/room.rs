@@ -12,7 +12,7 @@ impl PackStore {
     /// Whether there will be more room without anything being dropped.
     pub(super) fn is_space_coming(&self) -> bool {
         // Gaps that are noted join others, and take less room in a checkpoint. A copy gives much back, but not soon.
-        self.pending.gives_space()
+        self.pending.gives_space() && !self.pending.is_held_up(self.time)
             || !self.space.is_halved && (self.gaps.are_waiting() || self.wants_moving())
     }
 
@@ -22,9 +22,12 @@ impl PackStore {
     }
 
     /// Whether what is dropped now gives nothing back: so much has been dropped that the pack is to be copied, whether
-    /// or not that can be done.
+    /// or not that can be done; or it cannot be noted, or not be given back.
     pub(super) fn is_dropping_vain(&self) -> bool {
-        self.is_copy_coming() || self.needs_compaction()
+        self.is_copy_coming()
+            || self.needs_compaction()
+            || self.pending.is_held_up(self.time)
+            || self.background.is_held_up(self.time)
     }
 
     /// Whether something may go for the one that has this claim.
@@ -49,14 +52,14 @@ impl PackStore {
         if self.is_read_only {
             return Err(StoreError::ReadOnly);
         }
-        if self.is_dropping_vain() && self.lacks(len) > 0 {
-            return Err(self.full());
-        }
         for _ in 0..ROUNDS_MAX {
             if self.punch_until_fits(len) {
                 return Ok(());
             }
-            let lacking = self.lacks(len);
+            if self.is_dropping_vain() {
+                break;
+            }
+            let (lacking, garbage) = (self.lacks(len), self.gaps.garbage());
             let mut wanted = lacking.max(EVICT_STEP.min(self.space.limit() / 32));
             let now = self.hour();
             let PackStore {
@@ -90,6 +93,9 @@ impl PackStore {
                 // The copies become durable, then what is noted of the old places; then their pages go back.
                 self.commit_all()?;
             } else if fits || is_last {
+                break;
+            } else if self.lacks(len) >= lacking && self.gaps.garbage() <= garbage {
+                // Nothing was gained, nor is there more to be moved together.
                 break;
             }
         }

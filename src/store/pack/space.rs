@@ -149,6 +149,15 @@ impl Space {
         Ok(())
     }
 
+    /// Sets space aside for notes behind this tail, as far as there is any, in the allotment and on the disk.
+    pub fn set_aside_for_notes(&mut self, disk: &mut dyn Disk, tail: u64, gaps: u64) {
+        if self.used(gaps) + self.ahead(tail, 0) <= self.limit() {
+            if let Err(error) = self.grow(disk, tail, 0, 0) {
+                log::debug!("{error}");
+            }
+        }
+    }
+
     fn set_aside(&mut self, disk: &mut dyn Disk, len: u64) -> io::Result<()> {
         if !self.is_virtual {
             match disk.allocate(self.end, len) {

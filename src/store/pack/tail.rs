@@ -54,7 +54,12 @@ impl PackStore {
     /// cuts it.
     pub(super) fn cut_back(&mut self) {
         match self.disk.set_len(self.tail) {
-            Ok(()) => self.space.cut(&*self.disk, self.tail),
+            Ok(()) => {
+                self.space.cut(&*self.disk, self.tail);
+                let places = self.places();
+                let disk = &mut *self.disk;
+                self.space.set_aside_for_notes(disk, self.tail, places);
+            }
             Err(error) => {
                 let cause = plain(&error);
                 log::debug!("cut the end of {}: {cause}", self.disk.path().display());

@@ -230,6 +230,69 @@ fn full_pack_makes_room_on_a_full_disk() {
     assert!(store.usage().blocks > 30);
 }
 
+/// A full pack that was closed and is opened again.
+fn full_pack_again(log: &Rc<RefCell<Log>>) -> PackStore {
+    let first: Rc<RefCell<Log>> = Rc::default();
+    let (mut store, _) = full_pack(&first, 16 << 20, 60_000, Terms::default());
+    store.close();
+    drop(store);
+    let seen = Wreck::new(&Image::default(), &first.borrow().ops).as_seen();
+    open_with(&seen, log, allot(16 << 20))
+}
+
+#[test]
+fn full_pack_that_is_opened_again_makes_room_on_a_full_disk() {
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let mut store = full_pack_again(&log);
+    log.borrow_mut().is_full = true;
+    log.borrow_mut().free = Some(0);
+    let blocks = store.usage().blocks;
+    store.make_room(200_000, &claim()).unwrap();
+    let dropped = blocks - store.usage().blocks;
+    assert!((4..20).contains(&dropped), "{dropped}");
+    // After a write that failed as well.
+    let refused = store.put(&block(&[1; 200_000]), Terms::default());
+    assert!(refused.unwrap_err().is_full());
+    store.space.allotment.capacity -= 2 << 20;
+    store.make_room(200_000, &claim()).unwrap();
+}
+
+#[test]
+fn nothing_is_dropped_for_room_that_cannot_come() {
+    let log: Rc<RefCell<Log>> = Rc::default();
+    log.borrow_mut().is_full = true;
+    log.borrow_mut().free = Some(0);
+    let mut store = full_pack_again(&log);
+    // Until not even a note fits in the last page.
+    let pin = |n| Pin {
+        root: BlockId([n; 32]),
+        len: 9,
+    };
+    assert!((0..100).any(|n| store.add_pin(pin(n)).is_err()));
+    store.begin_marking();
+    store.end_marking();
+    let blocks = store.usage().blocks;
+    for _ in 0..20 {
+        assert!(store.make_room(200_000, &claim()).unwrap_err().is_full());
+        assert!(!store.could_take(200_000, &claim()));
+    }
+    let dropped = blocks - store.usage().blocks;
+    assert!(dropped < 20, "a single time: {dropped}");
+
+    // The same where holes cannot be made just now.
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let mut store = full_pack_again(&log);
+    log.borrow_mut().fails_to_punch = true;
+    for _ in 0..20 {
+        assert!(store.make_room(200_000, &claim()).unwrap_err().is_full());
+    }
+    let dropped = blocks - store.usage().blocks;
+    assert!(dropped < 20, "a single time: {dropped}");
+    log.borrow_mut().fails_to_punch = false;
+    store.set_time(NOTE_RETRY_SECS);
+    store.make_room(200_000, &claim()).unwrap();
+}
+
 #[test]
 fn space_never_passes_its_limit_whatever_is_done() {
     for seed in 0..200u8 {
