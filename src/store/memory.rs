@@ -196,7 +196,7 @@ impl Store for MemoryStore {
         self.marked = self.marking;
     }
 
-    fn could_take(&self, len: u32, claim: &Claim<'_>) -> bool {
+    fn could_take(&mut self, len: u32, claim: &Claim<'_>) -> bool {
         self.is_room(len) || self.victim(claim).is_some()
     }
 

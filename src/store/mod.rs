@@ -268,7 +268,7 @@ pub trait Store {
     fn end_marking(&mut self);
 
     /// Whether there is room for a block of this many bytes of payload, or could be made.
-    fn could_take(&self, len: u32, claim: &Claim<'_>) -> bool;
+    fn could_take(&mut self, len: u32, claim: &Claim<'_>) -> bool;
 
     /// Makes room for a block of this many bytes of payload, by removing others if need be.
     /// [`StoreError::Full`] if those that would have to go may not.

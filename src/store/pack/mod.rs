@@ -217,7 +217,9 @@ impl PackStore {
         }
         self.index.update(id, Entry { terms, ..*entry });
         self.pending.terms.insert(entry.offset, terms);
-        self.evictor.handle_release();
+        if entry.terms.is_leased && !terms.is_leased {
+            self.evictor.handle_release(id);
+        }
     }
 
     /// Stamped on records; saturates in the year 2106.
@@ -440,12 +442,14 @@ impl Store for PackStore {
 
     fn end_marking(&mut self) {
         self.marks.end();
-        self.evictor.handle_release();
+        self.evictor.forget();
     }
 
-    fn could_take(&self, len: u32, claim: &Claim<'_>) -> bool {
-        let could_go = || !self.is_dropping_vain() && self.has_victim(claim);
-        !self.is_read_only && (self.lacks(len) == 0 || self.is_space_coming() || could_go())
+    fn could_take(&mut self, len: u32, claim: &Claim<'_>) -> bool {
+        !self.is_read_only
+            && (self.lacks(len) == 0
+                || self.is_space_coming()
+                || !self.is_dropping_vain() && self.has_victim(claim))
     }
 
     fn make_room(&mut self, len: u32, claim: &Claim<'_>) -> Result<(), StoreError> {

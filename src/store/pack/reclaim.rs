@@ -121,6 +121,7 @@ impl PackStore {
                 || self.wants_moving()
                 || self.wants_compaction()
                 || self.wants_restating()
+                || self.wants_sweep()
                 || self.background.writer.is_some()
                 || self.wants_checkpoint())
     }
@@ -148,9 +149,19 @@ impl PackStore {
             }
         } else if self.wants_restating() {
             self.restate_some();
+        } else if self.wants_sweep() {
+            let now = self.hour();
+            self.evictor.sweep(&self.index, &self.marks, now);
         } else if self.background.writer.is_some() || self.wants_checkpoint() {
             self.write_checkpoint();
         }
+    }
+
+    /// Whether blocks may soon have to go, and it is not known which have expired.
+    fn wants_sweep(&self) -> bool {
+        self.evictor.wants_sweep(self.hour())
+            && self.lacks(BLOCK_SIZE_MAX as u32) > 0
+            && !self.marks.protect_all(self.index.len())
     }
 
     /// Gives pages of some gaps back.

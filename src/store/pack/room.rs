@@ -1,7 +1,8 @@
 //! Room for a block: others go for it, and their space at once.
 
-use super::record;
-use super::PackStore;
+use super::evict::Wanted;
+use super::{Entry, PackStore};
+use crate::id::BlockId;
 use crate::limits::*;
 use crate::store::{Claim, Store, StoreError};
 
@@ -31,11 +32,22 @@ impl PackStore {
     }
 
     /// Whether something may go for the one that has this claim.
-    pub(super) fn has_victim(&self, claim: &Claim<'_>) -> bool {
-        let (evictor, now) = (&mut self.evictor.clone(), self.hour());
-        let address = |entry: &super::Entry| self.address(entry).ok().flatten();
-        let victims = evictor.victims(&self.index, &self.marks, now, claim, &address, 1);
-        !victims.is_empty()
+    pub(super) fn has_victim(&mut self, claim: &Claim<'_>) -> bool {
+        let one = Wanted { count: 1, bytes: 1 };
+        !self.victims(claim, one).is_empty()
+    }
+
+    fn victims(&mut self, claim: &Claim<'_>, wanted: Wanted) -> Vec<(BlockId, Entry)> {
+        let now = self.hour();
+        let PackStore {
+            evictor,
+            index,
+            marks,
+            disk,
+            ..
+        } = self;
+        let address = |entry: &Entry| super::read_address(&**disk, entry).ok().flatten();
+        evictor.victims(index, marks, now, claim, &address, wanted)
     }
 
     /// Gives pages back until a block of this many bytes fits, or none are left that may go; whether it does. The
@@ -60,26 +72,18 @@ impl PackStore {
                 break;
             }
             let (lacking, garbage) = (self.lacks(len), self.gaps.garbage());
-            let mut wanted = lacking.max(EVICT_STEP.min(self.space.limit() / 32));
-            let now = self.hour();
-            let PackStore {
-                evictor,
-                index,
-                marks,
-                disk,
-                ..
-            } = self;
-            let address = |entry: &super::Entry| super::read_address(&**disk, entry).ok().flatten();
-            let victims = evictor.victims(index, marks, now, claim, &address, EVICTIONS_MAX);
+            let wanted = Wanted {
+                count: EVICTIONS_MAX,
+                bytes: lacking.max(EVICT_STEP.min(self.space.limit() / 32)),
+            };
+            let victims = self.victims(claim, wanted);
             let is_last = victims.is_empty();
-            for (id, entry) in victims {
-                if wanted == 0 {
-                    // It is found again next time.
-                    self.evictor.handle_release();
-                    break;
+            for (id, _) in victims {
+                if let Err(error) = self.remove(&id) {
+                    // The rest is to be found again.
+                    self.evictor.forget();
+                    return Err(error);
                 }
-                self.remove(&id)?;
-                wanted = wanted.saturating_sub(record::extent(entry.len));
             }
             self.commit()?;
             if self.space.is_halved {
