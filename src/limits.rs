@@ -388,6 +388,9 @@ pub const CHECKPOINT_AT_CLOSE: u64 = 512;
 /// on ext4 one takes 0.1 ms.
 pub const PUNCHES_PER_SLICE: usize = 4;
 
+/// Gaps of which it is asked in one slice of work whether they still take space, after an opening: 1 us each.
+pub const GAPS_ASKED_PER_SLICE: usize = 256;
+
 /// Bytes of them: a mebibyte, in many extents and still in the system's cache, takes up to 2 ms.
 pub const PUNCH_MAX: u64 = 512 << 10;
 

@@ -123,7 +123,8 @@ impl PackStore {
                 || self.wants_restating()
                 || self.wants_sweep()
                 || self.background.writer.is_some()
-                || self.wants_checkpoint())
+                || self.wants_checkpoint()
+                || self.gaps.unseen().is_some())
     }
 
     pub(super) fn do_a_slice(&mut self) {
@@ -154,6 +155,8 @@ impl PackStore {
             self.evictor.sweep(&self.index, &self.marks, now);
         } else if self.background.writer.is_some() || self.wants_checkpoint() {
             self.write_checkpoint();
+        } else if self.gaps.unseen().is_some() {
+            self.punch_unseen();
         }
     }
 
@@ -171,25 +174,18 @@ impl PackStore {
             let Some(pages) = self.gaps.next_to_punch(left) else {
                 break;
             };
-            let Some(pages) = self.without_guards(pages) else {
-                continue;
-            };
-            let len = pages.1 - pages.0;
-            left -= len;
-            match self.disk.punch(pages.0, len) {
-                Ok(()) => self.gaps.set_punched(pages),
-                Err(error) => {
-                    self.gaps.give_up(pages);
-                    let cause = plain(&error);
-                    let path = self.disk.path().display();
-                    match error.kind() {
-                        ErrorKind::Unsupported => self.space.halve(&*self.disk),
-                        _ => {
-                            log::warn!("give back space of {path}: {cause}");
-                            self.background.held_up_until = self.time + NOTE_RETRY_SECS;
-                        }
-                    }
+            let pages = match self.without_guards(pages) {
+                Ok(pages) => pages,
+                Err(guard) => {
+                    // It is not asked again.
+                    self.gaps.give_up((guard, guard + PAGE));
+                    continue;
                 }
+            };
+            left -= pages.1 - pages.0;
+            match self.give_back(pages) {
+                true => self.gaps.set_punched(pages),
+                false => self.gaps.give_up(pages),
             }
             if left == 0 {
                 break;
@@ -198,20 +194,80 @@ impl PackStore {
         self.space.measure(&*self.disk, self.tail);
     }
 
-    /// What may go back of these pages, from the first; `None` if the first may not, which is not asked again.
-    fn without_guards(&mut self, (first, mut after): Stretch) -> Option<Stretch> {
+    /// Gives pages back to the file system; whether that could be done.
+    fn give_back(&mut self, pages: Stretch) -> bool {
+        let Err(error) = self.disk.punch(pages.0, pages.1 - pages.0) else {
+            return true;
+        };
+        if error.kind() == ErrorKind::Unsupported {
+            self.space.halve(&*self.disk);
+        } else {
+            let (path, cause) = (self.disk.path().display(), plain(&error));
+            log::warn!("give back space of {path}: {cause}");
+            self.background.held_up_until = self.time + NOTE_RETRY_SECS;
+        }
+        false
+    }
+
+    /// Gives pages back of gaps that were found at the opening, as far as they are no holes: of those alone that a
+    /// process left which was killed.
+    pub(super) fn punch_unseen(&mut self) {
+        let Some(mut at) = self.gaps.unseen() else {
+            return;
+        };
+        let mut punches = 0;
+        for _ in 0..GAPS_ASKED_PER_SLICE {
+            let around = self.gaps.around(at);
+            let next = around.or_else(|| self.gaps.iter_from(at).next());
+            let first = next.map(|gap| at.max(gap.0).next_multiple_of(PAGE));
+            let data = first.and_then(|first| self.disk.data_after(first));
+            let (Some(gap), Some(data)) = (next, data) else {
+                self.gaps.set_seen(None);
+                break;
+            };
+            let (first, after) = (data / PAGE * PAGE, gap.1 / PAGE * PAGE);
+            if first >= after {
+                // There is no data before that.
+                at = gap.1.max(first);
+                continue;
+            }
+            let pages = (
+                first,
+                after.min(first + PUNCH_MAX / PUNCHES_PER_SLICE as u64),
+            );
+            at = match self.without_guards(pages) {
+                Ok(pages) => {
+                    self.give_back(pages);
+                    punches += 1;
+                    pages.1
+                }
+                Err(guard) => guard + PAGE,
+            };
+            if punches == PUNCHES_PER_SLICE {
+                break;
+            }
+        }
+        if self.gaps.unseen().is_some() {
+            self.gaps.set_seen(Some(at));
+        }
+        if punches > 0 {
+            self.space.measure(&*self.disk, self.tail);
+        }
+    }
+
+    /// What may go back of these pages, from the first; if the first may not, that.
+    fn without_guards(&self, (first, mut after): Stretch) -> Result<Stretch, u64> {
         let coming = self.background.writer.as_ref().map(Writer::guard);
         let guards = self.background.guards.into_iter().chain([coming]);
         for guard in guards.flatten() {
             if guard == first {
-                self.gaps.give_up((first, first + PAGE));
-                return None;
+                return Err(guard);
             }
             if (first..after).contains(&guard) {
                 after = guard;
             }
         }
-        Some((first, after))
+        Ok((first, after))
     }
 
     /// Whether there is enough garbage between blocks that it is worth while to move them.

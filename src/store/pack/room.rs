@@ -9,6 +9,10 @@ use crate::store::{Claim, Store, StoreError};
 /// Rounds of making room for one block at most: each drops as many blocks as may go at once.
 const ROUNDS_MAX: usize = 16;
 
+/// Slices of giving pages back between two rounds at most: as each gives back 16 KiB at least, a block fits then, if
+/// the allotment is not exceeded.
+const PUNCH_SLICES_MAX: usize = 32;
+
 impl PackStore {
     /// Whether there will be more room without anything being dropped.
     pub(super) fn is_space_coming(&self) -> bool {
@@ -53,8 +57,16 @@ impl PackStore {
     /// Gives pages back until a block of this many bytes fits, or none are left that may go; whether it does. The
     /// rest is left to the background: each call takes some 0.1 ms.
     fn punch_until_fits(&mut self, len: u32) -> bool {
-        while self.lacks(len) > 0 && self.gaps.are_waiting() {
-            self.punch();
+        for _ in 0..PUNCH_SLICES_MAX {
+            if self.lacks(len) == 0 {
+                break;
+            } else if self.gaps.are_waiting() {
+                self.punch();
+            } else if self.gaps.unseen().is_some() {
+                self.punch_unseen();
+            } else {
+                break;
+            }
         }
         self.lacks(len) == 0
     }

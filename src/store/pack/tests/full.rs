@@ -1,7 +1,7 @@
 //! A disk without room: what is refused, what goes on, and what makes room again.
 
 use super::super::space::Space;
-use super::recorded::{Fault, Image, Log, Recorded, Trouble, Wreck};
+use super::recorded::{Fault, Image, Log, Op, Recorded, Trouble, Wreck};
 use super::*;
 use crate::id::Point;
 use crate::rng::Rng;
@@ -439,4 +439,75 @@ fn to_ask_for_room_costs_little_when_none_may_go() {
     store.begin_marking();
     store.end_marking();
     assert!(store.could_take(4096, &near));
+}
+
+/// A pack with a gap beside each block, full, and what its disk holds after so many of the calls.
+fn full_of_gaps(work: bool) -> Image {
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let mut store = open_with(&Image::default(), &log, allot(64 << 20));
+    let blocks: Vec<Block> = (0..2000u32)
+        .map(|n| block(&[&n.to_be_bytes()[..], &[1; 20_000]].concat()))
+        .collect();
+    put_all(&mut store, &blocks);
+    store.background.move_after = Some(u64::MAX);
+    for block in blocks.iter().step_by(2) {
+        store.remove(&block.id()).unwrap();
+    }
+    store.begin_commit().unwrap();
+    if work {
+        work_all(&mut store);
+        for n in 2000.. {
+            let block = block(&[&u32::to_be_bytes(n)[..], &[1; 20_000]].concat());
+            if store.put(&block, Terms::default()).is_err() {
+                break;
+            }
+        }
+        store.close();
+    }
+    drop(store);
+    let seen = Wreck::new(&Image::default(), &log.borrow().ops).as_seen();
+    seen
+}
+
+fn punches(log: &Rc<RefCell<Log>>) -> usize {
+    let log = log.borrow();
+    let punches = log.ops.iter().filter(|op| matches!(op, Op::Punch { .. }));
+    punches.count()
+}
+
+#[test]
+fn pages_that_have_gone_back_are_not_given_back_again_after_an_opening() {
+    let image = full_of_gaps(true);
+    for image in [&image, &Image::of(&image.pack)] {
+        let log: Rc<RefCell<Log>> = Rc::default();
+        let mut store = open_with(image, &log, allot(64 << 20));
+        store.background.move_after = Some(u64::MAX);
+        store.begin_marking();
+        store.end_marking();
+        assert!(store.gaps.len() >= 1000 && store.usage().garbage_bytes < 1000 * 8192);
+        assert!(!store.is_space_coming());
+        let before = store.usage().blocks;
+        store.make_room(20_000, &claim()).unwrap();
+        assert!(before - store.usage().blocks <= 40);
+        work_all(&mut store);
+        assert!(punches(&log) < 100, "{} punches", punches(&log));
+        assert_eq!(store.gaps.unseen(), None);
+    }
+}
+
+#[test]
+fn pages_that_a_killed_process_has_left_go_back_before_blocks_are_dropped() {
+    let image = full_of_gaps(false);
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let mut store = open_with(&image, &log, allot(64 << 20));
+    store.background.move_after = Some(u64::MAX);
+    store.begin_marking();
+    store.end_marking();
+    let before = (store.disk.allocated().unwrap(), store.usage().blocks);
+    store.space.allotment.capacity = store.usage().used_bytes;
+    store.make_room(20_000, &claim()).unwrap();
+    assert!(punches(&log) <= 128 && store.usage().blocks == before.1);
+    work_all(&mut store);
+    let back = before.0 - store.disk.allocated().unwrap();
+    assert!(back >= 1000 * 12_288, "{back} bytes");
 }
