@@ -159,19 +159,56 @@ impl PackStore {
         Ok(noted)
     }
 
+    /// Has the copy of a block carry terms that were renewed since it was made: they are said of it in the commit that
+    /// makes it durable. Those of the place from which it was copied may be durable already, and that place is a gap
+    /// before there is another commit.
+    fn say_terms_of_copies(&mut self) -> Result<(), StoreError> {
+        let mut terms = BTreeMap::new();
+        for (nth, copied) in self.pending.moves.iter().enumerate() {
+            if let Move::Block { id, from, to } = copied {
+                let now = self.index.at(id, from.offset).map(|now| now.terms);
+                if let Some(now) = now.filter(|now| *now != from.terms) {
+                    terms.insert(*to, (nth, now));
+                }
+            }
+        }
+        let said: Vec<(u64, (usize, Terms))> = terms.into_iter().collect();
+        for some in said.chunks(NOTE_STATEMENTS_MAX) {
+            self.append_terms(some.iter().map(|&(to, (_, now))| (to, now)))?;
+            for &(_, (nth, now)) in some {
+                if let Move::Block { from, .. } = &mut self.pending.moves[nth] {
+                    from.terms = now;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn append_terms(
+        &mut self,
+        terms: impl Iterator<Item = (u64, Terms)>,
+    ) -> Result<(), StoreError> {
+        let payload = encode_terms(terms);
+        let record = Record::of_note(TYPE_TERMS, BlockId([0; 32]), &payload, self.stamp());
+        self.grow_for_note(&record)?;
+        let offset = self.append(&record, &payload)?;
+        self.terms_notes.push((offset, offset + record.extent()));
+        Ok(())
+    }
+
     /// Writes all new terms, but nothing of them in the space that is set aside for notes: that is for those by which
     /// space comes back.
     fn write_terms(&mut self) -> Result<(), StoreError> {
-        while let Some((&first, _)) = self.pending.terms.first_key_value() {
+        self.say_terms_of_copies()?;
+        while !self.pending.terms.is_empty() {
             let nth = self.pending.terms.keys().nth(NOTE_STATEMENTS_MAX);
             let rest = nth.copied().unwrap_or(u64::MAX);
-            let statements = self.pending.terms.range(first..rest);
-            let payload = encode_terms(statements.map(|(&at, &terms)| (at, terms)));
-            let record = Record::of_note(TYPE_TERMS, BlockId([0; 32]), &payload, self.stamp());
-            self.grow_for_note(&record)?;
-            let offset = self.append(&record, &payload)?;
-            self.terms_notes.push((offset, offset + record.extent()));
-            self.pending.terms = self.pending.terms.split_off(&rest);
+            let later = self.pending.terms.split_off(&rest);
+            let now = std::mem::replace(&mut self.pending.terms, later);
+            if let Err(error) = self.append_terms(now.iter().map(|(&at, &terms)| (at, terms))) {
+                self.pending.terms.extend(now);
+                return Err(error);
+            }
         }
         Ok(())
     }

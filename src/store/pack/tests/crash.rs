@@ -476,3 +476,53 @@ fn no_loss_of_power_loses_what_was_acknowledged() {
     );
     assert!(torture.replacements > 0);
 }
+
+/// Every state in which a loss of power can have left the disk after any of these calls but the first `durable`.
+fn for_each_wreck(ops: &[Op], durable: usize, mut look: impl FnMut(PackStore)) {
+    for until in durable..=ops.len() {
+        let wreck = Wreck::new(&Image::default(), &ops[..until]);
+        for subset in 0..1u64 << wreck.doubts.min(12) {
+            for &len in &wreck.lens {
+                let image = wreck.image(|doubt| subset >> doubt & 1 == 1, |_| true, len);
+                look(open_recorded(&image, &Rc::default()));
+            }
+        }
+    }
+}
+
+#[test]
+fn terms_that_were_durable_stay_so_when_their_block_is_moved() {
+    for long in [0, 400] {
+        let log: Rc<RefCell<Log>> = Rc::default();
+        let mut store = open_recorded(&Image::default(), &log);
+        let blocks: Vec<Block> = (0..4).map(|n| block(&vec![n; 6000])).collect();
+        for block in &blocks {
+            store.put(block, Terms::default()).expect("there is room");
+        }
+        store.begin_commit().expect("the disk is sound");
+        store.background.move_after = Some(0);
+        // A note that spans sectors.
+        for n in 0..long {
+            let block = block(&[n as u8, (n >> 8) as u8, 7]);
+            store.put(&block, Terms::default()).expect("there is room");
+            store.keep_until(&block.id(), 100);
+        }
+        let id = blocks[1].id();
+        store.remove(&blocks[0].id()).expect("the disk is sound");
+        store.remove(&blocks[2].id()).expect("the disk is sound");
+        store.begin_commit().expect("the disk is sound");
+        while store.pending.moves.is_empty() {
+            assert!(store.has_work());
+            store.work();
+        }
+        store.keep_until(&id, 5000);
+        store.begin_commit().expect("the disk is sound");
+        assert_eq!(store.uncommitted(), 0);
+        let durable = log.borrow().ops.len();
+        store.begin_commit().expect("the disk is sound");
+        for_each_wreck(&log.borrow().ops, durable, |store| {
+            let terms = store.terms(&id).expect("it is durable");
+            assert_eq!(terms.expires, 5000, "it was durable");
+        });
+    }
+}
