@@ -53,18 +53,18 @@ impl Pending {
 
     /// Whether nothing is.
     pub fn is_empty(&self) -> bool {
-        self.terms.is_empty() && !self.gives_space()
+        self.terms.is_empty() && self.moved_with_terms.is_empty() && !self.gives_space()
     }
 
     /// Whether there is something but terms: then space comes back.
     pub fn gives_space(&self) -> bool {
-        !self.gaps.is_empty() || !self.moves.is_empty()
+        !self.gaps.is_empty() || !self.moves.is_empty() || !self.moved.is_empty()
     }
 
     /// Whether a commit has something to do that it may do now.
     pub fn is_due(&self, time: u64) -> bool {
-        self.gives_space() && time >= self.retry_at
-            || !self.terms.is_empty() && self.may_say_terms(time)
+        let has_terms = !self.terms.is_empty() || !self.moved_with_terms.is_empty();
+        self.gives_space() && time >= self.retry_at || has_terms && self.may_say_terms(time)
     }
 
     /// Whether notes could not be written by which space would come back, and are not tried again now.
@@ -238,11 +238,11 @@ impl PackStore {
                 }
             }
         }
-        if self.uncommitted() == 0 {
-            return Ok(());
-        }
-        if let Err(error) = self.disk.sync() {
-            return Err(self.give_up_writing(error));
+        // Of a run in which nothing counts there is no copy, and nothing to be waited for.
+        if self.uncommitted() > 0 {
+            if let Err(error) = self.disk.sync() {
+                return Err(self.give_up_writing(error));
+            }
         }
         self.committed_tail = self.tail;
         self.write_back_tail = self.tail;
