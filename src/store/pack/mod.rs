@@ -97,6 +97,8 @@ pub struct PackStore {
     is_read_only: bool,
     /// Whether the last write failed for want of space on the file system; so that it is said once.
     is_disk_full: bool,
+    /// Until this time the file system is believed to be full, whatever it says: it may be the user's share of it.
+    disk_full_until: u64,
 }
 
 impl PackStore {
@@ -446,10 +448,10 @@ impl Store for PackStore {
     }
 
     fn could_take(&mut self, len: u32, claim: &Claim<'_>) -> bool {
-        !self.is_read_only
-            && (self.lacks(len) == 0
-                || self.is_space_coming()
-                || !self.is_dropping_vain() && self.has_victim(claim))
+        if self.is_read_only || self.lacks(len) == 0 {
+            return !self.is_read_only && self.is_on_disk(len);
+        }
+        self.is_space_coming() || !self.is_dropping_vain() && self.has_victim(claim)
     }
 
     fn make_room(&mut self, len: u32, claim: &Claim<'_>) -> Result<(), StoreError> {

@@ -149,6 +149,7 @@ impl PackStore {
             generation: 0,
             is_read_only: false,
             is_disk_full: false,
+            disk_full_until: 0,
         })
     }
 }

@@ -149,6 +149,13 @@ impl Space {
         Ok(())
     }
 
+    /// Whether the disk has what a record of this extent needs at this tail, as far as it says.
+    pub fn is_on_disk(&self, disk: &dyn Disk, tail: u64, extent: u64) -> bool {
+        let least = self.ahead(tail, extent);
+        let spare = |free: u64| free.saturating_sub(self.allotment.min_free);
+        least == 0 || disk.free_space().is_ok_and(|free| least <= spare(free))
+    }
+
     /// Sets space aside for notes behind this tail, as far as there is any, in the allotment and on the disk.
     pub fn set_aside_for_notes(&mut self, disk: &mut dyn Disk, tail: u64, gaps: u64) {
         if self.used(gaps) + self.ahead(tail, 0) <= self.limit() {

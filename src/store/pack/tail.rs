@@ -1,10 +1,10 @@
 //! The end of a pack, where records are written.
 
 use super::index::PACK_SIZE_MAX;
-use super::record::{Record, ALIGN, RECORD_HEADER_LEN};
+use super::record::{self, Record, ALIGN, RECORD_HEADER_LEN};
 use super::scan::Last;
 use super::PackStore;
-use crate::limits::WRITE_BACK_STEP;
+use crate::limits::{NOTE_RETRY_SECS, WRITE_BACK_STEP};
 use crate::store::StoreError;
 use crate::sys::plain;
 use std::io;
@@ -76,10 +76,19 @@ impl PackStore {
     }
 
     pub(super) fn say_if_full(&mut self, error: &StoreError) {
+        if matches!(error, StoreError::DiskFull(..)) {
+            self.disk_full_until = self.time + NOTE_RETRY_SECS;
+        }
         if error.is_full() && !self.is_disk_full {
             self.is_disk_full = true;
             log::warn!("{error}; until then blocks are refused");
         }
+    }
+
+    /// Whether a block of this many bytes that fits in the allotment fits on the disk as well.
+    pub(super) fn is_on_disk(&self, len: u32) -> bool {
+        let extent = record::extent(len);
+        self.time >= self.disk_full_until && self.space.is_on_disk(&*self.disk, self.tail, extent)
     }
 
     /// Sets space aside for a record of this extent.

@@ -544,3 +544,30 @@ fn run_in_which_nothing_counts_becomes_a_gap_though_nothing_else_is_done() {
         assert!(store.pending.is_empty());
     }
 }
+
+#[test]
+fn what_the_disk_has_no_room_for_is_refused_before_it_is_sent() {
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let allotment = Allotment {
+        capacity: 64 << 20,
+        min_free: 1 << 30,
+    };
+    let mut store = open_with(&Image::default(), &log, allotment);
+    assert!(store.could_take(200_000, &claim()));
+    log.borrow_mut().free = Some((1 << 30) + 100_000);
+    assert!(!store.could_take(200_000, &claim()));
+    assert!(store.could_take(20_000, &claim()));
+    log.borrow_mut().free = Some(0);
+    assert!(!store.could_take(200_000, &claim()));
+    log.borrow_mut().free = None;
+    assert!(store.could_take(200_000, &claim()));
+
+    // The file system has room, but not for this user.
+    log.borrow_mut().is_full = true;
+    let refused = store.put(&block(&[1; 200_000]), Terms::default());
+    assert!(matches!(refused, Err(StoreError::DiskFull(..))));
+    assert!(!store.could_take(200_000, &claim()));
+    log.borrow_mut().is_full = false;
+    store.set_time(NOTE_RETRY_SECS);
+    assert!(store.could_take(200_000, &claim()));
+}
