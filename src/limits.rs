@@ -325,6 +325,9 @@ pub const RELEASES_PER_STEP: usize = 512;
 /// Pause between two slices of the store's work in the background.
 pub const WORK_PAUSE: Duration = Duration::from_millis(10);
 
+/// Pause before it is tried again to drop blocks where more is used than allotted, and none could go.
+pub const SHRINK_RETRY: Duration = Duration::from_secs(1);
+
 // The store.
 
 /// Bytes written and not committed at most before a commit is begun whoever waits. Also what an opening pack

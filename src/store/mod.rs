@@ -121,6 +121,17 @@ pub struct Claim<'a> {
     pub is_in_use: &'a dyn Fn(&BlockId) -> bool,
 }
 
+/// What became of an attempt to use less.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shrunk {
+    /// Some blocks have gone, or the search for those that may is not over.
+    Some,
+    /// It cannot be done now: nobody knows yet what is pinned, or no space comes back from what is dropped.
+    Later,
+    /// None of those that are left may go.
+    Nothing,
+}
+
 /// A stretch that is not as it was written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
@@ -273,6 +284,14 @@ pub trait Store {
     /// Makes room for a block of this many bytes of payload, by removing others if need be.
     /// [`StoreError::Full`] if those that would have to go may not.
     fn make_room(&mut self, len: u32, claim: &Claim<'_>) -> Result<(), StoreError>;
+
+    /// Whether more is used than allotted, as after an opening with a smaller allotment. What is there is kept until it
+    /// is told to go.
+    fn is_overfull(&self) -> bool;
+
+    /// Drops some blocks as if one were to come whatever has to go for it, if more is used than allotted. To be called
+    /// when there is no work: what was dropped before has given its space back then.
+    fn shrink(&mut self, claim: &Claim<'_>) -> Result<Shrunk, StoreError>;
 
     /// Whether there is something to be done in the background.
     fn has_work(&self) -> bool;

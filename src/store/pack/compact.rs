@@ -114,9 +114,16 @@ impl Compaction {
 
 impl PackStore {
     pub(super) fn wants_compaction(&self) -> bool {
+        // What is too much is to go however little it is.
+        let many = match self.is_too_large() {
+            true => 0,
+            false => self.space.limit() / 8,
+        };
         self.space.is_halved
             && (self.background.compaction.is_some()
-                || self.background.is_readable && self.is_garbage_much(self.space.limit() / 8))
+                || self.background.is_readable
+                    && self.is_garbage_much(many)
+                    && !self.is_copy_too_large())
     }
 
     /// Gives up a copy that is being made: for the end of a process.
@@ -153,7 +160,9 @@ impl PackStore {
         let free = self.disk.free_space();
         let free = free.map_err(|error| self.failed("look at the disk of", error))?;
         let allotment = self.space.allotment;
-        if used + needed > allotment.capacity || free < needed.saturating_add(allotment.min_free) {
+        // If more is used than allotted, a copy is the only way to less.
+        let fits = used + needed <= allotment.capacity || self.is_too_large();
+        if !fits || free < needed.saturating_add(allotment.min_free) {
             return Err(self.full());
         }
         let compaction = Compaction::new(&self.id, self.tail);

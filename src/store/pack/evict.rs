@@ -54,6 +54,11 @@ impl Marks {
         self.count -= u64::from(entry.marks & self.mark != 0);
     }
 
+    /// Whether it is known what is pinned.
+    pub fn is_known(&self) -> bool {
+        self.is_known
+    }
+
     /// Whether all of so many blocks have to be kept.
     pub fn protect_all(&self, blocks: u64) -> bool {
         !self.is_known || !self.is_under_way && self.count >= blocks
@@ -111,6 +116,8 @@ pub(super) struct Evictor {
     is_at_expired: bool,
     /// The farthest block that was passed over because it was in use, and when: in the next hour it may be so no more.
     passed_in_use: (u32, u64),
+    /// Whether the last search ended before it had looked at all.
+    has_more: bool,
 }
 
 impl Evictor {
@@ -123,6 +130,7 @@ impl Evictor {
             sweep: (FIRST_KEY, u32::MAX),
             is_at_expired: false,
             passed_in_use: (0, 0),
+            has_more: false,
         }
     }
 
@@ -173,6 +181,7 @@ impl Evictor {
             victims: Vec::new(),
             left: wanted,
         };
+        self.has_more = false;
         if marks.protect_all(index.len()) {
             return found.victims;
         }
@@ -192,6 +201,11 @@ impl Evictor {
             self.find_farthest(index, marks, beyond, &free, &mut found);
         }
         found.victims
+    }
+
+    /// Whether there may be others that may go than the last search has found.
+    pub fn has_more(&self) -> bool {
+        self.has_more
     }
 
     /// Whether it is not known which blocks have expired by now.
@@ -265,7 +279,11 @@ impl Evictor {
     ) {
         let mut kept_all = true;
         let by_distance = Farthest::new(index, self.home, self.farthest);
-        for (distance, entry) in by_distance.take(EVICT_SEARCH_MAX) {
+        for (nth, (distance, entry)) in by_distance.enumerate() {
+            if nth == EVICT_SEARCH_MAX {
+                self.has_more = true;
+                return;
+            }
             if kept_all {
                 self.farthest = distance;
             }

@@ -31,7 +31,7 @@ mod window;
 pub use lock::{DirLock, LockError, Role};
 pub use opening::Opened;
 
-use super::{Claim, Pin, Put, Sequence, Store, StoreError, Terms, Usage, Verified};
+use super::{Claim, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified};
 use crate::block::{Block, Kind};
 use crate::id::{BlockId, Point};
 use crate::limits::*;
@@ -456,6 +456,14 @@ impl Store for PackStore {
 
     fn make_room(&mut self, len: u32, claim: &Claim<'_>) -> Result<(), StoreError> {
         self.evict(len, claim)
+    }
+
+    fn is_overfull(&self) -> bool {
+        self.is_too_large()
+    }
+
+    fn shrink(&mut self, claim: &Claim<'_>) -> Result<Shrunk, StoreError> {
+        self.shrink_some(claim)
     }
 
     fn has_work(&self) -> bool {

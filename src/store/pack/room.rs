@@ -4,7 +4,7 @@ use super::evict::Wanted;
 use super::{Entry, PackStore};
 use crate::id::BlockId;
 use crate::limits::*;
-use crate::store::{Claim, Store, StoreError};
+use crate::store::{Claim, Shrunk, Store, StoreError};
 
 /// Rounds of making room for one block at most: each drops as many blocks as may go at once.
 const ROUNDS_MAX: usize = 16;
@@ -29,10 +29,11 @@ impl PackStore {
     /// Whether what is dropped now gives nothing back: so much has been dropped that the pack is to be copied, whether
     /// or not that can be done; or it cannot be noted, or not be given back.
     pub(super) fn is_dropping_vain(&self) -> bool {
-        self.is_copy_coming()
-            || self.needs_compaction()
-            || self.pending.is_held_up(self.time)
-            || self.background.is_held_up(self.time)
+        self.is_copy_coming() || self.needs_compaction() || self.is_held_up()
+    }
+
+    fn is_held_up(&self) -> bool {
+        self.pending.is_held_up(self.time) || self.background.is_held_up(self.time)
     }
 
     /// Whether something may go for the one that has this claim.
@@ -88,16 +89,7 @@ impl PackStore {
                 count: EVICTIONS_MAX,
                 bytes: lacking.max(EVICT_STEP.min(self.space.limit() / 32)),
             };
-            let victims = self.victims(claim, wanted);
-            let is_last = victims.is_empty();
-            for (id, _) in victims {
-                if let Err(error) = self.remove(&id) {
-                    // The rest is to be found again.
-                    self.evictor.forget();
-                    return Err(error);
-                }
-            }
-            self.commit()?;
+            let is_last = self.drop_some(claim, wanted)? == 0;
             if self.space.is_halved {
                 break;
             }
@@ -118,6 +110,57 @@ impl PackStore {
         match self.lacks(len) {
             0 => Ok(()),
             _ => Err(self.full()),
+        }
+    }
+
+    /// Drops the blocks that go first, and makes it durable; how many.
+    fn drop_some(&mut self, claim: &Claim<'_>, wanted: Wanted) -> Result<usize, StoreError> {
+        let victims = self.victims(claim, wanted);
+        let count = victims.len();
+        for (id, _) in victims {
+            if let Err(error) = self.remove(&id) {
+                // The rest is to be found again.
+                self.evictor.forget();
+                return Err(error);
+            }
+        }
+        self.commit()?;
+        Ok(count)
+    }
+
+    /// Whether more is used than allotted. A copy does not count.
+    pub(super) fn is_too_large(&self) -> bool {
+        let used = self.space.used(self.places());
+        used > self.space.limit() && !self.background.is_copying()
+    }
+
+    /// Whether more would be used than allotted if the pack were copied.
+    pub(super) fn is_copy_too_large(&self) -> bool {
+        let used = self.space.used(self.places()) - self.gaps.garbage();
+        self.is_too_large() && used > self.space.limit()
+    }
+
+    /// Drops some of what is too much; the background gives its space back.
+    pub(super) fn shrink_some(&mut self, claim: &Claim<'_>) -> Result<Shrunk, StoreError> {
+        if self.is_read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        // Where the file system takes no part of a file back, one copy is made when enough has been dropped.
+        let is_enough = self.space.is_halved && !self.is_copy_too_large();
+        if is_enough || self.is_held_up() || !self.marks.is_known() {
+            return Ok(Shrunk::Later);
+        }
+        let excess = self
+            .space
+            .used(self.places())
+            .saturating_sub(self.space.limit());
+        let wanted = Wanted {
+            count: EVICTIONS_MAX,
+            bytes: excess.min(EVICT_STEP),
+        };
+        match self.drop_some(claim, wanted)? {
+            0 if !self.evictor.has_more() => Ok(Shrunk::Nothing),
+            _ => Ok(Shrunk::Some),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::recorded::{Fault, Image, Log, Op, Recorded, Trouble, Wreck};
 use super::*;
 use crate::id::Point;
 use crate::rng::Rng;
-use crate::store::{Claim, Pin};
+use crate::store::{Claim, Pin, Shrunk};
 use std::cell::RefCell;
 
 fn open_with(image: &Image, log: &Rc<RefCell<Log>>, allotment: Allotment) -> PackStore {
@@ -570,4 +570,102 @@ fn what_the_disk_has_no_room_for_is_refused_before_it_is_sent() {
     log.borrow_mut().is_full = false;
     store.set_time(NOTE_RETRY_SECS);
     assert!(store.could_take(200_000, &claim()));
+}
+
+/// Shrinks as a node does, with an hour's work at most; what came of it in the end.
+fn shrink_all(store: &mut PackStore) -> Shrunk {
+    let mut last = Shrunk::Later;
+    for _ in 0..2000 {
+        if store.has_work() {
+            store.work();
+        } else if store.is_overfull() {
+            let blocks = store.usage().blocks;
+            last = store.shrink(&claim()).unwrap();
+            assert!(blocks - store.usage().blocks <= EVICTIONS_MAX as u64);
+            if last == Shrunk::Nothing {
+                return last;
+            }
+        } else {
+            return last;
+        }
+    }
+    last
+}
+
+#[test]
+fn pack_that_is_given_less_shrinks_to_it_and_keeps_what_is_pinned_or_leased() {
+    for is_holeless in [false, true] {
+        for len in [300, 5000, 60_000] {
+            let log: Rc<RefCell<Log>> = Rc::default();
+            log.borrow_mut().is_holeless = is_holeless;
+            let later = Terms {
+                expires: 1000,
+                is_leased: false,
+            };
+            let (mut store, ids) = full_pack(&log, 16 << 20, len, later);
+            store.begin_marking();
+            let mut by_distance = ids.clone();
+            by_distance.sort_unstable();
+            // The farthest of all, one pinned, one leased, and one that has expired.
+            let [pinned, leased] = [1, 2].map(|nth| by_distance[ids.len() - nth]);
+            let expired = by_distance[0];
+            store
+                .add_pin(Pin {
+                    root: pinned,
+                    len: 9,
+                })
+                .unwrap();
+            let lease = Terms {
+                is_leased: true,
+                ..later
+            };
+            let entry = store.find(&leased).unwrap();
+            store.set_terms(&leased, &entry, lease);
+            let entry = store.find(&expired).unwrap();
+            store.set_terms(&expired, &entry, Terms::default());
+            store.close();
+            drop(store);
+            let seen = Wreck::new(&Image::default(), &log.borrow().ops).as_seen();
+            log.borrow_mut().ops.clear();
+            let mut store = open_with(&seen, &log, allot(8 << 20));
+            assert!(store.is_overfull());
+            assert_eq!(
+                shrink_all(&mut store),
+                Shrunk::Later,
+                "it is not known what is pinned"
+            );
+            assert_eq!(store.usage().blocks, ids.len() as u64);
+            store.begin_marking();
+            assert!(store.mark(&pinned));
+            store.end_marking();
+            assert_eq!(shrink_all(&mut store), Shrunk::Some);
+            let limit = store.space.limit();
+            assert!(store.usage().used_bytes <= limit, "{:?}", store.usage());
+            assert!(
+                store.usage().used_bytes >= limit * 3 / 4,
+                "{:?}",
+                store.usage()
+            );
+            assert!(store.disk.allocated().unwrap() <= limit);
+            assert!(store.has(&pinned) && store.has(&leased) && !store.has(&expired));
+            let left: Vec<bool> = by_distance.iter().map(|id| store.has(id)).collect();
+            let closest = left.iter().skip(1).take_while(|it| **it).count();
+            assert_eq!(
+                closest + 2,
+                store.usage().blocks as usize,
+                "the farthest have gone"
+            );
+
+            // All that is left is pinned.
+            store.begin_marking();
+            for id in &by_distance {
+                store.mark(id);
+            }
+            store.end_marking();
+            store.space.allotment.capacity = 1 << 20;
+            let blocks = store.usage().blocks;
+            assert_eq!(shrink_all(&mut store), Shrunk::Nothing);
+            assert_eq!(store.usage().blocks, blocks);
+        }
+    }
 }
