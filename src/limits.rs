@@ -422,6 +422,9 @@ pub const GAPS_PER_SLICE: usize = 1024;
 /// Bytes that are read in one step of verification, but for a last record.
 pub const VERIFY_STEP: u64 = 1 << 20;
 
+/// Records that are looked at in one step of verification at most: a small one takes 1 us.
+pub const VERIFY_RECORDS: usize = 2048;
+
 /// Time in which a peer reads all of its pack again in the background, if it is large.
 pub const SCRUB_PERIOD: Duration = Duration::from_secs(30 * 86_400);
 

@@ -18,7 +18,6 @@ use super::record::{
 use super::scan::{Last, PinNote};
 use super::tail::header_crc;
 use super::terms::TermsNotes;
-use super::verify::Seen;
 use super::PackStore;
 use crate::id::BlockId;
 use crate::limits::*;
@@ -215,13 +214,13 @@ impl PackStore {
         let mut header = [0; RECORD_HEADER_LEN];
         let read = self.disk.read_full(&mut header, offset)?;
         let Some(mut record) = Record::decode(&header[..read], &self.id, offset) else {
-            return self.set_aside_at(compaction, offset);
+            return self.pass_damage(compaction, offset);
         };
         let mut payload = vec![0; record.len as usize];
         let at = offset + RECORD_HEADER_LEN as u64;
         let read = self.disk.read_full(&mut payload, at)?;
         if read < payload.len() || crc32fast::hash(&payload) != record.payload_crc {
-            return self.set_aside_at(compaction, offset);
+            return self.pass_damage(compaction, offset);
         }
         compaction.cursor += record.extent();
         match record.kind_of_record {
@@ -254,17 +253,12 @@ impl PackStore {
 
     /// Sets aside what is damaged at this place: it is copied as it is then. One bad block must not keep all others from
     /// being copied.
-    fn set_aside_at(&mut self, compaction: &Compaction, offset: u64) -> io::Result<()> {
-        match self.look_at(offset, offset + VERIFY_STEP, &|_| true) {
-            Seen::Damaged { end, id } => {
-                self.set_aside(offset, end, id);
-                match offset < compaction.begun_at {
-                    true => Ok(()),
-                    // It may be a note on what has been copied already; a new copy has that right.
-                    false => Err(bad("there is damage in what has come since")),
-                }
-            }
-            Seen::Sound { .. } => Err(bad("it is read differently each time")),
+    fn pass_damage(&mut self, compaction: &Compaction, offset: u64) -> io::Result<()> {
+        match self.set_aside_at(offset) {
+            Some(_) if offset < compaction.begun_at => Ok(()),
+            // It may be a note on what has been copied already; a new copy has that right.
+            Some(_) => Err(bad("there is damage in what has come since")),
+            None => Err(bad("it is read differently each time")),
         }
     }
 

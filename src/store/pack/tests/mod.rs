@@ -454,3 +454,50 @@ fn hit_in_the_index_is_confirmed_by_the_header() {
     // The entry that was made up is one of them.
     assert_eq!((store.usage().blocks, store.usage().damaged), (11, 1));
 }
+
+#[test]
+fn scattered_damage_is_all_found_in_steps_that_stay_short() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_ill(&Rc::default(), dir.path(), 1 << 30).unwrap();
+    let blocks: Vec<Block> = (0..100_000u32)
+        .map(|n| block(&[&n.to_be_bytes()[..], &vec![7; 4 + n as usize % 40]].concat()))
+        .collect();
+    put_all(&mut store, &blocks);
+    // A sector of each page rots while the pack is open.
+    let file = File::options().write(true).open(dir.path().join("pack"));
+    let file = file.unwrap();
+    let pages = 3..store.tail / 4096;
+    let is_bad = |at: u64| pages.contains(&(at / 4096)) && at % 4096 >= 3584;
+    for page in pages.clone() {
+        file.write_all_at(&[0x55; 512], page * 4096 + 3584).unwrap();
+    }
+    let is_hit = |entry: &Entry| {
+        let end = entry.offset + RECORD_HEADER_LEN as u64 + u64::from(entry.len);
+        (entry.offset..end).any(is_bad)
+    };
+    let hit: Vec<bool> = blocks
+        .iter()
+        .map(|block| is_hit(&entry(&store, &block.id())))
+        .collect();
+    let (mut next, mut longest, mut sound, mut steps) = (Some(0), 0, 0, 0);
+    while let Some(from) = next {
+        let begun = std::time::Instant::now();
+        let step = store.verify(from, &|_| true);
+        longest = longest.max(begun.elapsed().as_micros());
+        // Each takes a walk over the index.
+        let lost = step.damaged.iter().filter(|it| it.id.is_none());
+        assert!(lost.count() <= 1);
+        sound += step.blocks;
+        steps += 1;
+        next = step.next;
+    }
+    println!(
+        "{steps} steps of {} records, the longest {longest} us",
+        blocks.len()
+    );
+    assert_eq!(sound, hit.iter().filter(|it| !**it).count() as u64);
+    for (block, hit) in blocks.iter().zip(hit) {
+        assert_eq!(store.has(&block.id()), !hit);
+    }
+    assert!(store.usage().damaged > 100);
+}
