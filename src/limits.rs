@@ -416,6 +416,10 @@ pub const EVICT_SEARCH_MAX: usize = 16_384;
 /// Bytes that are moved to the tail in one slice of work, to join the gaps around them.
 pub const MOVE_MAX: u64 = 512 << 10;
 
+/// Records that are moved in one slice of work at most, statements on terms included: each is looked up, which takes
+/// some 2 us, and written by a call of its own.
+pub const MOVE_RECORDS_MAX: usize = 500;
+
 /// Gaps that are looked at in one slice of work for blocks to be moved.
 pub const GAPS_PER_SLICE: usize = 1024;
 

@@ -6,12 +6,12 @@ use super::commit::Move;
 use super::compact::Compaction;
 use super::disk::Side;
 use super::gaps::{page_bytes, PAGE};
-use super::note::{decode_gaps, decode_terms, encode_gaps, encode_pin, Stretch};
+use super::note::{decode_gaps, decode_terms, encode_gaps, encode_pin, Stretch, STATEMENT_LEN};
 use super::record::{Record, RECORD_HEADER_LEN, TYPE_BLOCK, TYPE_GAPS, TYPE_PIN, TYPE_TERMS};
 use super::PackStore;
 use crate::id::BlockId;
 use crate::limits::*;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Terms};
 use crate::sys::plain;
 use std::io::ErrorKind;
 
@@ -303,6 +303,7 @@ impl PackStore {
         let from = self.background.cursor.unwrap_or(0);
         let mut gaps = self.gaps.iter_from(from).take(GAPS_PER_SLICE + 1);
         let mut before = gaps.next();
+        // With the gaps before them.
         let mut runs = Vec::new();
         let mut bytes = 0;
         for after in gaps {
@@ -314,7 +315,7 @@ impl PackStore {
             let back = page_bytes((gap.0, after.1)) - page_bytes(gap) - page_bytes(after);
             let gain = back.saturating_sub(len);
             if gain > 0 && len <= gain * MOVE_COST_MAX && len <= MOVE_MAX {
-                runs.push(run);
+                runs.push((gap.0, run));
                 bytes += len;
                 if bytes >= MOVE_MAX {
                     break;
@@ -331,61 +332,89 @@ impl PackStore {
             self.end_search();
             return Ok(());
         }
-        for run in runs {
-            self.move_run(run)?;
+        let mut effort = 0;
+        for (gap, run) in runs {
+            if effort >= MOVE_RECORDS_MAX {
+                // The search goes on here.
+                self.background.cursor = Some(gap);
+                break;
+            }
+            effort += self.move_run(run)?;
         }
         Ok(())
     }
 
-    /// Copies all that counts of a run to the tail. Nothing is done if there is something in it that is damaged, or
-    /// not known.
-    fn move_run(&mut self, run: Stretch) -> Result<(), StoreError> {
-        let Some(records) = self.records_of(run) else {
-            return Ok(());
+    /// Copies all that counts of a run to the tail; how many records and statements were looked at. Nothing is done if
+    /// there is something in it that is damaged, or not known, or if there are too many records: what they could give
+    /// back is little beside what so many small blocks are charged.
+    fn move_run(&mut self, run: Stretch) -> Result<usize, StoreError> {
+        let (records, effort) = self.records_of(run);
+        let Some(records) = records else {
+            return Ok(effort);
         };
-        let (moves, terms) = (self.pending.moves.len(), self.pending.terms.clone());
+        let moves = self.pending.moves.len();
         let has_terms = |(_, record): &(u64, Record)| record.kind_of_record == TYPE_TERMS;
         let has_terms = records.iter().any(has_terms);
         let mut copies = Vec::new();
+        let mut terms = Vec::new();
         for (offset, record) in records {
             let begun = self.tail;
-            let done = self.move_record(offset, &record);
+            let done = self.move_record(offset, &record, &mut terms);
             if self.tail > begun {
                 copies.push((begun, self.tail));
             }
             if !matches!(done, Ok(true)) {
                 // What was copied so far counts no more than before.
                 self.pending.moves.truncate(moves);
-                self.pending.terms = terms;
                 for copy in copies {
                     self.add_gap(copy);
                 }
-                return done.map(drop);
+                return done.map(|_| effort);
             }
         }
+        self.pending.terms.extend(terms);
         match has_terms {
             true => self.pending.moved_with_terms.push(run),
             false => self.pending.moved.push(run),
         }
-        Ok(())
+        Ok(effort)
     }
 
-    /// The records of a run, by their headers; `None` if it is not all records.
-    fn records_of(&self, run: Stretch) -> Option<Vec<(u64, Record)>> {
+    /// The records of a run, by their headers; `None` if it is not all records, or there are too many, with the
+    /// statements of notes on terms, of which each costs a look at a header. And how many were looked at.
+    fn records_of(&self, run: Stretch) -> (Option<Vec<(u64, Record)>>, usize) {
         let mut records = Vec::new();
         let mut offset = run.0;
+        let mut effort = 0;
         while offset < run.1 {
             let mut header = [0; RECORD_HEADER_LEN];
-            let read = self.disk.read_full(&mut header, offset).ok()?;
-            let record = Record::decode(&header[..read], &self.id, offset)?;
-            records.push((offset, record));
+            let read = self.disk.read_full(&mut header, offset);
+            let record = read.map(|read| Record::decode(&header[..read], &self.id, offset));
+            let Ok(Some(record)) = record else {
+                return (None, effort);
+            };
+            effort += 1;
+            let statements = match record.kind_of_record {
+                TYPE_TERMS => record.len as usize / STATEMENT_LEN,
+                _ => 0,
+            };
+            if effort + statements > MOVE_RECORDS_MAX {
+                return (None, effort);
+            }
+            effort += statements;
             offset += record.extent();
+            records.push((offset - record.extent(), record));
         }
-        (offset == run.1).then_some(records)
+        ((offset == run.1).then_some(records), effort)
     }
 
-    /// Copies a record to the tail if it counts; false if it cannot be told.
-    fn move_record(&mut self, offset: u64, record: &Record) -> Result<bool, StoreError> {
+    /// Copies a record to the tail if it counts; false if it cannot be told. Terms are to be said again.
+    fn move_record(
+        &mut self,
+        offset: u64,
+        record: &Record,
+        terms: &mut Vec<(u64, Terms)>,
+    ) -> Result<bool, StoreError> {
         let id = BlockId(record.address);
         if record.kind_of_record == TYPE_BLOCK {
             let Some(from) = self.index.at(&id, offset) else {
@@ -395,9 +424,12 @@ impl PackStore {
             let Ok(Some((record, payload))) = self.read_sound(&from) else {
                 return Ok(false);
             };
-            let terms = from.terms;
-            self.grow(record.extent())?;
-            let to = self.append(&Record { terms, ..record }, &payload)?;
+            let now = Record {
+                terms: from.terms,
+                ..record
+            };
+            self.grow(now.extent())?;
+            let to = self.append(&now, &payload)?;
             self.pending.moves.push(Move::Block { id, from, to });
             return Ok(true);
         }
@@ -419,9 +451,7 @@ impl PackStore {
             }
             TYPE_TERMS => {
                 for (at, _) in decode_terms(&payload, offset) {
-                    if let Some(entry) = self.entry_at(at) {
-                        self.pending.terms.insert(at, entry.terms);
-                    }
+                    terms.extend(self.entry_at(at).map(|entry| (at, entry.terms)));
                 }
             }
             TYPE_PIN => {

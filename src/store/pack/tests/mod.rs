@@ -501,3 +501,69 @@ fn scattered_damage_is_all_found_in_steps_that_stay_short() {
     }
     assert!(store.usage().damaged > 100);
 }
+
+#[test]
+fn moving_takes_few_records_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_ill(&Rc::default(), dir.path(), 1 << 30).unwrap();
+    store.background.checkpoint_after = u64::MAX;
+    store.background.move_after = Some(u64::MAX);
+    store.background.restate_after = Some(u64::MAX);
+    let mut large = Vec::new();
+    let mut put_large = |store: &mut PackStore| {
+        let n = large.len() as u64;
+        let block = block(&[&n.to_be_bytes()[..], &[9; 12_000]].concat());
+        store.put(&block, Terms::default()).unwrap();
+        large.push(block.id());
+    };
+    let mut small = Vec::new();
+    // Runs of many small blocks, of few, and of notes of many statements, each between two blocks that go.
+    for group in 0..60u32 {
+        put_large(&mut store);
+        for n in 0..if group % 3 == 0 { 600 } else { 150 } {
+            let block = block(&[group.to_be_bytes(), u32::to_be_bytes(n)].concat());
+            store.put(&block, Terms::default()).unwrap();
+            small.push(block);
+        }
+    }
+    for round in 1..=10u32 {
+        put_large(&mut store);
+        let few = if round % 2 == 0 { 3000 } else { 300 };
+        for block in &small[..few] {
+            store.keep_until(&block.id(), round * 100);
+        }
+        store.begin_commit().unwrap();
+    }
+    put_large(&mut store);
+    store.begin_commit().unwrap();
+    let terms: Vec<Terms> = small
+        .iter()
+        .map(|it| store.terms(&it.id()).unwrap())
+        .collect();
+    for id in &large {
+        store.remove(id).unwrap();
+    }
+    store.begin_commit().unwrap();
+    while store.has_work() {
+        store.work();
+    }
+    store.background.move_after = Some(0);
+    let (mut slices, mut longest, mut moved) = (0, 0, 0);
+    while store.has_work() && slices < 3000 {
+        let begun = std::time::Instant::now();
+        let before = store.pending.moves.len();
+        store.work();
+        let moves = store.pending.moves.len();
+        assert!(moves.saturating_sub(before) <= 2 * MOVE_RECORDS_MAX);
+        moved += moves.saturating_sub(before);
+        longest = longest.max(begun.elapsed().as_micros());
+        slices += 1;
+    }
+    println!("{moved} moved in {slices} slices, the longest {longest} us");
+    assert!(moved >= 40 * 150 && slices > 20);
+    assert!(served(&mut store, &small).iter().all(|it| *it));
+    drop(store);
+    let store = open_ill(&Rc::default(), dir.path(), 1 << 30).unwrap();
+    let now = small.iter().map(|it| store.terms(&it.id()).unwrap());
+    assert!(now.eq(terms));
+}
