@@ -177,7 +177,10 @@ impl PackStore {
 
     fn go_on(&mut self, mut compaction: Compaction) -> Result<(), StoreError> {
         let until = compaction.tail + self.background.copy_step;
-        while compaction.cursor < self.tail && compaction.tail < until {
+        for _ in 0..COPY_RECORDS_MAX {
+            if compaction.cursor >= self.tail || compaction.tail >= until {
+                break;
+            }
             let copied = self.copy_some(&mut compaction);
             copied.map_err(|error| self.failed("copy", error))?;
         }

@@ -260,3 +260,29 @@ fn terms_for_which_there_is_no_room_are_said_in_the_copy() {
     let kept = blocks[40..].iter().map(|block| store.terms(&block.id()));
     assert!(kept.into_iter().all(|it| it.unwrap().expires == 2000));
 }
+
+#[test]
+fn slice_of_a_copy_passes_few_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_ill(&holeless(), dir.path(), 1 << 30).unwrap();
+    let blocks: Vec<Block> = (0..20_000u32).map(|n| block(&n.to_be_bytes())).collect();
+    put_all(&mut store, &blocks);
+    // Records that are not copied, as they are notes, between gaps.
+    for block in blocks.iter().skip(10_000).step_by(2) {
+        store.remove(&block.id()).unwrap();
+        store.begin_commit().unwrap();
+    }
+    store.background.move_after = Some(0);
+    while store.background.compaction.is_none() {
+        store.work();
+    }
+    let mut slices = 0;
+    while store.generation == 0 {
+        assert!(store.has_work());
+        store.work();
+        slices += 1;
+    }
+    assert!(slices >= 25_000 / COPY_RECORDS_MAX, "{slices} slices");
+    let held = served(&mut store, &blocks);
+    assert_eq!(held.iter().filter(|it| **it).count(), 15_000);
+}
