@@ -526,3 +526,65 @@ fn terms_that_were_durable_stay_so_when_their_block_is_moved() {
         });
     }
 }
+
+#[test]
+fn terms_that_were_durable_stay_so_while_they_are_said_again() {
+    const COUNT: usize = 700;
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let mut store = open_recorded(&Image::default(), &log);
+    store.background.move_after = Some(u64::MAX);
+    store.background.restate_after = Some(u64::MAX);
+    let blocks: Vec<Block> = (0..COUNT as u32).map(|n| block(&n.to_be_bytes())).collect();
+    for block in &blocks {
+        store.put(block, Terms::default()).expect("there is room");
+    }
+    store.begin_commit().expect("the disk is sound");
+    // Of some there are two statements.
+    for (expires, count) in [(100, COUNT), (200, COUNT / 2)] {
+        for block in &blocks[..count] {
+            store.keep_until(&block.id(), expires);
+        }
+        store.begin_commit().expect("the disk is sound");
+    }
+    let old: Vec<(u64, u64)> = store.terms_notes.iter().collect();
+    let durable = log.borrow().ops.len();
+    store.background.restate_after = Some(0);
+    for _ in 0..8 {
+        store.work();
+    }
+    let is_gap = |note: &(u64, u64)| store.gaps.around(note.0).is_some();
+    assert!(old.iter().all(is_gap), "{old:?}");
+    let ops = &log.borrow().ops;
+    let look = |image: &Image| {
+        let log: Rc<RefCell<Log>> = Rc::default();
+        let mut store = open_recorded(image, &log);
+        store.background.restate_after = Some(u64::MAX);
+        for (nth, block) in blocks.iter().enumerate() {
+            let terms = store.terms(&block.id()).expect("it is durable");
+            assert_eq!(terms.expires, if nth < COUNT / 2 { 200 } else { 100 });
+        }
+        // A gap is still read, until its pages have gone back.
+        while store.has_work() {
+            store.work();
+        }
+        store.close();
+        let ops = std::mem::take(&mut log.borrow_mut().ops);
+        Wreck::new(image, &ops).as_seen()
+    };
+    let mut punched = 0;
+    for until in durable..=ops.len() {
+        let wreck = Wreck::new(&Image::default(), &ops[..until]);
+        for nth in 0..=wreck.doubts {
+            for is_later in [false, true] {
+                for &len in &wreck.lens {
+                    let image = wreck.image(|doubt| (doubt >= nth) == is_later, |_| true, len);
+                    let seen = look(&image);
+                    let is_zero = |note: &&(u64, u64)| seen.pack[note.0 as usize + 4096] == 0;
+                    punched += old.iter().filter(is_zero).count();
+                    look(&Image::of(&seen.pack));
+                }
+            }
+        }
+    }
+    assert!(punched > 0);
+}
