@@ -32,7 +32,7 @@ const CRC_AT: usize = 12;
 const STRETCH_LEN: usize = 16;
 const PIN_ENTRY_LEN: usize = 48;
 
-/// Entries in a slice.
+/// Entries in a slice, or stretches.
 const SLICE: usize = 8192;
 
 /// What a pack held up to some place.
@@ -251,15 +251,41 @@ fn stretch(reader: &mut Reader<'_>, end: u64) -> Result<Stretch, Malformed> {
     }
 }
 
+/// What is to be written next of a checkpoint.
+enum Next {
+    /// The entry of this key or the next one.
+    Entry(Key),
+    /// What of gaps lies at this offset or behind it.
+    Gap(u64),
+    /// All of these: they are few.
+    PinsAndDamaged,
+    /// The notes on terms that begin at this offset or behind it.
+    TermsNote(u64),
+    /// Only the header.
+    Header,
+}
+
+/// What a checkpoint is written of.
+pub(super) struct Contents<'a> {
+    pub index: &'a Index,
+    pub gaps: &'a Gaps,
+    pub pins: &'a BTreeMap<BlockId, PinNote>,
+    pub damaged: &'a BTreeMap<u64, u64>,
+    pub terms_notes: &'a TermsNotes,
+}
+
 /// A checkpoint that is being written.
 pub(super) struct Writer {
     side: Side,
     sequence: u64,
     end: u64,
     last: Last,
-    /// The next entry to be written has this key or a later one.
-    cursor: Key,
+    next: Next,
     entries: u32,
+    gaps: u32,
+    pins: u32,
+    damaged: u32,
+    terms_notes: u32,
     /// Bytes of the body so far.
     len: u64,
     crc: crc32fast::Hasher,
@@ -273,8 +299,12 @@ impl Writer {
             sequence,
             end,
             last,
-            cursor: FIRST_KEY,
+            next: Next::Entry(FIRST_KEY),
             entries: 0,
+            gaps: 0,
+            pins: 0,
+            damaged: 0,
+            terms_notes: 0,
             len: 0,
             crc: crc32fast::Hasher::new(),
         }
@@ -290,65 +320,93 @@ impl Writer {
         guard(self.last)
     }
 
-    /// Writes a slice of the entries; whether it was the last.
-    pub fn step(&mut self, disk: &mut dyn Disk, index: &Index) -> io::Result<bool> {
+    /// Where the gaps go on to be written.
+    #[cfg(test)]
+    pub fn next_gap(&self) -> Option<u64> {
+        match self.next {
+            Next::Gap(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    /// Writes a slice of it; whether it was the last, and only the header is missing.
+    pub fn step(&mut self, disk: &mut dyn Disk, contents: &Contents<'_>) -> io::Result<bool> {
         let mut bytes = Vec::with_capacity(SLICE * ENTRY_LEN);
-        let mut entries = index.iter_from(self.cursor);
-        for ((prefix, at), entry) in entries.by_ref().take(SLICE) {
-            self.cursor = (prefix, at + 1);
+        self.next = match self.next {
+            Next::Entry(key) => self.put_entries(key, contents.index, &mut bytes),
+            Next::Gap(offset) => self.put_gaps(offset, contents.gaps, &mut bytes),
+            Next::PinsAndDamaged => {
+                for (root, pin) in contents.pins {
+                    if pin.offset < self.end {
+                        bytes.extend_from_slice(&root.0);
+                        bytes.extend_from_slice(&pin.len.to_be_bytes());
+                        bytes.extend_from_slice(&pin.offset.to_be_bytes());
+                        self.pins += 1;
+                    }
+                }
+                for (&start, &after) in contents.damaged {
+                    self.damaged += put_stretch((start, after), self.end, &mut bytes);
+                }
+                Next::TermsNote(0)
+            }
+            Next::TermsNote(offset) => {
+                let mut notes = contents.terms_notes.iter_from(offset);
+                for note in notes.by_ref().take(SLICE) {
+                    self.terms_notes += put_stretch(note, self.end, &mut bytes);
+                }
+                let next = notes.next().filter(|note| note.0 < self.end);
+                next.map_or(Next::Header, |note| Next::TermsNote(note.0))
+            }
+            Next::Header => Next::Header,
+        };
+        self.write(disk, &bytes)?;
+        Ok(matches!(self.next, Next::Header))
+    }
+
+    fn put_entries(&mut self, key: Key, index: &Index, bytes: &mut Vec<u8>) -> Next {
+        let mut entries = index.iter_from(key);
+        for ((prefix, _), entry) in entries.by_ref().take(SLICE) {
             if entry.offset < self.end {
                 bytes.extend_from_slice(&encode_entry(prefix, &entry));
                 self.entries += 1;
             }
         }
-        let is_last = entries.next().is_none();
-        self.write(disk, &bytes)?;
-        Ok(is_last)
+        match entries.next() {
+            Some((key, _)) => Next::Entry(key),
+            None => Next::Gap(0),
+        }
     }
 
-    /// Writes the rest, and the header that makes it one.
-    pub fn seal(
-        mut self,
-        disk: &mut dyn Disk,
-        id: &PackId,
-        gaps: &Gaps,
-        pins: &BTreeMap<BlockId, PinNote>,
-        damaged: &BTreeMap<u64, u64>,
-        terms_notes: &TermsNotes,
-    ) -> io::Result<()> {
-        let end = self.end;
-        let before = |(start, after): Stretch| (start < end).then_some((start, after.min(end)));
-        let gaps: Vec<Stretch> = gaps.iter().filter_map(before).collect();
-        let damaged = damaged.iter().map(|(&start, &after)| (start, after));
-        let damaged: Vec<Stretch> = damaged.filter_map(before).collect();
-        let terms_notes: Vec<Stretch> = terms_notes.iter().filter_map(before).collect();
-        let pins: Vec<_> = pins.iter().filter(|(_, pin)| pin.offset < end).collect();
-        let mut bytes = Vec::new();
-        let put = |bytes: &mut Vec<u8>, stretches: &[Stretch]| {
-            for (start, after) in stretches {
-                bytes.extend_from_slice(&start.to_be_bytes());
-                bytes.extend_from_slice(&after.to_be_bytes());
+    /// A gap that has been joined to one that was written already is written from there on.
+    fn put_gaps(&mut self, offset: u64, gaps: &Gaps, bytes: &mut Vec<u8>) -> Next {
+        let around = gaps.around(offset).map(|gap| (offset, gap.1));
+        let behind = around.map_or(offset, |gap| gap.1);
+        let mut next = offset;
+        for gap in around.into_iter().chain(gaps.iter_from(behind)).take(SLICE) {
+            if gap.0 >= self.end {
+                return Next::PinsAndDamaged;
             }
-        };
-        put(&mut bytes, &gaps);
-        for (root, pin) in &pins {
-            bytes.extend_from_slice(&root.0);
-            bytes.extend_from_slice(&pin.len.to_be_bytes());
-            bytes.extend_from_slice(&pin.offset.to_be_bytes());
+            self.gaps += put_stretch(gap, self.end, bytes);
+            next = gap.1;
         }
-        put(&mut bytes, &damaged);
-        put(&mut bytes, &terms_notes);
-        self.write(disk, &bytes)?;
+        match next > offset {
+            true => Next::Gap(next),
+            false => Next::PinsAndDamaged,
+        }
+    }
+
+    /// Writes the header, which makes it one.
+    pub fn seal(self, disk: &mut dyn Disk, id: &PackId) -> io::Result<()> {
         let header = Header {
             sequence: self.sequence,
-            end,
+            end: self.end,
             last: self.last,
             body_crc: self.crc.finalize(),
             entries: self.entries,
-            gaps: gaps.len() as u32,
-            pins: pins.len() as u32,
-            damaged: damaged.len() as u32,
-            terms_notes: terms_notes.len() as u32,
+            gaps: self.gaps,
+            pins: self.pins,
+            damaged: self.damaged,
+            terms_notes: self.terms_notes,
         };
         disk.write_side(self.side, &header.encode(id), 0)?;
         disk.cut_side(self.side, HEADER_LEN as u64 + self.len)
@@ -360,4 +418,14 @@ impl Writer {
         self.len += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// Writes what of a stretch lies before an end; how many that are.
+fn put_stretch((start, after): Stretch, end: u64, bytes: &mut Vec<u8>) -> u32 {
+    if start >= end {
+        return 0;
+    }
+    bytes.extend_from_slice(&start.to_be_bytes());
+    bytes.extend_from_slice(&after.min(end).to_be_bytes());
+    1
 }

@@ -376,6 +376,7 @@ impl PackStore {
         self.write_back_tail = self.tail;
         self.space.cut(&*self.disk, self.tail);
         self.generation = self.generation.wrapping_add(1);
+        self.marks.handle_compaction();
         self.background.handle_compaction(compaction.records);
     }
 }

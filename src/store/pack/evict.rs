@@ -18,23 +18,56 @@ pub(super) struct Marks {
     is_under_way: bool,
     /// Whether it is known what is pinned.
     is_known: bool,
+    /// From where on blocks may still have the other mark; `None` if none has.
+    stale_from: Option<Key>,
     /// Blocks that have the mark.
     pub count: u64,
 }
 
+/// Chunks of the index of which stale marks are taken off in one slice of work: up to 65,536 blocks, in 0.3 ms.
+const CLEAR_CHUNKS: usize = 256;
+
 impl Marks {
-    /// Begins a marking with the other mark, which is taken off all blocks. Linear.
+    /// Begins a marking with the other mark. If it has not been taken off all blocks yet, that is done now: linear.
     pub fn begin(&mut self, index: &mut Index) {
-        self.mark = if self.mark == 1 { 2 } else { 1 };
+        self.mark = self.other();
         self.is_under_way = true;
         self.count = 0;
-        index.clear_marks(self.mark);
+        if let Some(from) = self.stale_from.take() {
+            index.clear_marks(from, self.mark, usize::MAX);
+        }
     }
 
     /// The marking has ended, or there is nothing to be marked.
     pub fn end(&mut self) {
         self.is_under_way = false;
         self.is_known = true;
+        self.stale_from = (self.mark != 0).then_some(FIRST_KEY);
+    }
+
+    /// Whether there are blocks that may have the other mark, which is of no use any more.
+    pub fn has_stale(&self) -> bool {
+        self.stale_from.is_some() && !self.is_under_way
+    }
+
+    /// Takes it off some of them.
+    pub fn clear_some(&mut self, index: &mut Index) {
+        if let Some(from) = self.stale_from {
+            self.stale_from = index.clear_marks(from, self.other(), CLEAR_CHUNKS);
+        }
+    }
+
+    /// All blocks have other places than before.
+    pub fn handle_compaction(&mut self) {
+        self.stale_from = self.stale_from.map(|_| FIRST_KEY);
+    }
+
+    fn other(&self) -> u8 {
+        if self.mark == 1 {
+            2
+        } else {
+            1
+        }
     }
 
     /// The entry, marked; `None` if it is already.

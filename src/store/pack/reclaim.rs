@@ -1,7 +1,7 @@
 //! Work in the background, in slices of some milliseconds: pages of gaps go back to the file system, blocks
 //! between gaps are moved to the tail so that the gaps become one, and checkpoints are written.
 
-use super::checkpoint::Writer;
+use super::checkpoint::{Contents, Writer};
 use super::commit::Move;
 use super::compact::Compaction;
 use super::disk::Side;
@@ -25,7 +25,7 @@ pub(super) struct Background {
     sequence: u64,
     /// The pages by which the last two are told to be of this pack.
     guards: [Option<u64>; 2],
-    writer: Option<Writer>,
+    pub writer: Option<Writer>,
     /// Records since the last checkpoint.
     records: u64,
     /// Records after which the next is written at the earliest.
@@ -122,6 +122,7 @@ impl PackStore {
                 || self.wants_compaction()
                 || self.wants_restating()
                 || self.wants_sweep()
+                || self.marks.has_stale()
                 || self.background.writer.is_some()
                 || self.wants_checkpoint()
                 || self.gaps.unseen().is_some())
@@ -153,6 +154,8 @@ impl PackStore {
         } else if self.wants_sweep() {
             let now = self.hour();
             self.evictor.sweep(&self.index, &self.marks, now);
+        } else if self.marks.has_stale() {
+            self.marks.clear_some(&mut self.index);
         } else if self.background.writer.is_some() || self.wants_checkpoint() {
             self.write_checkpoint();
         } else if self.gaps.unseen().is_some() {
@@ -484,14 +487,23 @@ impl PackStore {
     fn write_checkpoint(&mut self) {
         let result = match self.background.writer.take() {
             None => self.begin_checkpoint(),
-            Some(mut writer) => match writer.step(&mut *self.disk, &self.index) {
-                Ok(false) => {
-                    self.background.writer = Some(writer);
-                    Ok(())
+            Some(mut writer) => {
+                let contents = Contents {
+                    index: &self.index,
+                    gaps: &self.gaps,
+                    pins: &self.pins,
+                    damaged: &self.damaged,
+                    terms_notes: &self.terms_notes,
+                };
+                match writer.step(&mut *self.disk, &contents) {
+                    Ok(false) => {
+                        self.background.writer = Some(writer);
+                        Ok(())
+                    }
+                    Ok(true) => self.seal(writer),
+                    Err(error) => Err(self.failed("write a checkpoint of", error)),
                 }
-                Ok(true) => self.seal(writer),
-                Err(error) => Err(self.failed("write a checkpoint of", error)),
-            },
+            }
         };
         if let Err(error) = result {
             // Without one the next opening takes longer, and that is all.
@@ -525,14 +537,7 @@ impl PackStore {
             return Ok(());
         }
         let (side, guard) = (writer.side(), writer.guard());
-        let sealed = writer.seal(
-            &mut *self.disk,
-            &self.id,
-            &self.gaps,
-            &self.pins,
-            &self.damaged,
-            &self.terms_notes,
-        );
+        let sealed = writer.seal(&mut *self.disk, &self.id);
         sealed.map_err(|error| self.failed("write a checkpoint of", error))?;
         self.background.side = side.other();
         self.background.sequence += 1;

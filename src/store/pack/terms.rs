@@ -44,9 +44,16 @@ impl TermsNotes {
         }
     }
 
-    /// All of them, in order; those that touch as one.
+    /// All of them that begin at this offset or after it, in order; those that touch as one.
+    pub fn iter_from(&self, offset: u64) -> impl Iterator<Item = Stretch> + '_ {
+        let notes = self.notes.range(offset..);
+        notes.map(|(&start, &end)| (start, end))
+    }
+
+    /// All of them.
+    #[cfg(test)]
     pub fn iter(&self) -> impl Iterator<Item = Stretch> + '_ {
-        self.notes.iter().map(|(&start, &end)| (start, end))
+        self.iter_from(0)
     }
 
     /// What lies in this stretch counts no more.

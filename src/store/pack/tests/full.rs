@@ -669,3 +669,54 @@ fn pack_that_is_given_less_shrinks_to_it_and_keeps_what_is_pinned_or_leased() {
         }
     }
 }
+
+#[test]
+fn checkpoint_that_is_written_while_gaps_join_has_them_all() {
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let mut store = open_with(&Image::default(), &log, allot(1 << 30));
+    store.background.move_after = Some(u64::MAX);
+    let blocks: Vec<Block> = (0..60_000u32).map(|n| block(&n.to_be_bytes())).collect();
+    put_all(&mut store, &blocks);
+    for block in blocks.iter().step_by(3) {
+        store.remove(&block.id()).unwrap();
+    }
+    store.begin_commit().unwrap();
+    let places = blocks.iter().map(|block| {
+        let entry = store.find(&block.id());
+        (entry.map_or(0, |entry| entry.offset), block.id())
+    });
+    let places: std::collections::BTreeMap<u64, BlockId> = places.collect();
+    // After each slice the blocks go that lie between the last gap that was written and the next.
+    let sides = |log: &Rc<RefCell<Log>>| {
+        let log = log.borrow();
+        let sealed = log.ops.iter().filter(|op| matches!(op, Op::CutSide(..)));
+        sealed.count()
+    };
+    let mut joined = 0;
+    while sides(&log) == 0 {
+        assert!(store.has_work());
+        store.work();
+        let writer = store.background.writer.as_ref();
+        let next = writer.and_then(|writer| writer.next_gap());
+        let id = next.and_then(|next| places.get(&next));
+        // There are two of them; none any more behind the last gap of all.
+        if let Some(entry) = id.and_then(|id| store.find(id)) {
+            for offset in [entry.offset, entry.offset + record::extent(entry.len)] {
+                assert!(store.remove(&places[&offset]).unwrap());
+            }
+            store.begin_commit().unwrap();
+            joined += 1;
+        }
+    }
+    assert!(joined >= 2);
+    let expected: Vec<(u64, u64)> = store.gaps.iter().collect();
+    let held = store.usage().blocks;
+    drop(store);
+    let seen = Wreck::new(&Image::default(), &log.borrow().ops).as_seen();
+    for image in [&seen, &Image::of(&seen.pack)] {
+        let store = open_with(image, &Rc::default(), allot(1 << 30));
+        assert_eq!(store.opened().has_checkpoint, !image.sides[0].is_empty());
+        assert!(store.gaps.iter().eq(expected.iter().copied()));
+        assert_eq!(store.usage().blocks, held);
+    }
+}
