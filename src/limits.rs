@@ -319,8 +319,26 @@ pub const PIN_RECHECK: Duration = Duration::from_secs(3600);
 /// blocks together.
 pub const PIN_OVERHEAD: u64 = 12;
 
-/// Leases that are ended at once, when a client has gone before its share was done: each is looked up.
-pub const RELEASES_PER_STEP: usize = 512;
+/// Blocks that a client may have asked to be counted and not been answered at most: several COUNT frames of
+/// [`OFFER_MAX`], so that the next is there when one is done.
+pub const COUNTS_PER_CLIENT: usize = 4096;
+
+/// Blocks that are counted at once: enough that the contacts of a large network are asked for several in a datagram.
+pub const COUNTING_AT_ONCE: usize = 256;
+
+/// Lookups that counting has on their way at most: as many as run at once, so that those of a fetch or a share wait
+/// for one to end, and not for all.
+pub const COUNT_LOOKUPS_MAX: usize = LOOKUPS_MAX;
+
+/// HAVEs that counting has on their way at most. Their answers have up to 1,200 bytes: as many fit the receive
+/// buffer of any socket.
+pub const COUNT_REQUESTS_MAX: usize = 64;
+
+/// How long a question to a contact waits at most for others that can go in the same datagram.
+pub const COUNT_LINGER: Duration = Duration::from_secs(1);
+
+/// Blocks that are released or held on in one step, when a share has ended: each is looked up.
+pub const ENDINGS_PER_STEP: usize = 512;
 
 /// Pause between two slices of the store's work in the background.
 pub const WORK_PAUSE: Duration = Duration::from_millis(10);
@@ -489,6 +507,10 @@ const _: () = assert!(
 const _: () = assert!(
     OFFER_MAX * 36 + 64 <= FRAME_FIELDS_MAX,
     "a full OFFER fits a frame"
+);
+const _: () = assert!(
+    COUNT_LINGER.as_secs() < STALL_DEFAULT.as_secs() && COUNTING_AT_ONCE <= COUNTS_PER_CLIENT,
+    "who has blocks counted hears of some before it gives up"
 );
 const _: () = assert!(
     RESERVATION < CAPACITY_MIN,

@@ -13,7 +13,7 @@ use crate::block::Block;
 use crate::dht::{self, Dht};
 use crate::fetch::{self, Fetch};
 use crate::id::{NodeId, NodeKey};
-use crate::keep::{self, Keep, Pins, Quota};
+use crate::keep::{self, Counts, Keep, Pins, Quota};
 use crate::limits::*;
 use crate::rng::Rng;
 use crate::store::{Sequence, Shrunk, Store, StoreError};
@@ -129,6 +129,7 @@ pub struct Node<S> {
     dht: Dht,
     transfer: Transfer,
     keep: Keep,
+    counts: Counts,
     fetch: Fetch,
     /// Frames that must not be sent before the store is durable up to a put, in order.
     acks: VecDeque<(Sequence, ConnId, Frame)>,
@@ -187,6 +188,7 @@ impl<S: Store> Node<S> {
             store,
             transfer: Transfer::new(hello),
             keep: Keep::default(),
+            counts: Counts::default(),
             fetch: Fetch::default(),
             acks: VecDeque::new(),
             written: Sequence::default(),
@@ -268,6 +270,8 @@ impl<S: Store> Node<S> {
                 self.transfer.handle_timeout(now);
                 let (keep, mut tools) = self.keep_tools(now);
                 keep.handle_timeout(&mut tools);
+                let (counts, mut tools) = self.counts_tools(now);
+                counts.handle_timeout(&mut tools);
                 let (fetch, mut tools) = self.fetch_tools(now);
                 fetch.handle_timeout(&mut tools);
                 if self.verifier.next_scrub().is_some_and(|at| at <= now) {
@@ -290,6 +294,7 @@ impl<S: Store> Node<S> {
             self.dht.next_timeout(),
             self.transfer.next_timeout(),
             self.keep.next_timeout(),
+            self.counts.next_timeout(),
             self.fetch.next_timeout(),
             self.commit_at,
             self.work_at,
@@ -420,6 +425,25 @@ impl<S: Store> Node<S> {
         )
     }
 
+    fn counts_tools(&mut self, now: Instant) -> (&mut Counts, keep::Tools<'_>) {
+        let Node {
+            counts,
+            dht,
+            transfer,
+            store,
+            ..
+        } = self;
+        (
+            counts,
+            keep::Tools {
+                now,
+                dht,
+                transfer,
+                store,
+            },
+        )
+    }
+
     fn fetch_tools(&mut self, now: Instant) -> (&mut Fetch, fetch::Tools<'_>) {
         let Node {
             fetch,
@@ -439,7 +463,10 @@ impl<S: Store> Node<S> {
             } else if let Some(event) = self.dht.poll_event() {
                 self.handle_dht(now, event);
             } else if let Some((client, settled)) = self.keep.poll_settled() {
-                self.send_when_durable(now, client, Frame::Settled(settled));
+                // With what it has noted in the store.
+                let frame = Frame::Settled(settled);
+                self.acks.push_back((self.written, client, frame));
+                self.commit_and_answer(now);
             } else if self.commit_at.is_some_and(|at| at <= now) {
                 self.commit_and_answer(now);
             } else if self.work_at.is_some_and(|at| at <= now) {
@@ -524,6 +551,9 @@ impl<S: Store> Node<S> {
             dht::Event::Closest {
                 lookup, contacts, ..
             } => {
+                // Each of them ignores a lookup of the other.
+                let (counts, mut tools) = self.counts_tools(now);
+                counts.handle_closest(&mut tools, lookup, &contacts);
                 let (keep, mut tools) = self.keep_tools(now);
                 keep.handle_closest(&mut tools, lookup, contacts);
             }
@@ -557,7 +587,10 @@ impl<S: Store> Node<S> {
                     .push_back(Output::Event(Event::ClientMode(client_mode)));
             }
             dht::Event::OtherVersion { addr, version } => self.handle_other_version(addr, version),
-            dht::Event::Counted { .. } => {}
+            dht::Event::Counted { count, bitmap, .. } => {
+                let (counts, mut tools) = self.counts_tools(now);
+                counts.handle_counted(&mut tools, count, bitmap);
+            }
         }
     }
 
@@ -596,6 +629,8 @@ impl<S: Store> Node<S> {
                 let (keep, mut tools) = self.keep_tools(now);
                 keep.handle_closed(&mut tools, conn);
                 keep.handle_client_closed(&mut tools, conn);
+                let (counts, mut tools) = self.counts_tools(now);
+                counts.handle_client_closed(&mut tools, conn);
                 let (fetch, mut tools) = self.fetch_tools(now);
                 fetch.handle_closed(&mut tools, conn);
                 fetch.handle_client_closed(&mut tools, conn);

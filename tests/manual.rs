@@ -11,8 +11,8 @@ use strew::rng::Rng;
 use strew::store::MemoryStore;
 use strew::time::Instant;
 use strew::wire::frame::{
-    Answer, ByeReason, Frame, FrameDecoder, Hello, MissingReason, Offered, PeerRole, Settled,
-    Verifying,
+    Answer, ByeReason, Counted, Frame, FrameDecoder, Hello, MissingReason, Offered, PeerRole,
+    Settled, Verifying,
 };
 
 const PAGES: [&str; 3] = ["strew.1", "strew-pack.5", "strew-protocol.7"];
@@ -285,6 +285,12 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
         len: 1,
         missing: 0,
     };
+    let counted = Counted {
+        id,
+        copies: 1,
+        answered: 2,
+        own: true,
+    };
     let damaged = Frame::Damaged {
         offset: 64,
         len: 72,
@@ -353,6 +359,8 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
         ("UNPIN", Frame::Unpin(id)),
         ("UNPINNED", Frame::Unpinned(true)),
         ("PINS", Frame::Pins),
+        ("COUNT", Frame::Count(vec![id])),
+        ("COUNTED", Frame::Counted(vec![counted])),
         ("VERIFY", Frame::Verify { part: 0, of: 1 }),
         ("DAMAGED", damaged),
         ("VERIFYING", Frame::Verifying(Verifying::default())),

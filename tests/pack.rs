@@ -9,7 +9,7 @@ use std::process::Command;
 use strew::block::{Block, Form, Kind, Role as BlockRole};
 use strew::id::Point;
 use strew::store::pack::{Allotment, DirLock, LockError, PackStore, Role};
-use strew::store::{Claim, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage};
+use strew::store::{Claim, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage};
 
 const CAPACITY: u64 = 4 << 20;
 
@@ -18,7 +18,7 @@ const RECORDS_AT: usize = 4160;
 
 const TERMS: Terms = Terms {
     expires: 50,
-    is_leased: false,
+    hold: Hold::Free,
 };
 
 fn open(dir: &Path, capacity: u64) -> PackStore {
@@ -289,11 +289,11 @@ fn independent_reader_agrees_on_what_was_removed_and_pinned() {
     for block in &blocks {
         store.put(block, TERMS).unwrap();
     }
-    let leased = Terms {
+    let kept = Terms {
         expires: 90,
-        is_leased: true,
+        hold: Hold::Kept,
     };
-    store.put(&blocks[0], leased).unwrap();
+    store.put(&blocks[0], kept).unwrap();
     for gone in [&blocks[5], &blocks[6], &blocks[2]] {
         assert!(store.remove(&gone.id()).unwrap());
     }
@@ -319,7 +319,7 @@ fn independent_reader_agrees_on_what_was_removed_and_pinned() {
     assert!(found.iter().take(6).eq(held.iter()), "{said}");
     assert_eq!(said.lines().last(), Some(&pin[..]));
     assert!(
-        said.lines().next().unwrap().ends_with(" 0 90 leased"),
+        said.lines().next().unwrap().ends_with(" 0 90 kept"),
         "{said}"
     );
 }

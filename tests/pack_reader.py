@@ -90,7 +90,7 @@ def main(path):
         if kind_of_record == 1 and kind in KINDS and address not in seen:
             seen.add(address)
             until, flags = terms.get(at, (until, flags))
-            print(address.hex(), KINDS[kind], length, time, until, "leased" if flags & 1 else "-")
+            print(address.hex(), KINDS[kind], length, time, until, "kept" if flags & 1 else "-")
             if hashlib.sha256(bytes([kind]) + payload).digest() != address:
                 print(f"damaged: the address at {at} is another block's")
                 status = 6

@@ -105,7 +105,9 @@ pub struct Peer {
     frames: VecDeque<Frame>,
     /// How long its owner is patient.
     pub patience: Patience,
-    log: PathBuf,
+    dir: PathBuf,
+    /// What it says it is.
+    role: PeerRole,
 }
 
 impl Peer {
@@ -130,7 +132,8 @@ impl Peer {
             buffer: vec![0; READ_SIZE],
             frames: VecDeque::new(),
             patience: Patience::brief(GREETING_TIMEOUT),
-            log: dir.join("peer.log"),
+            dir: dir.to_path_buf(),
+            role: PeerRole::Private,
         };
         let hello = Hello {
             key: NodeKey([0; 32]),
@@ -143,6 +146,7 @@ impl Peer {
         match peer.receive() {
             Ok(Frame::Hello(hello)) => {
                 peer.patience = patience;
+                peer.role = hello.role;
                 Ok(Some((peer, hello)))
             }
             Ok(Frame::OtherVersion(version)) => {
@@ -168,10 +172,12 @@ impl Peer {
         let why = error
             .map(|error| format!(" ({})", plain(&error)))
             .unwrap_or_default();
-        let message = format!(
-            "the peer ended before the work was done{why}; see {}",
-            self.log.display()
-        );
+        let dir = self.dir.display();
+        let see = match self.role {
+            PeerRole::Private => format!("{dir}/peer.log"),
+            _ => format!("what the serve of {dir} has said"),
+        };
+        let message = format!("the peer ended before the work was done{why}; see {see}");
         Trouble::Gone(Failure::new(Status::Other, message))
     }
 

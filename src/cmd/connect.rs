@@ -5,14 +5,14 @@ use super::failure::{plain, Failure, Status};
 use super::options::Common;
 use super::say;
 use crate::limits::{LOG_MAX, PEER_START_TIMEOUT};
-use crate::store::pack::DirLock;
+use crate::store::pack::{make_dir, DirLock};
 use crate::sys;
 use crate::wire::frame::{Frame, PeerRole};
 use log::{debug, info, warn};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -134,11 +134,7 @@ fn resolve(peers: &[String]) -> Vec<SocketAddr> {
 }
 
 fn create_dir(dir: &Path) -> Result<(), Failure> {
-    let created = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir);
-    created.map_err(|error| Failure::file(dir, &error))
+    make_dir(dir).map_err(|error| Failure::file(dir, &error))
 }
 
 /// A private peer that this client has started.

@@ -1,6 +1,7 @@
 //! The command line: a table of commands, and a file for each. Here the exit status is decided, and everything
 //! that is said to the user goes through.
 
+mod check;
 mod client;
 mod connect;
 mod failure;
@@ -33,14 +34,13 @@ struct Command {
     /// One line on what it does.
     summary: &'static str,
     options: fn() -> Options,
+    /// Options that it has, and others will have in a later version.
+    ahead: &'static [&'static str],
     run: fn(&Parsed) -> Result<(), Failure>,
 }
 
 /// Commands of which nobody is told: a process starts itself with them.
 const HIDDEN: &[&str] = &[connect::PRIVATE];
-
-/// Commands that this version does not have yet.
-const LATER: &[&str] = &["check"];
 
 const COMMANDS: &[Command] = &[
     Command {
@@ -48,6 +48,7 @@ const COMMANDS: &[Command] = &[
         synopsis: "[OPTION...] [FILE...]",
         summary: "share files, or standard input; prints an address for each",
         options: share::options,
+        ahead: &[],
         run: share::run,
     },
     Command {
@@ -55,6 +56,7 @@ const COMMANDS: &[Command] = &[
         synopsis: "[OPTION...] [-o FILE] ADDRESS[.KEY]",
         summary: "fetch what was shared, to standard output or a file",
         options: fetch::options,
+        ahead: &[],
         run: fetch::run,
     },
     Command {
@@ -62,6 +64,7 @@ const COMMANDS: &[Command] = &[
         synopsis: "[OPTION...] [-l ADDR:PORT] [-p HOST:PORT]...",
         summary: "run a peer that stores blocks for others",
         options: serve::options,
+        ahead: &[],
         run: serve::run,
     },
     Command {
@@ -69,13 +72,23 @@ const COMMANDS: &[Command] = &[
         synopsis: "[--plain] [FILE...]",
         summary: "print what share would; touches nothing",
         options: hash::options,
+        ahead: &[],
         run: hash::run,
+    },
+    Command {
+        name: "check",
+        synopsis: "[OPTION...] [--repair] ADDRESS[.KEY]",
+        summary: "count the copies of each block of a file; make more",
+        options: check::options,
+        ahead: &["json"],
+        run: check::run,
     },
     Command {
         name: "pin",
         synopsis: "[OPTION...] add ADDRESS... | rm ADDRESS... | ls",
         summary: "keep whole files, or no longer; list them",
         options: pin::options,
+        ahead: &[],
         run: pin::run,
     },
     Command {
@@ -83,6 +96,7 @@ const COMMANDS: &[Command] = &[
         synopsis: "[OPTION...]",
         summary: "say how the peer of the data directory is",
         options: status::options,
+        ahead: &[],
         run: status::run,
     },
     Command {
@@ -90,6 +104,7 @@ const COMMANDS: &[Command] = &[
         synopsis: "[OPTION...] [--subset N/T]",
         summary: "read the pack again, and list what is damaged",
         options: verify::options,
+        ahead: &[],
         run: verify::run,
     },
     Command {
@@ -97,6 +112,7 @@ const COMMANDS: &[Command] = &[
         synopsis: "",
         summary: "",
         options: serve::private_options,
+        ahead: &[],
         run: serve::run_private,
     },
 ];
@@ -142,7 +158,8 @@ fn dispatch(args: &[OsString]) -> Result<(), Failure> {
                     return Err(Failure::usage(message));
                 }
             }
-            let parsed = options::parse((command.options)(), rest).map_err(|failure| {
+            let options = (command.options)();
+            let parsed = options::parse(options, command.ahead, rest).map_err(|failure| {
                 let message = format!("{}: {}; see strew {name} --help", name, failure.message);
                 Failure::usage(message)
             })?;
@@ -161,11 +178,6 @@ fn dispatch(args: &[OsString]) -> Result<(), Failure> {
 fn find(name: &str) -> Result<&'static Command, Failure> {
     if let Some(command) = COMMANDS.iter().find(|command| command.name == name) {
         return Ok(command);
-    }
-    if LATER.contains(&name) {
-        return Err(Failure::usage(format!(
-            "{name} is not available in this version"
-        )));
     }
     Err(Failure::usage(format!(
         "{name}: no such command; see strew help"

@@ -85,9 +85,11 @@ pub fn common() -> Options {
     options
 }
 
-/// Parses a command's arguments. Later versions' options are known, so that they can be refused by name.
-pub fn parse(mut options: Options, args: &[OsString]) -> Result<Parsed, Failure> {
-    for &(name, takes) in LATER {
+/// Parses a command's arguments. Later versions' options are known, so that they can be refused by name, but for
+/// those of them that the command `has` already.
+pub fn parse(mut options: Options, has: &[&str], args: &[OsString]) -> Result<Parsed, Failure> {
+    let later = LATER.iter().filter(|(name, _)| !has.contains(name));
+    for &(name, takes) in later.clone() {
         match takes {
             true => options.optmulti("", name, "", ""),
             false => options.optflagmulti("", name, ""),
@@ -119,7 +121,7 @@ pub fn parse(mut options: Options, args: &[OsString]) -> Result<Parsed, Failure>
     let matches = options
         .parse(text)
         .map_err(|error| Failure::usage(error.to_string()))?;
-    for (name, _) in LATER {
+    for (name, _) in later {
         if matches.opt_present(name) {
             return Err(Failure::usage(format!(
                 "--{name} is not available in this version"
@@ -381,12 +383,12 @@ mod tests {
         use std::os::unix::ffi::OsStringExt;
         let odd = OsString::from_vec(vec![b'f', 0xff, b'.']);
         let args = [odd.clone(), "-d".into(), odd.clone(), "plain".into()];
-        let parsed = parse(common(), &args).expect("parsed");
+        let parsed = parse(common(), &[], &args).expect("parsed");
         assert_eq!(parsed.files(), [PathBuf::from(odd.clone()), "plain".into()]);
         assert_eq!(parsed.path("dir"), Some(odd.into()));
         let attached = OsString::from_vec(b"--dir=\xff".to_vec());
         assert!(
-            parse(common(), &[attached]).is_err(),
+            parse(common(), &[], &[attached]).is_err(),
             "and is not taken for a file"
         );
     }
@@ -394,11 +396,16 @@ mod tests {
     #[test]
     fn options_of_later_versions_are_refused_by_name() {
         for arg in ["--json", "--keep=30d", "--secret=x"] {
-            let failure = parse(common(), &[arg.into()]).err().expect("refused");
+            let failure = parse(common(), &[], &[arg.into()]);
+            let failure = failure.err().expect("refused");
             assert!(
                 failure.message.contains("not available in this version"),
                 "{failure}"
             );
         }
+        let mut options = common();
+        options.optflag("", "json", "");
+        let parsed = parse(options, &["json"], &["--json".into()]).expect("it has that");
+        assert!(parsed.matches.opt_present("json"));
     }
 }

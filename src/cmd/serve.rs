@@ -4,7 +4,7 @@ use super::client::{Patience, Peer};
 use super::failure::{plain, Failure, Status};
 use super::options::{self, Common, Parsed, DEFAULT_PORT};
 use super::{output, say};
-use crate::limits::CAPACITY_DEFAULT;
+use crate::limits::{CAPACITY_DEFAULT, CAPACITY_MIN};
 use crate::reactor::{self, Reactor};
 use crate::store::pack::{Allotment, DirLock, LockError, Role};
 use crate::sys;
@@ -170,11 +170,14 @@ fn start(
     Reactor::start(options).map_err(failure)
 }
 
-/// 10 GiB, or half of what is free if that is less; what the pack uses already counts as free.
+/// 10 GiB, or half of what is free if that is less, but no less than can be used; what the pack uses already counts as
+/// free.
 fn default_capacity(dir: &Path) -> Result<u64, Failure> {
     let free = sys::free_space(dir).map_err(|error| Failure::file(dir, &error))?;
     let pack = std::fs::metadata(dir.join("pack")).map_or(0, |pack| pack.blocks() * 512);
-    Ok(CAPACITY_DEFAULT.min((free + pack) / 2))
+    Ok(CAPACITY_DEFAULT
+        .min(free.saturating_add(pack) / 2)
+        .max(CAPACITY_MIN))
 }
 
 fn failure(failure: reactor::Failure) -> Failure {

@@ -12,7 +12,7 @@ use super::{output, say};
 use crate::block::encode::Encoder;
 use crate::limits::{COPIES_DEFAULT, COPIES_MAX};
 use crate::sys;
-use crate::wire::frame::{Frame, Settled};
+use crate::wire::frame::{Answer, Frame, Settled};
 use getopts::Options;
 use std::fs::File;
 use std::io::Read;
@@ -223,6 +223,7 @@ impl Share<'_> {
             least,
             holders,
             reached,
+            refusal,
         } = settled;
         if length == 0 {
             super::warn_user(&format!("{name}: is empty"));
@@ -245,8 +246,9 @@ impl Share<'_> {
                 return Err(Failure::new(Status::NoPeer, message));
             }
             let message = format!(
-                "{told}; {} were asked for: start more peers, or share it again later",
-                self.min_copies
+                "{told}; {} were asked for{}: start more peers, or share it again later",
+                self.min_copies,
+                refusal.map(why_refused).unwrap_or_default()
             );
             return Err(Failure::new(Status::TooFewCopies, message));
         }
@@ -256,6 +258,17 @@ impl Share<'_> {
         };
         say(self.common, &format!("{told}{few}"));
         Ok(())
+    }
+}
+
+/// Why most of those refused that did.
+fn why_refused(reason: Answer) -> &'static str {
+    match reason {
+        Answer::Full => ", but other peers are full",
+        Answer::NotServing => ", but other peers are in client-mode: nobody could connect to them",
+        Answer::Failed => ", but the disks of other peers fail",
+        Answer::Quota => ", but other peers take no more from this network today",
+        Answer::TooFar | Answer::Have | Answer::Want => "",
     }
 }
 

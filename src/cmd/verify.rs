@@ -88,8 +88,8 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
                 "places are"
             };
             let message = format!(
-                "{}: {read}; {damaged} {places} damaged. Blocks there are set aside; fetch or share \
-                 what they belong to again, and look after the disk",
+                "{}: {read}; {damaged} {places} damaged. Blocks there are set aside; share what they \
+                 belong to again, or strew pin add it, and look after the disk",
                 pack.display()
             );
             Err(Failure::new(Status::Damaged, message))

@@ -1,21 +1,25 @@
 //! Placing: what clients share goes to the neighbourhoods of its blocks, and the copies are counted.
 //!
 //! A [`Session`] is one client's share; a [`Job`] is one of its blocks on the way to its copies; a [`Link`] is
-//! what one peer is offered and sent. Called by the node with what lookups and connections bring.
+//! what one peer is offered and sent. Called by the node with what lookups and connections bring. [`Counts`] only
+//! counts, for whoever wants to know.
 
+mod count;
 mod link;
 mod pins;
 mod quota;
 mod session;
 
+pub use count::Counts;
 pub use pins::{Output as PinOutput, Pins};
 pub use quota::Quota;
+pub use session::copies_wanted;
 
 use crate::block::Role;
 use crate::dht::{Dht, LookupId};
 use crate::id::{BlockId, NodeId};
 use crate::limits::*;
-use crate::store::{Store, Terms};
+use crate::store::{Hold, Store, Terms};
 use crate::time::Instant;
 use crate::timers::Timers;
 use crate::transfer::{BlockHead, ConnId, Source, Transfer};
@@ -59,20 +63,30 @@ enum Timer {
     Progress(ConnId),
     /// Look whether a peer gets on with what it owes.
     Late(NodeId),
-    /// End some of the leases of clients that have gone.
-    Release,
+    /// Do some of what follows from the ends of shares.
+    End,
 }
 
 /// What a peer's answer for a job is.
 enum Outcome {
     /// It has the block, durably.
     Holds,
-    /// It has not, and will not.
-    Refuses,
+    /// It has not, and will not; why, if it said so.
+    Refuses(Option<Answer>),
     /// It may still answer, but it is not waited for.
     Late,
     /// The connection ended before the answer.
     CutOff(Contact),
+}
+
+/// What follows from the end of a share.
+enum Ending {
+    /// Its client has gone before it was done: the lease of this block ends.
+    Release(BlockId),
+    /// It is done, and this block has fewer copies than it wanted: it is held on.
+    Keep(BlockId),
+    /// All of them are: the client is told.
+    Settled(ConnId, Settled),
 }
 
 /// One block on the way to its copies.
@@ -110,8 +124,8 @@ pub struct Keep {
     ready: BTreeSet<NodeId>,
     /// The contacts of a network with fewer than K, and when they were found.
     whole_network: Option<(Instant, Vec<Contact>)>,
-    /// Blocks of clients that have gone before their shares were done, whose leases are to be ended.
-    orphans: VecDeque<BlockId>,
+    /// What follows from the ends of shares, in order.
+    endings: VecDeque<Ending>,
     /// Whether a block has been done with since this was asked last.
     has_progressed: bool,
     next_job: u64,
@@ -182,7 +196,7 @@ impl Keep {
         let mut any = false;
         for session in self.sessions.values_mut() {
             for id in session.take_counted() {
-                tools.store.release(&id);
+                tools.store.release(&id, Hold::Leased);
                 any = true;
             }
         }
@@ -200,12 +214,11 @@ impl Keep {
             return;
         };
         let jobs = self.jobs.values().filter(|job| job.session == client);
-        self.orphans.extend(jobs.map(|job| job.block));
-        self.orphans.extend(session.leased());
+        let placing = jobs.map(|job| Ending::Release(job.block));
+        self.endings.extend(placing);
+        self.endings.extend(session.leased().map(Ending::Release));
+        self.timers.set(Timer::End, tools.now);
         self.has_progressed = true;
-        if !self.orphans.is_empty() {
-            self.timers.set(Timer::Release, tools.now);
-        }
         self.timers.stop(Timer::Retry(client));
         self.timers.stop(Timer::Progress(client));
         self.jobs.retain(|_, job| job.session != client);
@@ -381,7 +394,12 @@ impl Keep {
             Outcome::Holds => {
                 job.holders.insert(peer);
             }
-            Outcome::Refuses => {}
+            Outcome::Refuses(reason) => {
+                let session = self.sessions.get_mut(&job.session);
+                if let (Some(session), Some(reason)) = (session, reason) {
+                    session.handle_refusal(reason);
+                }
+            }
             // It may have been closed as idle just when we offered. Who is shunned is not offered it again.
             Outcome::CutOff(contact) => {
                 if job.cut_off.insert(peer) {
@@ -407,9 +425,8 @@ impl Keep {
         };
         self.has_progressed = true;
         if let Some(session) = self.sessions.get_mut(&job.session) {
-            session.finish(job.block, job.role, &job.holders);
-            if job.holders.len() >= job.wanted && !session.is_to_be_pinned() {
-                tools.store.release(&job.block);
+            if session.finish(job.block, job.role, &job.holders) {
+                tools.store.release(&job.block, Hold::Kept);
             }
             self.check_settled(tools, job.session);
         }
@@ -431,9 +448,24 @@ impl Keep {
         }
         let reached = tools.dht.reached_anybody();
         let settled = session.outcome(reached);
+        self.endings.extend(session.leased().map(Ending::Keep));
+        self.endings.push_back(Ending::Settled(client, settled));
         self.sessions.remove(&client);
         self.timers.stop(Timer::Progress(client));
-        self.settled.push_back((client, settled));
+        self.end_some(tools);
+    }
+
+    /// Does some of what follows from the ends of shares: each block is looked up.
+    fn end_some(&mut self, tools: &mut Tools<'_>) {
+        for _ in 0..ENDINGS_PER_STEP {
+            match self.endings.pop_front() {
+                Some(Ending::Release(id)) => tools.store.release(&id, Hold::Leased),
+                Some(Ending::Keep(id)) => tools.store.keep(&id),
+                Some(Ending::Settled(client, settled)) => self.settled.push_back((client, settled)),
+                None => return,
+            }
+        }
+        self.timers.set(Timer::End, tools.now + WORK_PAUSE);
     }
 
     /// Lets a link do what it can: connect, offer, send.
@@ -449,7 +481,7 @@ impl Keep {
                     self.by_conn.insert(conn, peer);
                     conn
                 }
-                None => return self.drop_link(tools, peer, |_| Outcome::Refuses),
+                None => return self.drop_link(tools, peer, |_| Outcome::Refuses(None)),
             },
         };
         if !tools.transfer.is_open(conn) {
@@ -488,7 +520,7 @@ impl Keep {
                 continue;
             }
             let Some((kind, len)) = tools.store.check(&block) else {
-                self.results.push_back((id, peer, Outcome::Refuses));
+                self.results.push_back((id, peer, Outcome::Refuses(None)));
                 continue;
             };
             let len = len as usize;
@@ -559,7 +591,8 @@ impl Keep {
                 | Answer::Failed
                 | Answer::TooFar
                 | Answer::Quota => {
-                    self.results.push_back((id, peer, Outcome::Refuses));
+                    let refuses = Outcome::Refuses(Some(answer));
+                    self.results.push_back((id, peer, refuses));
                 }
             }
         }
@@ -567,13 +600,13 @@ impl Keep {
         self.run(tools);
     }
 
-    /// A peer has stored a block, or will not.
+    /// A peer has stored a block, or says why it will not.
     pub fn handle_stored(
         &mut self,
         tools: &mut Tools<'_>,
         conn: ConnId,
         block: BlockId,
-        stored: bool,
+        refusal: Option<Answer>,
     ) {
         let peer = self.by_conn.get(&conn).copied();
         let Some((peer, link)) = peer.and_then(|peer| Some((peer, self.links.get_mut(&peer)?)))
@@ -585,10 +618,9 @@ impl Keep {
         };
         tools.transfer.answered(tools.now, conn);
         link.late = false;
-        let outcome = if stored {
-            Outcome::Holds
-        } else {
-            Outcome::Refuses
+        let outcome = match refusal {
+            None => Outcome::Holds,
+            refusal => Outcome::Refuses(refusal),
         };
         self.results.push_back((id, peer, outcome));
         self.ready.insert(peer);
@@ -638,15 +670,7 @@ impl Keep {
                     self.run(tools);
                 }
                 Timer::Late(peer) => self.check_late(tools, peer),
-                Timer::Release => {
-                    let some = self.orphans.len().min(RELEASES_PER_STEP);
-                    for id in self.orphans.drain(..some) {
-                        tools.store.release(&id);
-                    }
-                    if !self.orphans.is_empty() {
-                        self.timers.set(Timer::Release, tools.now + WORK_PAUSE);
-                    }
-                }
+                Timer::End => self.end_some(tools),
                 Timer::Progress(client) => {
                     if let Some(session) = self.sessions.get(&client) {
                         tools.transfer.send(client, &session.progress());

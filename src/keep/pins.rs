@@ -10,7 +10,7 @@ use crate::block::walk::{Place, Walk};
 use crate::block::{Form, Role};
 use crate::id::BlockId;
 use crate::limits::{PIN_OVERHEAD, PIN_RECHECK, PIN_STEPS, PIN_WANTS, RESERVATION};
-use crate::store::{Pin, Store, StoreError};
+use crate::store::{Hold, Pin, Store, StoreError};
 use crate::time::Instant;
 use crate::transfer::ConnId;
 use crate::wire::frame::{Frame, MissingReason};
@@ -268,9 +268,9 @@ impl Pins {
             };
             let is_here = store.has(&place.id);
             if is_here {
-                // From now on it is kept for the pin, and needs no lease.
+                // From now on it is kept for the pin, and nothing else need hold it.
                 store.mark(&place.id);
-                store.release(&place.id);
+                store.release(&place.id, Hold::Kept);
             }
             if !is_here {
                 // The same block may lie at several places.

@@ -4,8 +4,17 @@ use crate::block::Role;
 use crate::id::{BlockId, NodeId};
 use crate::limits::{COPIES_MAX, PLACING_MAX};
 use crate::time::Instant;
-use crate::wire::frame::{Frame, Settled};
-use std::collections::{BTreeSet, VecDeque};
+use crate::wire::frame::{Answer, Frame, Settled};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// How many copies a block of this role should have where leaves should have `copies`, at most `COPIES_MAX`: roots
+/// and nodes, without which nothing is found, twice as many.
+pub fn copies_wanted(copies: u8, role: Role) -> u8 {
+    match role {
+        Role::Leaf => copies,
+        Role::Node | Role::Root => copies.saturating_mul(2).min(COPIES_MAX),
+    }
+}
 
 /// The state of a share.
 pub struct Session {
@@ -25,10 +34,15 @@ pub struct Session {
     short: Vec<(BlockId, Role, u8)>,
     /// The fewest copies among blocks done with that are not in `short`.
     least: u8,
-    /// Blocks done with that have fewer copies than were aimed at, but enough: the own copy is under lease.
+    /// Blocks done with that have fewer copies than were aimed at, but enough: the own copy is under lease, and may go
+    /// if there is no room.
     counted: Vec<BlockId>,
+    /// Other blocks done with whose own copy is under lease; with `counted` no more than the allotment holds.
+    leased: Vec<BlockId>,
     /// Peers that hold any of the blocks.
     holders: BTreeSet<NodeId>,
+    /// How often peers have refused a block, by reason.
+    refusals: BTreeMap<Answer, u64>,
     /// Nothing more is added; what is short is tried again until then.
     retry_until: Option<Instant>,
 }
@@ -47,24 +61,16 @@ impl Session {
             short: Vec::new(),
             least: COPIES_MAX,
             counted: Vec::new(),
+            leased: Vec::new(),
             holders: BTreeSet::new(),
+            refusals: BTreeMap::new(),
             retry_until: None,
         }
     }
 
-    /// Whether the own copies stay until the file is pinned.
-    pub fn is_to_be_pinned(&self) -> bool {
-        self.pin
-    }
-
-    /// How many copies a block of this role should get: roots and nodes, without which nothing is found, twice
-    /// as many as leaves.
+    /// How many copies a block of this role should get.
     pub fn wanted(&self, role: Role) -> usize {
-        let copies = usize::from(self.copies);
-        match role {
-            Role::Leaf => copies,
-            Role::Node | Role::Root => (2 * copies).min(usize::from(COPIES_MAX)),
-        }
+        usize::from(copies_wanted(self.copies, role))
     }
 
     /// One more block.
@@ -80,20 +86,30 @@ impl Session {
         Some(next)
     }
 
-    /// A block is done with.
-    pub fn finish(&mut self, block: BlockId, role: Role, holders: &BTreeSet<NodeId>) {
+    /// A block is done with. Whether nothing need hold the own copy any more.
+    pub fn finish(&mut self, block: BlockId, role: Role, holders: &BTreeSet<NodeId>) -> bool {
         self.active -= 1;
         self.placed += 1;
         let copies = holders.len() as u8;
         self.holders.extend(holders);
         if copies < self.min_copies && self.short.len() < PLACING_MAX {
             self.short.push((block, role, copies));
-        } else {
-            self.least = self.least.min(copies);
-            if !self.pin && copies > 0 && holders.len() < self.wanted(role) {
-                self.counted.push(block);
-            }
+            return false;
         }
+        self.least = self.least.min(copies);
+        if self.pin || copies == 0 {
+            self.leased.push(block);
+        } else if holders.len() < self.wanted(role) {
+            self.counted.push(block);
+        } else {
+            return true;
+        }
+        false
+    }
+
+    /// A peer has refused a block.
+    pub fn handle_refusal(&mut self, reason: Answer) {
+        *self.refusals.entry(reason).or_default() += 1;
     }
 
     /// The blocks that have copies, though fewer than were aimed at; each is given once.
@@ -105,7 +121,8 @@ impl Session {
     pub fn leased(&self) -> impl Iterator<Item = BlockId> + '_ {
         let pending = self.pending.iter().map(|it| it.0);
         let short = self.short.iter().map(|it| it.0);
-        pending.chain(short).chain(self.counted.iter().copied())
+        let done = self.counted.iter().chain(&self.leased).copied();
+        pending.chain(short).chain(done)
     }
 
     /// Nothing more is added; what is short may be tried again until `deadline`.
@@ -162,7 +179,13 @@ impl Session {
             least,
             holders,
             reached: reached || holders > 0,
+            refusal: self.most_frequent_refusal(),
         }
+    }
+
+    fn most_frequent_refusal(&self) -> Option<Answer> {
+        let most = self.refusals.iter().max_by_key(|(_, times)| **times);
+        most.map(|(reason, _)| *reason)
     }
 }
 
@@ -186,6 +209,9 @@ mod tests {
         session.finish(BlockId([1; 32]), Role::Leaf, &holders(1));
         session.finish(BlockId([2; 32]), Role::Leaf, &holders(3));
         assert!(session.is_placed() && session.is_short());
+        for reason in [Answer::Quota, Answer::Full, Answer::Full] {
+            session.handle_refusal(reason);
+        }
         assert_eq!(session.outcome(true).least, 1);
         session.retry();
         assert!(!session.is_placed());
@@ -196,6 +222,7 @@ mod tests {
             least: 3,
             holders: 5,
             reached: true,
+            refusal: Some(Answer::Full),
         };
         assert_eq!(
             session.outcome(false),

@@ -99,7 +99,7 @@ impl World {
                 Event::Closed { conn, .. } => keep.handle_closed(tools, conn),
                 Event::Frame { conn, frame } => match frame {
                     Frame::Want(answers) => keep.handle_want(tools, conn, answers),
-                    Frame::Stored { id, .. } => keep.handle_stored(tools, conn, id, true),
+                    Frame::Stored { id, .. } => keep.handle_stored(tools, conn, id, None),
                     _ => {}
                 },
                 Event::OtherVersion { .. } => {}

@@ -6,7 +6,7 @@ use crate::block::{Block, Kind};
 use crate::id::BlockId;
 use crate::keep;
 use crate::limits::*;
-use crate::store::{Claim, Store, StoreError, Terms};
+use crate::store::{Claim, Hold, Store, StoreError, Terms};
 use crate::time::Instant;
 use crate::transfer::{BlockHead, ConnId, Source};
 use crate::wire::frame::{Answer, ByeReason, Frame, Offered, PayloadFrame};
@@ -59,12 +59,12 @@ impl<S: Store> Node<S> {
             }
             Frame::Stored { id, .. } => {
                 let (keep, mut tools) = self.keep_tools(now);
-                keep.handle_stored(&mut tools, conn, id, true);
+                keep.handle_stored(&mut tools, conn, id, None);
             }
             Frame::Refused { id, answer } => {
                 debug!("{:?} refuses {id:?}: {answer:?}", self.transfer.addr(conn));
                 let (keep, mut tools) = self.keep_tools(now);
-                keep.handle_stored(&mut tools, conn, id, false);
+                keep.handle_stored(&mut tools, conn, id, Some(answer));
             }
             Frame::Dialed(nonce) => {
                 if let (Some(peer), Some(addr)) =
@@ -237,6 +237,10 @@ impl<S: Store> Node<S> {
                     fetch.want(&mut tools, conn, id);
                 }
             }
+            Frame::Count(blocks) => {
+                let (counts, mut tools) = self.counts_tools(now);
+                counts.count(&mut tools, conn, blocks);
+            }
             Frame::Status => {
                 let text = self.status(now);
                 self.transfer.send(conn, &Frame::Text(text));
@@ -273,7 +277,7 @@ impl<S: Store> Node<S> {
     /// room, it waits as long as others may go, because copies of them are counted.
     fn add_block(&mut self, now: Instant, conn: ConnId, block: Block) {
         let terms = Terms {
-            is_leased: true,
+            hold: Hold::Leased,
             ..granted(now, LIFETIME_MAX.as_secs() as u32)
         };
         let mut stored = self.store_block(&block, terms, None);
@@ -297,7 +301,13 @@ impl<S: Store> Node<S> {
             }
             Err(error) => {
                 let status = if error.is_full() { 8 } else { 1 };
-                let text = format!("cannot keep the own copy: {error}");
+                let stays = match error {
+                    StoreError::Full { .. } => {
+                        "; what is there is pinned, or has too few copies elsewhere to be dropped"
+                    }
+                    _ => "",
+                };
+                let text = format!("cannot keep the own copy: {error}{stays}");
                 self.transfer.send(conn, &Frame::Failed { status, text });
             }
         }

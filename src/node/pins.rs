@@ -50,7 +50,8 @@ impl<S: Store> Node<S> {
         match self.pins.remove(&mut self.store, root) {
             Ok(was) => self.pin_commit(now, conn, Frame::Unpinned(was)),
             Err(error) => {
-                let (status, text) = (1, error.to_string());
+                let status = if error.is_full() { 8 } else { 1 };
+                let text = error.to_string();
                 self.transfer.send(conn, &Frame::Failed { status, text });
             }
         }

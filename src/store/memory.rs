@@ -1,6 +1,6 @@
 //! A store in memory: the same contract as the pack's, and gone with the process.
 
-use super::{Claim, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified};
+use super::{Claim, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified};
 use crate::block::{Block, Kind};
 use crate::id::{BlockId, Point};
 use crate::limits::BLOCK_CHARGE_MIN;
@@ -70,7 +70,7 @@ impl MemoryStore {
             return true;
         }
         let distance = |id: BlockId| Point::from(id).distance(&claim.home);
-        !held.terms.is_leased
+        held.terms.hold == Hold::Free
             && claim
                 .newcomer
                 .is_none_or(|newcomer| distance(newcomer) < distance(*id))
@@ -152,9 +152,15 @@ impl Store for MemoryStore {
         }
     }
 
-    fn release(&mut self, id: &BlockId) {
+    fn keep(&mut self, id: &BlockId) {
         if let Some(held) = self.blocks.get_mut(id) {
-            held.terms.is_leased = false;
+            held.terms.hold = Hold::Kept;
+        }
+    }
+
+    fn release(&mut self, id: &BlockId, hold: Hold) {
+        if let Some(held) = self.blocks.get_mut(id).filter(|it| it.terms.hold <= hold) {
+            held.terms.hold = Hold::Free;
         }
     }
 
@@ -338,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_goes_before_the_farthest_and_pinned_leased_and_used_never() {
+    fn expired_goes_before_the_farthest_and_pinned_held_and_used_never() {
         let (mut store, blocks) = full();
         store.keep_until(&blocks[6].id(), 20);
         store.set_time(10 * HOUR);
@@ -349,7 +355,7 @@ mod tests {
                 &blocks[3],
                 Terms {
                     expires: 20,
-                    is_leased: true,
+                    hold: Hold::Leased,
                 },
             )
             .unwrap();
@@ -367,7 +373,7 @@ mod tests {
         assert_eq!(held, [false, false, false, true, true, true, true, false]);
         let rest = store.make_room(5 * 4096, &all);
         assert!(rest.is_err() && !store.has(&blocks[6].id()));
-        store.release(&blocks[3].id());
+        store.release(&blocks[3].id(), Hold::Leased);
         store.begin_marking();
         let before = store.usage().pinned_blocks;
         store.end_marking();

@@ -60,14 +60,35 @@ pub struct Usage {
     pub is_halved: bool,
 }
 
+/// What keeps a block, as long as it has not expired, when there is no room for all.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+pub enum Hold {
+    /// Nothing but that it is closer than others.
+    #[default]
+    Free,
+    /// It is the own copy of a share that is under way. Ends with the process: a store does not write it down.
+    Leased,
+    /// It is the own copy of a share that has ended with fewer copies elsewhere than were wanted.
+    Kept,
+}
+
+impl Hold {
+    /// As a store writes it down.
+    pub fn lasting(self) -> Hold {
+        match self {
+            Hold::Free | Hold::Leased => Hold::Free,
+            Hold::Kept => Hold::Kept,
+        }
+    }
+}
+
 /// How long a block is kept when there is no room for all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Terms {
     /// In whole hours since the Unix epoch; from then on it is among the first to go.
     pub expires: u32,
-    /// The own copy of a client, whose other copies have not been counted yet: kept until then, or until it
-    /// expires.
-    pub is_leased: bool,
+    /// What keeps it until then.
+    pub hold: Hold,
 }
 
 impl Terms {
@@ -75,7 +96,7 @@ impl Terms {
     pub fn until(secs: u64) -> Terms {
         Terms {
             expires: u32::try_from(secs.div_ceil(3600)).unwrap_or(u32::MAX),
-            is_leased: false,
+            hold: Hold::Free,
         }
     }
 
@@ -88,16 +109,22 @@ impl Terms {
                 true => other.expires.max(later),
                 false => self.expires,
             },
-            is_leased: self.is_leased || other.is_leased,
+            hold: self.hold.max(other.hold),
         }
     }
 
-    /// Both of two: the later end, and the lease of either.
+    /// Both of two: the later end, and the stronger hold.
     pub fn or(self, other: Terms) -> Terms {
         Terms {
             expires: self.expires.max(other.expires),
-            is_leased: self.is_leased || other.is_leased,
+            hold: self.hold.max(other.hold),
         }
+    }
+
+    /// As a store writes them down.
+    pub fn lasting(self) -> Terms {
+        let hold = self.hold.lasting();
+        Terms { hold, ..self }
     }
 }
 
@@ -111,7 +138,7 @@ pub struct Pin {
 }
 
 /// Who goes first when a block has to make room for others. First what is expired, then what is farthest from
-/// `home`; never what is pinned, leased or in use, and nothing that is closer than the newcomer.
+/// `home`; never what is pinned, held or in use, and nothing that is closer than the newcomer.
 pub struct Claim<'a> {
     /// The own place in the space of addresses.
     pub home: Point,
@@ -250,8 +277,11 @@ pub trait Store {
     /// it is not here.
     fn keep_until(&mut self, id: &BlockId, expires: u32);
 
-    /// Ends a block's lease. Harmless if it has none.
-    fn release(&mut self, id: &BlockId);
+    /// Holds a block on, though the share that leased it has ended. Harmless if it is not here.
+    fn keep(&mut self, id: &BlockId);
+
+    /// Ends what holds a block, if it is no more than this. Harmless if it is not here.
+    fn release(&mut self, id: &BlockId, hold: Hold);
 
     /// Takes a block out; whether it was here. Its space comes back after the next commit, in steps. It may be
     /// here again after a power cut before that.

@@ -111,6 +111,21 @@ pub struct Settled {
     pub holders: u32,
     /// Whether any other peer answered at all.
     pub reached: bool,
+    /// For which reason peers have refused blocks most often; `None` if none has.
+    pub refusal: Option<Answer>,
+}
+
+/// How many copies of a block there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counted {
+    /// Its address.
+    pub id: BlockId,
+    /// Peers of its neighbourhood that say they have it; at most `answered`.
+    pub copies: u8,
+    /// Peers of its neighbourhood that were asked and have answered.
+    pub answered: u8,
+    /// Whether the peer that counts has it, too.
+    pub own: bool,
 }
 
 /// How far a verification is.
@@ -224,6 +239,10 @@ pub enum Frame {
     Unpinned(bool),
     /// Asks for a list of all pins; and, from the peer, its end.
     Pins,
+    /// Asks how many copies of each of these blocks the network has.
+    Count(Vec<BlockId>),
+    /// Some of the answers, in any order.
+    Counted(Vec<Counted>),
     /// An address to bootstrap from.
     Peer(SocketAddr),
     /// From a `serve` that wants the directory: take no new clients.
@@ -261,6 +280,9 @@ impl PayloadHead {
 /// Bytes of an offered block.
 const OFFERED_LEN: usize = 32 + 4;
 
+/// Bytes of a counted block.
+const COUNTED_LEN: usize = 32 + 3;
+
 const HELLO: u8 = 1;
 const BYE: u8 = 2;
 const OFFER: u8 = 3;
@@ -294,6 +316,8 @@ const PINNED: u8 = 50;
 const UNPIN: u8 = 51;
 const UNPINNED: u8 = 52;
 const PINS: u8 = 53;
+const COUNT: u8 = 54;
+const COUNTED: u8 = 55;
 
 /// The head of a payload frame with `len` bytes of payload, at most [`BLOCK_SIZE_MAX`].
 pub fn payload_head(frame: PayloadFrame, id: &BlockId, kind: Kind, len: usize) -> PayloadHead {
@@ -395,6 +419,7 @@ impl Frame {
                 out.push(settled.least);
                 out.extend_from_slice(&settled.holders.to_be_bytes());
                 out.push(u8::from(settled.reached));
+                out.push(settled.refusal.map_or(0, |reason| reason as u8));
             }
             Frame::Progress { placed, holders } => {
                 out.push(PROGRESS);
@@ -453,6 +478,17 @@ impl Frame {
             Frame::Unpin(root) => put_id(out, UNPIN, root),
             Frame::Unpinned(was) => out.extend_from_slice(&[UNPINNED, u8::from(*was)]),
             Frame::Pins => out.push(PINS),
+            Frame::Count(ids) => {
+                out.push(COUNT);
+                out.extend(ids.iter().flat_map(|id| id.0));
+            }
+            Frame::Counted(counted) => {
+                out.push(COUNTED);
+                for it in counted {
+                    out.extend_from_slice(&it.id.0);
+                    out.extend_from_slice(&[it.copies, it.answered, u8::from(it.own)]);
+                }
+            }
             Frame::Yield => out.push(YIELD),
             Frame::Failed { status, text } => {
                 out.extend_from_slice(&[FAILED, *status]);
@@ -504,14 +540,7 @@ impl Frame {
                 }
             }
             OFFER => {
-                let bytes = reader.rest();
-                if bytes.is_empty()
-                    || !bytes.len().is_multiple_of(OFFERED_LEN)
-                    || bytes.len() / OFFERED_LEN > OFFER_MAX
-                {
-                    return Err(Malformed::Value("number of addresses"));
-                }
-                let offered = bytes.chunks_exact(OFFERED_LEN).map(|offered| {
+                let offered = items(&mut reader, OFFERED_LEN)?.map(|offered| {
                     let mut reader = Reader::new(offered);
                     Ok(Offered {
                         id: BlockId(reader.array()?),
@@ -555,6 +584,10 @@ impl Frame {
                 least: reader.u8()?,
                 holders: reader.u32()?,
                 reached: boolean(&mut reader)?,
+                refusal: match reader.u8()? {
+                    0 => None,
+                    reason => Some(answer(reason)?),
+                },
             }),
             PROGRESS => Frame::Progress {
                 placed: reader.u64()?,
@@ -617,6 +650,15 @@ impl Frame {
             UNPIN => Frame::Unpin(BlockId(reader.array()?)),
             UNPINNED => Frame::Unpinned(boolean(&mut reader)?),
             PINS => Frame::Pins,
+            COUNT => {
+                let ids = items(&mut reader, 32)?;
+                let ids = ids.map(|id| Ok(BlockId(Reader::new(id).array()?)));
+                Frame::Count(ids.collect::<Result<_, _>>()?)
+            }
+            COUNTED => {
+                let counted = items(&mut reader, COUNTED_LEN)?.map(counted);
+                Frame::Counted(counted.collect::<Result<_, _>>()?)
+            }
             YIELD => Frame::Yield,
             FAILED => Frame::Failed {
                 status: reader.u8()?,
@@ -632,6 +674,32 @@ impl Frame {
 fn put_id(out: &mut Vec<u8>, kind: u8, id: &BlockId) {
     out.push(kind);
     out.extend_from_slice(&id.0);
+}
+
+/// The items of a list, 1 to [`OFFER_MAX`] of them, of so many bytes each.
+fn items<'a>(
+    reader: &mut Reader<'a>,
+    len: usize,
+) -> Result<std::slice::ChunksExact<'a, u8>, Malformed> {
+    let bytes = reader.rest();
+    if bytes.is_empty() || !bytes.len().is_multiple_of(len) || bytes.len() / len > OFFER_MAX {
+        return Err(Malformed::Value("number of addresses"));
+    }
+    Ok(bytes.chunks_exact(len))
+}
+
+fn counted(bytes: &[u8]) -> Result<Counted, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let counted = Counted {
+        id: BlockId(reader.array()?),
+        copies: reader.u8()?,
+        answered: reader.u8()?,
+        own: boolean(&mut reader)?,
+    };
+    match counted.copies <= counted.answered {
+        true => Ok(counted),
+        false => Err(Malformed::Value("number of copies")),
+    }
 }
 
 fn boolean(reader: &mut Reader<'_>) -> Result<bool, Malformed> {

@@ -104,7 +104,7 @@ fn broken_streams(role: u8) -> Vec<Vec<u8>> {
             streams.push(after(&[&head[..], &random_bytes(500, 1)].concat()));
         }
     }
-    for kind in 0..=50 {
+    for kind in 0..=60 {
         for len in [0, 1, 2, 33, 34, 100] {
             streams.push(after(&frame(kind, &random_bytes(len, u64::from(kind)))));
         }

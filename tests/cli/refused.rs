@@ -43,10 +43,6 @@ fn wrong_command_lines_are_refused_before_anything_is_touched() {
         ),
         (&["help", "frobnicate"], &["frobnicate: no such command"]),
         (
-            &["check", &hex],
-            &["check is not available in this version"],
-        ),
-        (
             &["share", "--json", "f"],
             &["--json is not available in this version"],
         ),

@@ -2,8 +2,10 @@
 
 use crate::harness::*;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Stdio;
 
 /// Bytes that a directory takes on its file system, as `du` counts them.
 pub fn disk_usage(dir: &Path) -> u64 {
@@ -80,4 +82,55 @@ fn full_peer_takes_what_is_closer_and_says_how_often_it_refused() {
     }
     first.stop();
     small.stop();
+}
+
+/// A share that is under way: some of its blocks are in the store of the peer, and more are to come.
+fn begin_share(lab: &Lab, peer: &Serve, content: &[u8]) -> Process {
+    let share = ["share", "-q", "--min-copies", "0", "-d"];
+    let mut run = lab.strew(share).arg(&peer.dir);
+    run.command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut client = run.start();
+    let stdin = client.0.stdin.as_mut().expect("it is piped");
+    stdin.write_all(content).expect("it is taken");
+    let least = content.len() as u64 / 262_144;
+    await_true("blocks in the store", || {
+        let blocks: u64 = lab.status(&peer.dir, "blocks").parse().expect("a number");
+        blocks >= least
+    });
+    client
+}
+
+#[test]
+fn share_that_does_not_end_keeps_no_room() {
+    let lab = Lab::new();
+    let args = ["--capacity", "3M"];
+    let content = |n: u64| random_bytes(1_800_000, 40 + n);
+    let share = |peer: &Serve, n: u64| {
+        let file = lab.file("file", &content(n));
+        let share = ["share", "-q", "--min-copies", "0", "-d"];
+        lab.strew(share).arg(&peer.dir).arg(file).run()
+    };
+    // Its client is killed, or the peer is, with a client at work.
+    let peer = lab.serve("first", &args);
+    let mut client = begin_share(&lab, &peer, &content(0));
+    kill(client.id(), 9);
+    client.wait(LIMIT).expect("it is killed");
+    await_true("room for another", || share(&peer, 1).status.success());
+    peer.stop();
+    let peer = lab.serve("second", &args);
+    let _client = begin_share(&lab, &peer, &content(0));
+    peer.kill();
+    let peer = lab.serve("second", &args);
+    share(&peer, 1).expect_status(0);
+    peer.stop();
+
+    // One that does end, and has no copies elsewhere, is kept, whatever becomes of the peer.
+    let peer = lab.serve("third", &args);
+    let address = share(&peer, 0).text();
+    peer.kill();
+    let peer = lab.serve("third", &args);
+    share(&peer, 1).expect_failure(8, &["own copy", "--capacity"]);
+    let fetch = ["fetch", "-q", "-d", "third", address.trim()];
+    assert!(lab.strew(fetch).run().bytes() == content(0));
+    peer.stop();
 }

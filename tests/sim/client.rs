@@ -6,9 +6,10 @@ use strew::block::address::Address;
 use strew::block::decode::Decoder;
 use strew::block::encode::Encoder;
 use strew::block::{Block, Form};
-use strew::id::NodeKey;
+use strew::id::{BlockId, NodeKey};
+use strew::limits::OFFER_MAX;
 use strew::time::Instant;
-use strew::wire::frame::{Frame, FrameDecoder, Hello, MissingReason, PeerRole, Settled};
+use strew::wire::frame::{Counted, Frame, FrameDecoder, Hello, MissingReason, PeerRole, Settled};
 
 /// Blocks that a share has given to its peer and that are not yet answered, at most.
 const ADDS_MAX: usize = 16;
@@ -30,6 +31,10 @@ enum Task {
         decoder: Decoder,
         data: Vec<u8>,
     },
+    Count {
+        waiting: usize,
+        counted: Vec<Counted>,
+    },
 }
 
 /// What came of it.
@@ -38,6 +43,7 @@ pub enum Outcome {
     Shared(Address, Settled),
     Fetched(Vec<u8>),
     Missing(MissingReason, u32),
+    Counted(Vec<Counted>),
     Failed(String),
 }
 
@@ -78,6 +84,17 @@ impl World {
             data: Vec::new(),
         };
         self.begin(peer, task, Vec::new())
+    }
+
+    /// Begins to have the copies of blocks counted by a peer.
+    pub fn begin_count(&mut self, peer: PeerId, blocks: &[BlockId]) -> ClientId {
+        let task = Task::Count {
+            waiting: blocks.len(),
+            counted: Vec::new(),
+        };
+        let frames = blocks.chunks(OFFER_MAX);
+        let frames = frames.map(|some| Frame::Count(some.to_vec())).collect();
+        self.begin(peer, task, frames)
     }
 
     fn begin(&mut self, peer: PeerId, task: Task, first: Vec<Frame>) -> ClientId {
@@ -171,6 +188,7 @@ impl World {
                     frames.push(Frame::Settle);
                 }
             }
+            Task::Count { .. } => {}
             Task::Fetch { decoder, data } => {
                 loop {
                     let mut idle = true;
@@ -238,6 +256,11 @@ impl World {
             }
             (Frame::Missing { reason, asked, .. }, Task::Fetch { .. }) => {
                 Some(Outcome::Missing(reason, asked))
+            }
+            (Frame::Counted(some), Task::Count { waiting, counted }) => {
+                *waiting -= some.len();
+                counted.extend(some);
+                (*waiting == 0).then(|| Outcome::Counted(std::mem::take(counted)))
             }
             (Frame::Failed { text, .. }, _) => Some(Outcome::Failed(text)),
             (other, _) => panic!("a frame that nobody waits for: {other:?}"),

@@ -3,6 +3,7 @@
 //! A failure prints its seed and the command that repeats it.
 
 mod client;
+mod counts;
 mod files;
 mod hostile;
 mod network;

@@ -26,7 +26,7 @@ struct World {
 fn terms() -> Terms {
     Terms {
         expires: 1000,
-        is_leased: false,
+        hold: Hold::Free,
     }
 }
 

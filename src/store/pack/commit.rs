@@ -167,7 +167,7 @@ impl PackStore {
         for (nth, copied) in self.pending.moves.iter().enumerate() {
             if let Move::Block { id, from, to } = copied {
                 let now = self.index.at(id, from.offset).map(|now| now.terms);
-                if let Some(now) = now.filter(|now| *now != from.terms) {
+                if let Some(now) = now.filter(|now| now.lasting() != from.terms.lasting()) {
                     terms.insert(*to, (nth, now));
                 }
             }
@@ -312,7 +312,7 @@ impl PackStore {
                 self.index.insert(&id, moved);
                 if let Some(terms) = self.pending.terms.remove(&from.offset) {
                     self.pending.terms.insert(to, terms);
-                } else if now.terms != from.terms {
+                } else if now.terms.lasting() != from.terms.lasting() {
                     self.pending.terms.insert(to, now.terms);
                 }
             }

@@ -1,5 +1,5 @@
 //! Which block goes first when there is no room: what is expired, then what is farthest from home. Never what is
-//! pinned, leased or in use, nor what is closer than the newcomer.
+//! pinned, held or in use, nor what is closer than the newcomer.
 //!
 //! What a search has passed over in vain is remembered until something changes that lets more go; so a pack that
 //! is full of pinned blocks does not cost a walk over them each time. Distances are compared by the first 64 bits.
@@ -8,7 +8,7 @@ use super::index::{prefix, Entry, Index, Key, FIRST_KEY};
 use super::record;
 use crate::id::BlockId;
 use crate::limits::EVICT_SEARCH_MAX;
-use crate::store::Claim;
+use crate::store::{Claim, Hold};
 
 /// Which blocks belong to pinned files, told by two marks that take turns.
 #[derive(Default)]
@@ -323,7 +323,7 @@ impl Evictor {
             if beyond.is_some_and(|beyond| distance <= beyond) || found.is_enough() {
                 return;
             }
-            if marks.protect(&entry) || entry.terms.is_leased {
+            if marks.protect(&entry) || entry.terms.hold != Hold::Free {
                 continue;
             }
             match free(&entry) {
@@ -438,7 +438,7 @@ mod tests {
             checked: true,
             terms: Terms {
                 expires,
-                is_leased: false,
+                hold: Hold::Free,
             },
             marks: 0,
         }
@@ -576,7 +576,7 @@ mod tests {
         // All but one, which is leased.
         index.retain(|entry| {
             let mut leased = entry;
-            leased.terms.is_leased = true;
+            leased.terms.hold = Hold::Leased;
             let is_pinned = number(&entry) != 7;
             Some(marks.mark(&entry).filter(|_| is_pinned).unwrap_or(leased))
         });

@@ -13,7 +13,7 @@
 
 use crate::block::Kind;
 use crate::id::BlockId;
-use crate::store::Terms;
+use crate::store::{Hold, Terms};
 
 /// Bytes of a pack at most: what a place has bits for.
 pub(super) const PACK_SIZE_MAX: u64 = 1 << (OFFSET_BITS + 3);
@@ -25,10 +25,11 @@ const OFFSET_BITS: u32 = 42;
 const LEN_BITS: u32 = 18;
 const KIND_BITS: u32 = 3;
 
-/// Bits of the last 4 bytes: whole hours since the Unix epoch, until the year 3883; a lease; two marks.
+/// Bits of the last 4 bytes: whole hours since the Unix epoch, until the year 3883; what holds it; two marks.
 const EXPIRES_BITS: u32 = 24;
-const LEASED: u32 = 1 << 24;
-const MARKS_AT: u32 = 25;
+const KEPT: u32 = 1 << 24;
+const LEASED: u32 = 1 << 25;
+const MARKS_AT: u32 = 26;
 
 const _: () = assert!(OFFSET_BITS + LEN_BITS + KIND_BITS + 1 == u64::BITS);
 const _: () = assert!(crate::limits::BLOCK_SIZE_MAX == 1 << LEN_BITS);
@@ -77,7 +78,11 @@ impl Place {
         packed = packed << KIND_BITS | u64::from(entry.kind.to_byte());
         packed = packed << 1 | u64::from(entry.checked);
         let mut rest = entry.terms.expires.min((1 << EXPIRES_BITS) - 1);
-        rest |= if entry.terms.is_leased { LEASED } else { 0 };
+        rest |= match entry.terms.hold {
+            Hold::Free => 0,
+            Hold::Leased => LEASED,
+            Hold::Kept => KEPT,
+        };
         rest |= u32::from(entry.marks & 3) << MARKS_AT;
         Place {
             prefix,
@@ -102,7 +107,11 @@ impl Place {
             checked: self.packed & 1 == 1,
             terms: Terms {
                 expires: self.rest & ((1 << EXPIRES_BITS) - 1),
-                is_leased: self.rest & LEASED != 0,
+                hold: match (self.rest & KEPT != 0, self.rest & LEASED != 0) {
+                    (true, _) => Hold::Kept,
+                    (false, true) => Hold::Leased,
+                    (false, false) => Hold::Free,
+                },
             },
             marks: (self.rest >> MARKS_AT) as u8 & 3,
         })
@@ -121,6 +130,7 @@ pub(super) fn encode_entry(prefix: u64, entry: &Entry) -> [u8; ENTRY_LEN] {
     let lasting = Entry {
         checked: false,
         marks: 0,
+        terms: entry.terms.lasting(),
         ..*entry
     };
     let place = Place::new(prefix, &lasting);
@@ -356,7 +366,7 @@ mod tests {
             checked: n.is_multiple_of(2),
             terms: Terms {
                 expires: n as u32 % (1 << EXPIRES_BITS),
-                is_leased: n.is_multiple_of(3),
+                hold: [Hold::Free, Hold::Leased, Hold::Kept][n as usize % 3],
             },
             marks: n as u8 % 4,
         }
@@ -374,6 +384,7 @@ mod tests {
             let lasting = Entry {
                 checked: false,
                 marks: 0,
+                terms: entry.terms.lasting(),
                 ..entry
             };
             let mut bytes = encode_entry(7, &entry);

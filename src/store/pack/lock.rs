@@ -145,7 +145,7 @@ impl DirLock {
 }
 
 /// Makes a directory (mode 0700) and those above it that are missing, and their names durable.
-fn make_dir(dir: &Path) -> io::Result<()> {
+pub fn make_dir(dir: &Path) -> io::Result<()> {
     let missing = dir
         .ancestors()
         .take_while(|above| !above.as_os_str().is_empty() && !above.exists());

@@ -28,10 +28,10 @@ mod terms;
 mod verify;
 mod window;
 
-pub use lock::{DirLock, LockError, Role};
+pub use lock::{make_dir, DirLock, LockError, Role};
 pub use opening::Opened;
 
-use super::{Claim, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified};
+use super::{Claim, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified};
 use crate::block::{Block, Kind};
 use crate::id::{BlockId, Point};
 use crate::limits::*;
@@ -218,8 +218,10 @@ impl PackStore {
             return;
         }
         self.index.update(id, Entry { terms, ..*entry });
-        self.pending.terms.insert(entry.offset, terms);
-        if entry.terms.is_leased && !terms.is_leased {
+        if terms.lasting() != entry.terms.lasting() {
+            self.pending.terms.insert(entry.offset, terms);
+        }
+        if entry.terms.hold != Hold::Free && terms.hold == Hold::Free {
             self.evictor.handle_release(id);
         }
     }
@@ -358,19 +360,37 @@ impl Store for PackStore {
         if let Some(entry) = self.find(id) {
             let later = Terms {
                 expires,
-                is_leased: false,
+                hold: Hold::Free,
             };
             self.set_terms(id, &entry, entry.terms.renewed(later));
         }
     }
 
-    fn release(&mut self, id: &BlockId) {
+    fn keep(&mut self, id: &BlockId) {
         if let Some(entry) = self.find(id) {
-            let terms = Terms {
-                is_leased: false,
-                ..entry.terms
-            };
-            self.set_terms(id, &entry, terms);
+            let hold = Hold::Kept;
+            self.set_terms(
+                id,
+                &entry,
+                Terms {
+                    hold,
+                    ..entry.terms
+                },
+            );
+        }
+    }
+
+    fn release(&mut self, id: &BlockId, hold: Hold) {
+        if let Some(entry) = self.find(id).filter(|it| it.terms.hold <= hold) {
+            let hold = Hold::Free;
+            self.set_terms(
+                id,
+                &entry,
+                Terms {
+                    hold,
+                    ..entry.terms
+                },
+            );
         }
     }
 

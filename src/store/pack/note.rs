@@ -4,14 +4,14 @@
 //! files that are pinned. Nothing here touches a file.
 
 use super::record::ALIGN;
-use crate::store::Terms;
+use crate::store::{Hold, Terms};
 use crate::wire::codec::Reader;
 
 /// Bytes of one statement of a note.
 pub(super) const STATEMENT_LEN: usize = 16;
 
-/// The bit of the flags of terms that says that the block is leased.
-const FLAG_LEASED: u32 = 1;
+/// The bit of the flags of terms that says that the block is kept.
+const FLAG_KEPT: u32 = 1;
 
 /// A stretch of the file: from this offset up to, not including, that one.
 pub(super) type Stretch = (u64, u64);
@@ -40,7 +40,10 @@ pub(super) fn decode_gaps(payload: &[u8], offset: u64) -> impl Iterator<Item = S
 pub(super) fn encode_terms(terms: impl Iterator<Item = (u64, Terms)>) -> Vec<u8> {
     let mut payload = Vec::new();
     for (offset, terms) in terms {
-        let flags = if terms.is_leased { FLAG_LEASED } else { 0 };
+        let flags = match terms.hold {
+            Hold::Free | Hold::Leased => 0,
+            Hold::Kept => FLAG_KEPT,
+        };
         payload.extend_from_slice(&offset.to_be_bytes());
         payload.extend_from_slice(&terms.expires.to_be_bytes());
         payload.extend_from_slice(&flags.to_be_bytes());
@@ -54,7 +57,10 @@ pub(super) fn decode_terms(payload: &[u8], offset: u64) -> impl Iterator<Item = 
         let at = statement.u64().ok().filter(|&at| at < offset)?;
         let terms = Terms {
             expires: statement.u32().ok()?,
-            is_leased: statement.u32().ok()? & FLAG_LEASED != 0,
+            hold: match statement.u32().ok()? & FLAG_KEPT {
+                0 => Hold::Free,
+                _ => Hold::Kept,
+            },
         };
         Some((at, terms))
     })
@@ -101,10 +107,7 @@ mod tests {
         let endless = [[0xff; 8], [0xff; 8]].concat();
         assert_eq!(decode_gaps(&endless, u64::MAX).count(), 0);
 
-        let terms = [true, false].map(|is_leased| Terms {
-            expires: 77,
-            is_leased,
-        });
+        let terms = [Hold::Kept, Hold::Free].map(|hold| Terms { expires: 77, hold });
         let terms = [(64, terms[0]), (72, terms[1])];
         let payload = encode_terms(terms.into_iter());
         assert_eq!(decode_terms(&payload, 73).collect::<Vec<_>>(), terms);

@@ -6,7 +6,7 @@
 use crate::block::Block;
 use crate::id::BlockId;
 use crate::limits::BLOCK_SIZE_MAX;
-use crate::store::Terms;
+use crate::store::{Hold, Terms};
 use crate::wire::codec::{Malformed, Reader};
 use std::fmt;
 
@@ -40,8 +40,8 @@ pub(super) const TYPE_TERMS: u8 = 3;
 /// A file that is pinned.
 pub(super) const TYPE_PIN: u8 = 4;
 
-/// The bit of a block's flags that says that it is leased.
-const FLAG_LEASED: u8 = 1;
+/// The bit of a block's flags that says that it is kept.
+const FLAG_KEPT: u8 = 1;
 
 const MAGIC: [u8; 8] = *b"STREWPAK";
 const VERSION: u32 = 1;
@@ -202,7 +202,10 @@ impl Record {
         bytes[..8].copy_from_slice(id.mark());
         bytes[8] = self.kind_of_record;
         bytes[9] = self.block_kind;
-        bytes[10] = if self.terms.is_leased { FLAG_LEASED } else { 0 };
+        bytes[10] = match self.terms.hold {
+            Hold::Free | Hold::Leased => 0,
+            Hold::Kept => FLAG_KEPT,
+        };
         bytes[12..16].copy_from_slice(&self.len.to_be_bytes());
         bytes[16..48].copy_from_slice(&self.address);
         bytes[48..52].copy_from_slice(&self.stored.to_be_bytes());
@@ -235,7 +238,10 @@ impl Record {
         let stored = reader.u32()?;
         let terms = Terms {
             expires: reader.u32()?,
-            is_leased: flags & FLAG_LEASED != 0,
+            hold: match flags & FLAG_KEPT {
+                0 => Hold::Free,
+                _ => Hold::Kept,
+            },
         };
         let payload_crc = reader.u32()?;
         if reader.u32()? != header_crc(id, offset, &header[..RECORD_CRC_AT]) {
@@ -293,7 +299,7 @@ mod tests {
         let block = Block::new(kind, b"strew some seeds\n".to_vec()).unwrap();
         let terms = Terms {
             expires: 472_943,
-            is_leased: true,
+            hold: Hold::Kept,
         };
         Record::of_block(&block, terms, 1_700_000_000)
     }

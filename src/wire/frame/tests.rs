@@ -22,6 +22,13 @@ const OFFERED: Offered = Offered {
     lifetime: 2_592_000,
 };
 
+const COUNTED_BLOCK: Counted = Counted {
+    id: BlockId([9; 32]),
+    copies: 7,
+    answered: 20,
+    own: true,
+};
+
 fn one_of_each() -> Vec<Frame> {
     let id = BlockId([9; 32]);
     vec![
@@ -71,6 +78,8 @@ fn one_of_each() -> Vec<Frame> {
         Frame::Unpin(id),
         Frame::Unpinned(true),
         Frame::Pins,
+        Frame::Count(vec![id; 2]),
+        Frame::Counted(vec![COUNTED_BLOCK; 3]),
         Frame::Verify { part: 2, of: 3 },
         Frame::Damaged {
             offset: 64,
@@ -95,6 +104,7 @@ fn one_of_each() -> Vec<Frame> {
             least: 2,
             holders: 4,
             reached: true,
+            refusal: Some(Answer::Quota),
         }),
         Frame::Progress {
             placed: 7,
@@ -178,6 +188,7 @@ fn lengths_are_refused_before_anything_is_allocated() {
         (1 + 33 + BLOCK_SIZE_MAX as u32 + 1, BLOCK),
         (1 + 1 + BLOCK_SIZE_MAX as u32 + 1, ADD),
         (FRAME_FIELDS_MAX as u32 + 2, OFFER),
+        (FRAME_FIELDS_MAX as u32 + 2, COUNT),
         (42, HELLO),
     ] {
         let stream = [greeted.clone(), head(len, kind)].concat();
@@ -206,6 +217,32 @@ fn a_remote_peer_cannot_say_what_a_client_can() {
         let read = decode_all(&mut FrameDecoder::new(false), &stream);
         assert_eq!(read.is_err(), kind >= SHARE, "{frame:?}");
     }
+}
+
+#[test]
+fn lists_have_an_item_and_no_more_than_fit_an_offer() {
+    let local = |frame: &Frame| {
+        let mut stream = Vec::new();
+        hello().encode(&mut stream);
+        frame.encode(&mut stream);
+        decode_all(&mut FrameDecoder::new(true), &stream)
+    };
+    for count in [0, 1, OFFER_MAX, OFFER_MAX + 1] {
+        let lists = [
+            Frame::Offer(vec![OFFERED; count]),
+            Frame::Count(vec![OFFERED.id; count]),
+            Frame::Counted(vec![COUNTED_BLOCK; count]),
+        ];
+        for list in lists {
+            let is_good = (1..=OFFER_MAX).contains(&count);
+            assert_eq!(local(&list).is_ok(), is_good, "{count}");
+        }
+    }
+    let more_than_asked = Counted {
+        copies: 21,
+        ..COUNTED_BLOCK
+    };
+    assert!(local(&Frame::Counted(vec![more_than_asked])).is_err());
 }
 
 #[test]

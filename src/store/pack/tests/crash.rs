@@ -11,7 +11,7 @@ use super::{allot, block, number_from_environment};
 use crate::block::Block;
 use crate::id::BlockId;
 use crate::rng::Rng;
-use crate::store::{Pin, Put, Store, Terms};
+use crate::store::{Hold, Pin, Put, Store, Terms};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -44,8 +44,8 @@ struct Known {
     /// The same of pins.
     pinned: BTreeSet<BlockId>,
     unpinned: BTreeSet<BlockId>,
-    /// Until when a block is kept at least, and whether its lease has ended.
-    terms: BTreeMap<BlockId, Terms>,
+    /// On which terms a block is kept: those that are durable, and later ones, which may be.
+    terms: BTreeMap<BlockId, Vec<Terms>>,
 }
 
 /// A pack's life, as known from outside.
@@ -58,7 +58,6 @@ struct History {
     removed: Vec<BlockId>,
     pinned: Vec<BlockId>,
     unpinned: Vec<BlockId>,
-    terms: Vec<(BlockId, Terms)>,
     known: Known,
     /// From how many calls on which is known.
     milestones: Vec<(usize, Known)>,
@@ -76,6 +75,11 @@ impl History {
         self.milestones.push((calls, self.known.clone()));
     }
 
+    /// A block is kept on these from now on.
+    fn handle_terms(&mut self, id: BlockId, terms: Option<Terms>) {
+        self.known.terms.entry(id).or_default().extend(terms);
+    }
+
     /// All that was done is durable.
     fn handle_commit(&mut self) {
         let known = &mut self.known;
@@ -83,7 +87,9 @@ impl History {
         known.gone.extend(self.removed.drain(..));
         known.pinned.extend(self.pinned.drain(..));
         known.unpinned.extend(self.unpinned.drain(..));
-        known.terms.extend(self.terms.drain(..));
+        for terms in known.terms.values_mut() {
+            terms.drain(..terms.len() - 1);
+        }
     }
 
     /// An opening has found this, and has made it durable.
@@ -91,7 +97,7 @@ impl History {
         &mut self,
         found: &BTreeSet<BlockId>,
         pins: &BTreeSet<BlockId>,
-        terms: BTreeMap<BlockId, Terms>,
+        terms: BTreeMap<BlockId, Vec<Terms>>,
     ) {
         for list in [
             &mut self.waiting,
@@ -101,7 +107,6 @@ impl History {
         ] {
             list.clear();
         }
-        self.terms.clear();
         let all: BTreeSet<BlockId> = self.put.keys().copied().collect();
         self.known = Known {
             must: found.clone(),
@@ -154,6 +159,10 @@ pub fn held(store: &mut PackStore, put: &BTreeMap<BlockId, Block>) -> BTreeSet<B
     ids
 }
 
+pub fn some_hold(rng: &mut Rng) -> Hold {
+    [Hold::Free, Hold::Leased, Hold::Kept][rng.below(3) as usize]
+}
+
 /// All that an opening is to find out, but for what it did for it.
 type Contents = (
     Vec<(u64, u32, Terms)>,
@@ -196,11 +205,8 @@ impl Torture {
         }
         for (id, known) in known.terms.iter().filter(|it| found.contains(it.0)) {
             let now = store.terms(id).expect("it was found");
-            assert!(now.expires >= known.expires, "{id} is kept for less");
-            assert!(
-                known.is_leased || !now.is_leased,
-                "the lease of {id} is back"
-            );
+            let is_known = known.iter().any(|known| known.lasting() == now);
+            assert!(is_known, "{id} is kept on {now:?}, of {known:?}");
         }
         let pins = pins_of(&store);
         assert!(known.pinned.is_subset(&pins), "a pin is lost");
@@ -315,10 +321,10 @@ impl Torture {
                 history.put.insert(block.id(), block.clone());
                 let terms = Terms {
                     expires: self.rng.below(9) as u32,
-                    is_leased: self.rng.below(4) == 0,
+                    hold: some_hold(&mut self.rng),
                 };
                 assert!(matches!(store.put(&block, terms), Ok(Put::Written(_))));
-                history.terms.push((block.id(), terms));
+                history.handle_terms(block.id(), Some(terms));
                 history.waiting.push(block.id());
             }
             (9..11, Some(id)) => {
@@ -329,11 +335,14 @@ impl Torture {
             }
             (11, Some(id)) => {
                 store.keep_until(&id, 20 + self.rng.below(200) as u32);
-                history.terms.extend(store.terms(&id).map(|now| (id, now)));
+                history.handle_terms(id, store.terms(&id));
             }
             (12, Some(id)) => {
-                store.release(&id);
-                history.terms.extend(store.terms(&id).map(|now| (id, now)));
+                match self.rng.below(2) {
+                    0 => store.release(&id, Hold::Kept),
+                    _ => store.keep(&id),
+                }
+                history.handle_terms(id, store.terms(&id));
             }
             (13, Some(root)) => {
                 store
@@ -388,7 +397,9 @@ impl Torture {
             history.milestones.clear();
             history.note(0);
             let found = held(&mut store, &history.put);
-            let terms = found.iter().map(|id| (*id, store.terms(id).expect("held")));
+            let terms = found
+                .iter()
+                .map(|id| (*id, vec![store.terms(id).expect("held")]));
             let terms = terms.collect();
             history.handle_opening(&found, &pins_of(&store), terms);
             history.note(log.borrow().ops.len());

@@ -13,7 +13,7 @@ use super::recorded::{Image, Log, Recorded, Wreck};
 use super::{allot, block};
 use crate::block::Block;
 use crate::id::BlockId;
-use crate::store::{Pin, Store, StoreError, Terms};
+use crate::store::{Hold, Pin, Store, StoreError, Terms};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -60,7 +60,7 @@ fn sample(id: [u8; 32]) -> Sample {
         for block in blocks {
             let terms = Terms {
                 expires: 7,
-                is_leased: true,
+                hold: Hold::Kept,
             };
             store.put(block, terms).expect("there is room");
         }

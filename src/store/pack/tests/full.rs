@@ -135,7 +135,7 @@ fn new_terms_stay_within_the_capacity_and_are_kept() {
         let log: Rc<RefCell<Log>> = Rc::default();
         let leased = Terms {
             expires: 100_000,
-            is_leased: true,
+            hold: Hold::Kept,
         };
         let (mut store, ids) = full_pack(&log, 4 << 20, len, leased);
         let used = |store: &PackStore| {
@@ -144,7 +144,7 @@ fn new_terms_stay_within_the_capacity_and_are_kept() {
             assert!(store.disk.allocated().unwrap() <= usage.used_bytes);
         };
         for id in &ids {
-            store.release(id);
+            store.release(id, Hold::Kept);
             store.begin_commit().unwrap();
             used(&store);
         }
@@ -168,7 +168,7 @@ fn new_terms_stay_within_the_capacity_and_are_kept() {
         let expected: Vec<Terms> = ids.iter().map(|id| store.terms(id).unwrap()).collect();
         assert!(expected
             .iter()
-            .all(|it| it.expires >= 719 + 24 * days && !it.is_leased));
+            .all(|it| it.expires >= 719 + 24 * days && it.hold == Hold::Free));
         store.begin_commit().unwrap();
         drop(store);
         let seen = Wreck::new(&Image::default(), &log.borrow().ops).as_seen();
@@ -369,7 +369,7 @@ fn to_ask_for_room_costs_little_when_none_may_go() {
     let mut store = open_with(&Image::default(), &log, allot(8 << 30));
     let later = Terms {
         expires: 1000,
-        is_leased: false,
+        hold: Hold::Free,
     };
     let ids: Vec<BlockId> = (0..COUNT)
         .map(|n| {
@@ -410,7 +410,7 @@ fn to_ask_for_room_costs_little_when_none_may_go() {
     let used = block(b"in use");
     let expired = Terms {
         expires: 1,
-        is_leased: false,
+        hold: Hold::Free,
     };
     store.space.allotment.capacity = 8 << 30;
     store.put(&used, expired).unwrap();
@@ -600,7 +600,7 @@ fn pack_that_is_given_less_shrinks_to_it_and_keeps_what_is_pinned_or_leased() {
             log.borrow_mut().is_holeless = is_holeless;
             let later = Terms {
                 expires: 1000,
-                is_leased: false,
+                hold: Hold::Free,
             };
             let (mut store, ids) = full_pack(&log, 16 << 20, len, later);
             store.begin_marking();
@@ -616,7 +616,7 @@ fn pack_that_is_given_less_shrinks_to_it_and_keeps_what_is_pinned_or_leased() {
                 })
                 .unwrap();
             let lease = Terms {
-                is_leased: true,
+                hold: Hold::Kept,
                 ..later
             };
             let entry = store.find(&leased).unwrap();

@@ -163,7 +163,7 @@ fn churn(store: &mut PackStore, count: u32, terms: Terms) -> u32 {
 
 const LATER: Terms = Terms {
     expires: 1000,
-    is_leased: false,
+    hold: Hold::Free,
 };
 
 #[test]

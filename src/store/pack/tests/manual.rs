@@ -6,7 +6,7 @@ use super::crash::open_on;
 use super::recorded::{Image, Wreck};
 use crate::block::{Block, Form, Kind, Role};
 use crate::id::hex;
-use crate::store::{Pin, Store, Terms};
+use crate::store::{Hold, Pin, Store, Terms};
 use std::rc::Rc;
 
 /// The dumps of the page: lines of eight hexadecimal digits, two spaces, bytes. Each begins at 0.
@@ -73,13 +73,13 @@ fn made() -> Image {
     store.set_time(SECS);
     let block = block();
     let terms = Terms {
-        is_leased: true,
+        hold: Hold::Kept,
         ..Terms::until(SECS + 30 * 86_400)
     };
     store.put(&block, terms).expect("room");
     let root = block.id();
     store.add_pin(Pin { root, len: 17 }).expect("room");
-    store.release(&root);
+    store.release(&root, Hold::Kept);
     store.begin_commit().expect("a sound disk");
     store.remove_pin(&root).expect("room");
     store.begin_commit().expect("a sound disk");

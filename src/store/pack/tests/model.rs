@@ -4,14 +4,14 @@
 //! everything. Both are printed.
 
 use super::super::PackStore;
-use super::crash::{held, open_on};
+use super::crash::{held, open_on, some_hold};
 use super::recorded::{Image, Log, Op, Wreck};
 use super::{block, number_from_environment};
 use crate::block::Block;
 use crate::id::{BlockId, Point};
 use crate::limits::{BLOCK_CHARGE_MIN, RESERVATION};
 use crate::rng::Rng;
-use crate::store::{Claim, Pin, Put, Store, StoreError, Terms};
+use crate::store::{Claim, Hold, Pin, Put, Store, StoreError, Terms};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -141,7 +141,8 @@ impl Twins {
         let distance = |id: BlockId| Point::from(id).distance(&self.home);
         let terms = self.model[id];
         let is_farther = newcomer.is_none_or(|newcomer| distance(newcomer) < distance(*id));
-        !marked.contains(id) && (terms.expires <= self.hour || !terms.is_leased && is_farther)
+        !marked.contains(id)
+            && (terms.expires <= self.hour || terms.hold == Hold::Free && is_farther)
     }
 
     /// Makes room for a block, and looks at who had to go.
@@ -239,7 +240,8 @@ impl Twins {
     fn restart(&mut self, rng: &mut Rng) {
         self.store.close();
         self.handle_commit();
-        let before = self.model.clone();
+        let lasting = self.model.iter().map(|(id, terms)| (*id, terms.lasting()));
+        let before: BTreeMap<BlockId, Terms> = lasting.collect();
         self.crash(rng, false);
         assert_eq!(self.model, before, "terms, too, are kept");
     }
@@ -308,7 +310,10 @@ fn pack_answers_as_a_map_does_through_crashes() {
         }
         let terms = Terms {
             expires: twins.hour + rng.below(20) as u32,
-            is_leased: rng.below(8) == 0,
+            hold: match rng.below(3) {
+                0 => some_hold(&mut rng),
+                _ => Hold::Free,
+            },
         };
         let known = twins.some_known(&mut rng);
         match (rng.below(100), known) {
@@ -330,12 +335,22 @@ fn pack_answers_as_a_map_does_through_crashes() {
             (70..74, Some(known)) => twins.remove(&known.id()),
             (74..76, Some(known)) => {
                 let id = known.id();
-                twins.store.release(&id);
+                let up_to = some_hold(&mut rng);
+                twins.store.release(&id, up_to);
+                let is_kept = rng.below(8) == 0;
+                if is_kept {
+                    twins.store.keep(&id);
+                }
                 twins.store.keep_until(&id, terms.expires);
                 if let Some(held) = twins.model.get_mut(&id) {
+                    if held.hold <= up_to {
+                        held.hold = Hold::Free;
+                    }
+                    if is_kept {
+                        held.hold = Hold::Kept;
+                    }
                     let expires = terms.expires;
-                    let is_leased = false;
-                    *held = Terms { is_leased, ..*held }.renewed(Terms { expires, is_leased });
+                    *held = held.renewed(Terms { expires, ..*held });
                 }
             }
             (76, Some(known)) => twins.set_pin(known.id(), true),
