@@ -343,6 +343,9 @@ pub const ENDINGS_PER_STEP: usize = 512;
 /// Pause between two slices of the store's work in the background.
 pub const WORK_PAUSE: Duration = Duration::from_millis(10);
 
+/// Pause before it is tried again to drop blocks where more is used than allotted, and none could go.
+pub const SHRINK_RETRY: Duration = Duration::from_secs(1);
+
 // The store.
 
 /// Bytes written and not committed at most before a commit is begun whoever waits. Also what an opening pack
@@ -369,6 +372,20 @@ pub const RESERVATION: u64 = 256 << 10;
 /// for pins.
 pub const INDEX_CHARGE: u64 = 64;
 
+/// Bytes of the allotment that are left free for each block, for notes on its terms, as far as there are none yet: a
+/// statement takes 16, all terms may change at once, and while they are said again there are as many once more.
+pub const TERMS_CHARGE: u64 = 64;
+
+/// The same for all blocks together, so that few of them do not have their terms said again all the time.
+pub const TERMS_SLACK: u64 = 16 << 10;
+
+/// Hours by which the end of a block's lifetime is moved at least, so that a peer that is asked every hour need not
+/// note it every hour.
+pub const RENEWAL_MIN: u32 = 24;
+
+/// Blocks whose terms are said again in one slice of work: half a note.
+pub const RESTATED_PER_SLICE: usize = 1000;
+
 /// Bytes that are set aside behind the last record, for notes: space comes back by notes, on a full disk, too.
 pub const NOTE_RESERVE: u64 = 64 << 10;
 
@@ -392,6 +409,9 @@ pub const CHECKPOINT_AT_CLOSE: u64 = 512;
 /// on ext4 one takes 0.1 ms.
 pub const PUNCHES_PER_SLICE: usize = 4;
 
+/// Gaps of which it is asked in one slice of work whether they still take space, after an opening: 1 us each.
+pub const GAPS_ASKED_PER_SLICE: usize = 256;
+
 /// Bytes of them: a mebibyte, in many extents and still in the system's cache, takes up to 2 ms.
 pub const PUNCH_MAX: u64 = 512 << 10;
 
@@ -404,6 +424,10 @@ pub const EVICT_STEP: u64 = 1 << 20;
 /// Bytes of a pack's copy after which it is synced, so that the last sync is short.
 pub const COPY_SYNC_STEP: u64 = 4 << 20;
 
+/// Records and gaps that are passed in one slice of a copy at most, whether or not they are copied: a small one takes
+/// 3 us.
+pub const COPY_RECORDS_MAX: usize = 1000;
+
 /// Bytes by which the file is cut in one slice of work that a copy has replaced.
 pub const CUT_STEP: u64 = 64 << 20;
 
@@ -414,11 +438,18 @@ pub const EVICT_SEARCH_MAX: usize = 16_384;
 /// Bytes that are moved to the tail in one slice of work, to join the gaps around them.
 pub const MOVE_MAX: u64 = 512 << 10;
 
+/// Records that are moved in one slice of work at most, statements on terms included: each is looked up, which takes
+/// some 2 us, and written by a call of its own.
+pub const MOVE_RECORDS_MAX: usize = 500;
+
 /// Gaps that are looked at in one slice of work for blocks to be moved.
 pub const GAPS_PER_SLICE: usize = 1024;
 
 /// Bytes that are read in one step of verification, but for a last record.
 pub const VERIFY_STEP: u64 = 1 << 20;
+
+/// Records that are looked at in one step of verification at most: a small one takes 1 us.
+pub const VERIFY_RECORDS: usize = 2048;
 
 /// Time in which a peer reads all of its pack again in the background, if it is large.
 pub const SCRUB_PERIOD: Duration = Duration::from_secs(30 * 86_400);
@@ -433,6 +464,10 @@ pub const VERIFY_BACKLOG: usize = 64 << 10;
 
 /// Time after which it is tried again to write what could not be written for want of space.
 pub const NOTE_RETRY_SECS: u64 = 10;
+
+/// Time after which it is tried again to move blocks together, or to copy the pack, where the last attempt gained
+/// nothing: an hour's failures are then some looks at the gaps, or a part of a copy each.
+pub const RECLAIM_RETRY_SECS: u64 = 600;
 
 /// The smallest allotment that is accepted, in bytes.
 pub const CAPACITY_MIN: u64 = 1 << 20;

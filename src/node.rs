@@ -16,7 +16,7 @@ use crate::id::{NodeId, NodeKey};
 use crate::keep::{self, Counts, Keep, Pins, Quota};
 use crate::limits::*;
 use crate::rng::Rng;
-use crate::store::{Sequence, Store, StoreError};
+use crate::store::{Sequence, Shrunk, Store, StoreError};
 use crate::time::Instant;
 use crate::transfer::{self, ConnId, Origin, Transfer};
 use crate::wire::contact::Contact;
@@ -139,6 +139,10 @@ pub struct Node<S> {
     commit_at: Option<Instant>,
     /// When the store does its next slice of work.
     work_at: Option<Instant>,
+    /// From when on blocks are dropped if more is used than allotted.
+    shrink_from: Instant,
+    /// What has been said of that.
+    shrink_said: Option<Shrunk>,
     quota: Quota,
     verifier: Verifier,
     pins: Pins,
@@ -190,6 +194,8 @@ impl<S: Store> Node<S> {
             written: Sequence::default(),
             commit_at: None,
             work_at: None,
+            shrink_from: now,
+            shrink_said: None,
             quota: Quota::default(),
             verifier: Verifier::new(now, config.serve),
             pins,
@@ -465,7 +471,10 @@ impl<S: Store> Node<S> {
                 self.commit_and_answer(now);
             } else if self.work_at.is_some_and(|at| at <= now) {
                 self.work_at = None;
-                self.store.work();
+                match self.store.has_work() {
+                    true => self.store.work(),
+                    false => self.shrink(now),
+                }
             } else if let Some(output) = self.pins.poll_output() {
                 self.do_for_pins(now, output);
             } else if let Some(arrival) = self.fetch.poll_arrival() {
@@ -479,7 +488,8 @@ impl<S: Store> Node<S> {
                 break;
             }
         }
-        if self.work_at.is_none() && self.store.has_work() {
+        let is_overfull = self.store.is_overfull() && self.shrink_from <= now;
+        if self.work_at.is_none() && (self.store.has_work() || is_overfull) {
             self.work_at = Some(now + WORK_PAUSE);
         }
         if self.pins_at.is_none() && self.pins.has_work() {
@@ -494,6 +504,40 @@ impl<S: Store> Node<S> {
                 transfer::Command::Flush { conn } => Output::Flush { conn },
                 transfer::Command::Close { conn } => Output::Close { conn },
             });
+        }
+    }
+
+    /// Drops some blocks if more is used than allotted, as after a start with less than before, and says what comes
+    /// of it, each once.
+    fn shrink(&mut self, now: Instant) {
+        if !self.store.is_overfull() || self.shrink_from > now {
+            return;
+        }
+        let usage = self.store.usage();
+        let (used, capacity) = (usage.used_bytes, usage.capacity_bytes);
+        if self.shrink_said.is_none() {
+            self.shrink_said = Some(Shrunk::Some);
+            log::warn!(
+                "{used} bytes are used, and {capacity} allotted: blocks are dropped until they fit"
+            );
+        }
+        match self.with_claim(None, |store, claim| store.shrink(claim)) {
+            Ok(Shrunk::Some) => {}
+            Ok(Shrunk::Later) => self.shrink_from = now + SHRINK_RETRY,
+            Ok(Shrunk::Nothing) => {
+                self.shrink_from = now + SHRINK_RETRY;
+                if self.shrink_said != Some(Shrunk::Nothing) {
+                    self.shrink_said = Some(Shrunk::Nothing);
+                    log::warn!(
+                        "{used} bytes are used, and {capacity} allotted: what is left is pinned, or leased, and \
+                         stays"
+                    );
+                }
+            }
+            Err(error) => {
+                self.shrink_from = now + SHRINK_RETRY;
+                log::debug!("drop blocks: {error}");
+            }
         }
     }
 

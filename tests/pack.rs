@@ -9,7 +9,7 @@ use std::process::Command;
 use strew::block::{Block, Form, Kind, Role as BlockRole};
 use strew::id::Point;
 use strew::store::pack::{Allotment, DirLock, LockError, PackStore, Role};
-use strew::store::{Claim, Hold, Pin, Put, Sequence, Store, StoreError, Terms, Usage};
+use strew::store::{Claim, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage};
 
 const CAPACITY: u64 = 4 << 20;
 
@@ -165,13 +165,26 @@ fn directory_never_takes_more_than_its_allotment() {
         ));
         drop(store);
 
-        // A smaller allotment keeps what is there, and takes no more.
+        // A smaller allotment takes no more, and keeps what is there until some of it is told to go.
         let mut store = open(dir.path(), CAPACITY / 2);
         assert_eq!(store.usage().blocks, u64::from(n));
         let refused = store.put(&block(n, len), Terms::default());
         assert!(matches!(refused, Err(StoreError::Full { .. })));
         let after = dir.path().join("pack").metadata().unwrap().len();
         assert_eq!(before, after);
+        let claim = Claim {
+            home: Point([0x55; 32]),
+            newcomer: None,
+            is_in_use: &|_| false,
+        };
+        while store.is_overfull() {
+            match store.has_work() {
+                true => store.work(),
+                false => assert_eq!(store.shrink(&claim).unwrap(), Shrunk::Some),
+            }
+        }
+        assert!(store.usage().used_bytes <= CAPACITY / 2);
+        assert!(disk_usage(dir.path()) <= CAPACITY / 2);
     }
 }
 
@@ -277,7 +290,7 @@ fn independent_reader_agrees_on_what_was_removed_and_pinned() {
         store.put(block, TERMS).unwrap();
     }
     let kept = Terms {
-        expires: 70,
+        expires: 90,
         hold: Hold::Kept,
     };
     store.put(&blocks[0], kept).unwrap();
@@ -306,7 +319,7 @@ fn independent_reader_agrees_on_what_was_removed_and_pinned() {
     assert!(found.iter().take(6).eq(held.iter()), "{said}");
     assert_eq!(said.lines().last(), Some(&pin[..]));
     assert!(
-        said.lines().next().unwrap().ends_with(" 0 70 kept"),
+        said.lines().next().unwrap().ends_with(" 0 90 kept"),
         "{said}"
     );
 }

@@ -125,7 +125,7 @@ impl<S: Store> Node<S> {
     }
 
     /// Does something with the store for which blocks may have to go.
-    fn with_claim<T>(
+    pub(super) fn with_claim<T>(
         &mut self,
         newcomer: Option<BlockId>,
         what: impl FnOnce(&mut S, &Claim<'_>) -> T,

@@ -3,7 +3,9 @@
 
 use super::Node;
 use crate::id::{BlockId, Point};
-use crate::limits::{SCRUB_PAUSE_MAX, SCRUB_PAUSE_MIN, SCRUB_PERIOD, VERIFY_BACKLOG, VERIFY_STEP};
+use crate::limits::{
+    SCRUB_PAUSE_MAX, SCRUB_PAUSE_MIN, SCRUB_PERIOD, VERIFY_BACKLOG, VERIFY_RECORDS, VERIFY_STEP,
+};
 use crate::store::{Damage, Store};
 use crate::time::Instant;
 use crate::transfer::ConnId;
@@ -41,11 +43,10 @@ fn is_of_part(id: &BlockId, part: u32, of: u32) -> bool {
     u64::from_be_bytes(*first) % u64::from(of) == u64::from(part)
 }
 
-/// The pause between two steps in the background, for a pack of this many bytes.
-fn scrub_pause(bytes: u64) -> Duration {
-    let steps = u32::try_from(bytes / VERIFY_STEP)
-        .unwrap_or(u32::MAX)
-        .max(1);
+/// The pause between two steps in the background, for a pack of this many bytes and blocks.
+fn scrub_pause(bytes: u64, blocks: u64) -> Duration {
+    let steps = (bytes / VERIFY_STEP).max(blocks / VERIFY_RECORDS as u64);
+    let steps = u32::try_from(steps).unwrap_or(u32::MAX).max(1);
     (SCRUB_PERIOD / steps).clamp(SCRUB_PAUSE_MIN, SCRUB_PAUSE_MAX)
 }
 
@@ -143,7 +144,8 @@ impl<S: Store> Node<S> {
         let verified = self.store.verify(from, &|_| true);
         self.verifier.scrubbed += verified.bytes;
         self.verifier.scrub = Some(verified.next.unwrap_or(0));
-        self.verifier.scrub_at = Some(now + scrub_pause(verified.end));
+        let blocks = self.store.usage().blocks;
+        self.verifier.scrub_at = Some(now + scrub_pause(verified.end, blocks));
     }
 }
 
@@ -163,13 +165,15 @@ mod tests {
 
     #[test]
     fn pack_is_read_again_in_a_month_at_a_rate_that_nobody_notices() {
-        let period = |bytes: u64| scrub_pause(bytes) * (bytes / VERIFY_STEP) as u32;
+        let period = |bytes: u64| scrub_pause(bytes, 9) * (bytes / VERIFY_STEP) as u32;
         let month = SCRUB_PERIOD.as_secs_f64();
         for bytes in [10 << 30, 100 << 30, 1 << 40] {
             let ratio = period(bytes).as_secs_f64() / month;
             assert!((0.99..1.01).contains(&ratio), "{bytes}: {ratio}");
         }
-        assert_eq!(scrub_pause(0), SCRUB_PAUSE_MAX);
-        assert_eq!(scrub_pause(1 << 44), SCRUB_PAUSE_MIN);
+        assert_eq!(scrub_pause(0, 0), SCRUB_PAUSE_MAX);
+        assert_eq!(scrub_pause(1 << 44, 9), SCRUB_PAUSE_MIN);
+        let small = scrub_pause(1 << 30, 10_000_000) * (10_000_000 / VERIFY_RECORDS) as u32;
+        assert!((0.99..1.01).contains(&(small.as_secs_f64() / month)));
     }
 }

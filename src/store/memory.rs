@@ -1,6 +1,6 @@
 //! A store in memory: the same contract as the pack's, and gone with the process.
 
-use super::{Claim, Hold, Pin, Put, Sequence, Store, StoreError, Terms, Usage, Verified};
+use super::{Claim, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified};
 use crate::block::{Block, Kind};
 use crate::id::{BlockId, Point};
 use crate::limits::BLOCK_CHARGE_MIN;
@@ -202,7 +202,7 @@ impl Store for MemoryStore {
         self.marked = self.marking;
     }
 
-    fn could_take(&self, len: u32, claim: &Claim<'_>) -> bool {
+    fn could_take(&mut self, len: u32, claim: &Claim<'_>) -> bool {
         self.is_room(len) || self.victim(claim).is_some()
     }
 
@@ -212,6 +212,18 @@ impl Store for MemoryStore {
             self.remove(&victim)?;
         }
         Ok(())
+    }
+
+    fn is_overfull(&self) -> bool {
+        self.used > self.capacity
+    }
+
+    fn shrink(&mut self, claim: &Claim<'_>) -> Result<Shrunk, StoreError> {
+        let Some(victim) = self.victim(claim).filter(|_| self.is_overfull()) else {
+            return Ok(Shrunk::Nothing);
+        };
+        self.remove(&victim)?;
+        Ok(Shrunk::Some)
     }
 
     fn has_work(&self) -> bool {
@@ -314,6 +326,21 @@ mod tests {
         assert!(store.could_take(100, &claim(newcomer)));
         store.make_room(100, &claim(newcomer)).unwrap();
         assert!(!store.has(&blocks[1].id()) && store.has(&blocks[2].id()));
+    }
+
+    #[test]
+    fn store_that_is_given_less_shrinks_as_if_one_were_to_come() {
+        let (mut store, blocks) = full();
+        store.capacity = 3 * BLOCK_CHARGE_MIN;
+        let mut steps = 0;
+        while store.is_overfull() {
+            assert_eq!(store.shrink(&claim(None)).unwrap(), Shrunk::Some);
+            steps += 1;
+        }
+        let held: Vec<bool> = blocks.iter().map(|block| store.has(&block.id())).collect();
+        assert_eq!(held, [false, false, false, false, true, true, true, false]);
+        assert_eq!(store.shrink(&claim(None)).unwrap(), Shrunk::Nothing);
+        assert_eq!(steps, 3);
     }
 
     #[test]

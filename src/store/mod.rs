@@ -8,6 +8,7 @@ pub use memory::MemoryStore;
 
 use crate::block::{Block, Kind};
 use crate::id::{BlockId, Point};
+use crate::limits::RENEWAL_MIN;
 use crate::sys::plain;
 use std::fmt;
 use std::io;
@@ -99,6 +100,19 @@ impl Terms {
         }
     }
 
+    /// What a block is kept on that is to be kept on others as well. A later end is later by [`RENEWAL_MIN`] hours at
+    /// least, so that it seldom changes.
+    pub fn renewed(self, other: Terms) -> Terms {
+        let later = self.expires.saturating_add(RENEWAL_MIN);
+        Terms {
+            expires: match other.expires > self.expires {
+                true => other.expires.max(later),
+                false => self.expires,
+            },
+            hold: self.hold.max(other.hold),
+        }
+    }
+
     /// Both of two: the later end, and the stronger hold.
     pub fn or(self, other: Terms) -> Terms {
         Terms {
@@ -132,6 +146,17 @@ pub struct Claim<'a> {
     pub newcomer: Option<BlockId>,
     /// Whether a block is being sent just now.
     pub is_in_use: &'a dyn Fn(&BlockId) -> bool,
+}
+
+/// What became of an attempt to use less.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shrunk {
+    /// Some blocks have gone, or the search for those that may is not over.
+    Some,
+    /// It cannot be done now: nobody knows yet what is pinned, or no space comes back from what is dropped.
+    Later,
+    /// None of those that are left may go.
+    Nothing,
 }
 
 /// A stretch that is not as it was written.
@@ -248,7 +273,8 @@ pub trait Store {
     /// On which terms a block is kept; `None` if it is not here.
     fn terms(&self, id: &BlockId) -> Option<Terms>;
 
-    /// Keeps a block until this time at least, in whole hours since the Unix epoch. Harmless if it is not here.
+    /// Keeps a block until this time at least, in whole hours since the Unix epoch; perhaps for a day more. Harmless if
+    /// it is not here.
     fn keep_until(&mut self, id: &BlockId, expires: u32);
 
     /// Holds a block on, though the share that leased it has ended. Harmless if it is not here.
@@ -283,11 +309,19 @@ pub trait Store {
     fn end_marking(&mut self);
 
     /// Whether there is room for a block of this many bytes of payload, or could be made.
-    fn could_take(&self, len: u32, claim: &Claim<'_>) -> bool;
+    fn could_take(&mut self, len: u32, claim: &Claim<'_>) -> bool;
 
     /// Makes room for a block of this many bytes of payload, by removing others if need be.
     /// [`StoreError::Full`] if those that would have to go may not.
     fn make_room(&mut self, len: u32, claim: &Claim<'_>) -> Result<(), StoreError>;
+
+    /// Whether more is used than allotted, as after an opening with a smaller allotment. What is there is kept until it
+    /// is told to go.
+    fn is_overfull(&self) -> bool;
+
+    /// Drops some blocks as if one were to come whatever has to go for it, if more is used than allotted. To be called
+    /// when there is no work: what was dropped before has given its space back then.
+    fn shrink(&mut self, claim: &Claim<'_>) -> Result<Shrunk, StoreError>;
 
     /// Whether there is something to be done in the background.
     fn has_work(&self) -> bool;

@@ -284,6 +284,109 @@ fn slices() {
     }
 }
 
+/// What takes a walk over a million blocks, in slices: nothing may hold the event loop up for 5 ms. In memory, so that
+/// syncs cost nothing: those are measured above.
+fn slices_at_a_million() {
+    const COUNT: u64 = 1_000_000;
+    let memory = Path::new("/dev/shm");
+    let dir = match memory.is_dir() {
+        true => tempfile::tempdir_in(memory).unwrap(),
+        false => tempfile::tempdir().unwrap(),
+    };
+    let mut rng = Rng::new([6; 32]);
+    let mut store = open(dir.path(), 64 << 30);
+    let terms = Terms::until(1000 * 3600);
+    let ids: Vec<BlockId> = (0..COUNT + COUNT / 4)
+        .map(|_| {
+            let payload = rng.bytes::<8>().to_vec();
+            let block = block(&mut rng, payload);
+            store.put(&block, terms).unwrap();
+            block.id()
+        })
+        .collect();
+    // As many gaps as there may be, of which no two touch, before a checkpoint.
+    for id in ids.iter().step_by(5) {
+        store.remove(id).unwrap();
+    }
+    store.begin_commit().unwrap();
+    let mut rows: Vec<(&str, Vec<Duration>)> = Vec::new();
+    let mut time = |what: &'static str, store: &mut PackStore, f: &dyn Fn(&mut PackStore)| {
+        let begun = Instant::now();
+        f(store);
+        let took = begun.elapsed();
+        match rows.iter_mut().find(|row| row.0 == what) {
+            Some(row) => row.1.push(took),
+            None => rows.push((what, vec![took])),
+        }
+    };
+    while store.has_work() {
+        time("a checkpoint", &mut store, &|store| store.work());
+    }
+    for _ in 0..3 {
+        time("a marking begun", &mut store, &|store| {
+            store.begin_marking()
+        });
+        while store.has_work() {
+            time("a marking", &mut store, &|store| store.work());
+        }
+        for id in ids.iter().skip(1).step_by(50) {
+            store.mark(id);
+        }
+        time("a marking ended", &mut store, &|store| store.end_marking());
+    }
+    // All terms change, and are said again.
+    for hours in [2000, 4000, 6000] {
+        for few in ids.chunks(256) {
+            time("an offer of blocks that are here", &mut store, &|store| {
+                for id in few {
+                    store.keep_until(id, hours);
+                }
+            });
+            time("a commit of their terms", &mut store, &|store| {
+                store.begin_commit().unwrap();
+            });
+        }
+        while store.has_work() {
+            time("terms said again", &mut store, &|store| store.work());
+        }
+    }
+    store.close();
+    drop(store);
+    let claim = Claim {
+        home: Point([0; 32]),
+        newcomer: None,
+        is_in_use: &|_| false,
+    };
+    let mut store = open(dir.path(), 1 << 30);
+    store.begin_marking();
+    store.end_marking();
+    for hour in 1..4 {
+        store.set_time(hour * 3600);
+        while store.has_work() {
+            time("a search for what has expired", &mut store, &|store| {
+                store.work()
+            });
+        }
+    }
+    for _ in 0..100 {
+        time("a round of drops", &mut store, &|store| {
+            store.shrink(&claim).unwrap();
+        });
+        while store.has_work() {
+            time("work after it", &mut store, &|store| store.work());
+        }
+    }
+    println!("slices at a million blocks:");
+    for (what, mut times) in rows {
+        println!(
+            "  {what}: {} slices, {:.2} ms at p99, {:.2} ms at most",
+            times.len(),
+            quantile(&mut times, 0.99).as_secs_f64() * 1e3,
+            quantile(&mut times, 1.0).as_secs_f64() * 1e3
+        );
+    }
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let option = |name: &str, default: usize| {
@@ -298,4 +401,5 @@ fn main() {
         small_files(mib);
     }
     slices();
+    slices_at_a_million();
 }

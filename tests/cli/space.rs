@@ -277,3 +277,48 @@ fn by_default_10_gib_of_a_large_disk_are_used() {
     assert_eq!(capacity, (10u64 << 30).to_string());
     peer.stop();
 }
+
+#[test]
+fn peer_that_is_given_less_shrinks_to_it_and_says_so() {
+    let lab = Lab::new();
+    let first = lab.serve("first", &["--capacity", "64M"]);
+    let addr = first.addr();
+    let peer = lab.serve("peer", &["-p", &addr, "--capacity", "8M"]);
+    lab.await_joined(&first, 2);
+    lab.await_joined(&peer, 2);
+    let dir = lab.path("peer");
+    let name = dir.to_str().expect("text").to_string();
+    let share = |n: u64| {
+        let file = lab.file("file", &random_bytes(1 << 20, 700 + n));
+        let share = ["share", "-q", "-d", "sharer", "-p", &addr];
+        lab.strew(share).arg(&file).run()
+    };
+    let addresses: Vec<String> = (0..6).map(|n| share(n).text()).collect();
+    await_true("all has come", || disk_usage(&dir) > 6 << 20);
+    let address = addresses[2].trim();
+    lab.strew(["pin", "add", "-d", &name, address])
+        .run()
+        .expect_status(0);
+    peer.stop();
+
+    let peer = lab.serve("peer", &["--capacity", "4M"]);
+    await_true("it fits", || disk_usage(&dir) <= 4 << 20);
+    assert!(
+        disk_usage(&dir) > 2 << 20,
+        "no more is dropped than has to be"
+    );
+    assert!(peer.said().contains("4194304 allotted: blocks are dropped"));
+    let fetch = ["fetch", "-q", "-d", &name, address];
+    assert!(lab.strew(fetch).run().bytes() == random_bytes(1 << 20, 702));
+    peer.stop();
+
+    // What is pinned stays, and that is said once.
+    let peer = lab.serve("peer", &["--capacity", "1M"]);
+    await_true("it is said", || {
+        peer.said().contains("what is left is pinned")
+    });
+    let fetch = ["fetch", "-q", "-d", &name, address];
+    assert!(lab.strew(fetch).run().bytes() == random_bytes(1 << 20, 702));
+    assert_eq!(peer.said().matches("what is left is pinned").count(), 1);
+    peer.stop();
+}

@@ -12,6 +12,7 @@ use super::index::{decode_entry, encode_entry, Index, Key, ENTRY_LEN, FIRST_KEY}
 use super::note::Stretch;
 use super::record::PackId;
 use super::scan::{Last, PinNote};
+use super::terms::TermsNotes;
 use crate::id::BlockId;
 use crate::limits::CHECKPOINT_MAX;
 use crate::wire::codec::{Malformed, Reader};
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 /// Bytes in front of the lists.
-pub(super) const HEADER_LEN: usize = 64;
+pub(super) const HEADER_LEN: usize = 72;
 
 const MAGIC: [u8; 8] = *b"STREWIDX";
 const VERSION: u32 = 1;
@@ -44,6 +45,7 @@ pub(super) struct Checkpoint {
     pub gaps: Vec<Stretch>,
     pub pins: BTreeMap<BlockId, PinNote>,
     pub damaged: Vec<Stretch>,
+    pub terms_notes: TermsNotes,
 }
 
 /// The fields of a header.
@@ -56,6 +58,7 @@ struct Header {
     gaps: u32,
     pins: u32,
     damaged: u32,
+    terms_notes: u32,
 }
 
 impl Header {
@@ -69,10 +72,11 @@ impl Header {
         bytes.extend_from_slice(&self.last.offset.to_be_bytes());
         bytes.extend_from_slice(&self.last.crc.to_be_bytes());
         bytes.extend_from_slice(&self.body_crc.to_be_bytes());
-        for count in [self.entries, self.gaps, self.pins, self.damaged] {
+        let lists = [self.entries, self.gaps, self.pins, self.damaged];
+        for count in lists.into_iter().chain([self.terms_notes, 0]) {
             bytes.extend_from_slice(&count.to_be_bytes());
         }
-        let mut header: [u8; HEADER_LEN] = bytes.try_into().expect("the fields take 64 bytes");
+        let mut header: [u8; HEADER_LEN] = bytes.try_into().expect("the fields take 72 bytes");
         let crc = header_crc(id, &header);
         header[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
         header
@@ -85,6 +89,7 @@ impl Header {
             (self.gaps, STRETCH_LEN),
             (self.pins, PIN_ENTRY_LEN),
             (self.damaged, STRETCH_LEN),
+            (self.terms_notes, STRETCH_LEN),
         ];
         let bodies = lists
             .iter()
@@ -117,6 +122,7 @@ impl Header {
             gaps: reader.u32()?,
             pins: reader.u32()?,
             damaged: reader.u32()?,
+            terms_notes: reader.u32()?,
         })
     }
 }
@@ -161,6 +167,14 @@ impl Checkpoint {
         }
         for _ in 0..header.damaged {
             checkpoint.damaged.push(stretch(&mut reader, header.end)?);
+        }
+        let mut known = 0;
+        for _ in 0..header.terms_notes {
+            let note = stretch(&mut reader, header.end)?;
+            if note.0 < std::mem::replace(&mut known, note.1) {
+                return Err(Malformed::Value("stretch"));
+            }
+            checkpoint.terms_notes.push(note);
         }
         reader.end()?;
         Ok(checkpoint)
@@ -234,15 +248,41 @@ fn stretch(reader: &mut Reader<'_>, end: u64) -> Result<Stretch, Malformed> {
     }
 }
 
+/// What is to be written next of a checkpoint.
+enum Next {
+    /// The entry of this key or the next one.
+    Entry(Key),
+    /// What of gaps lies at this offset or behind it.
+    Gap(u64),
+    /// All of these: they are few.
+    PinsAndDamaged,
+    /// The notes on terms that begin at this offset or behind it.
+    TermsNote(u64),
+    /// Only the header.
+    Header,
+}
+
+/// What a checkpoint is written of.
+pub(super) struct Contents<'a> {
+    pub index: &'a Index,
+    pub gaps: &'a Gaps,
+    pub pins: &'a BTreeMap<BlockId, PinNote>,
+    pub damaged: &'a BTreeMap<u64, u64>,
+    pub terms_notes: &'a TermsNotes,
+}
+
 /// A checkpoint that is being written.
 pub(super) struct Writer {
     side: Side,
     sequence: u64,
     end: u64,
     last: Last,
-    /// The next entry to be written has this key or a later one.
-    cursor: Key,
+    next: Next,
     entries: u32,
+    gaps: u32,
+    pins: u32,
+    damaged: u32,
+    terms_notes: u32,
     /// Bytes of the body so far.
     len: u64,
     crc: crc32fast::Hasher,
@@ -256,8 +296,12 @@ impl Writer {
             sequence,
             end,
             last,
-            cursor: FIRST_KEY,
+            next: Next::Entry(FIRST_KEY),
             entries: 0,
+            gaps: 0,
+            pins: 0,
+            damaged: 0,
+            terms_notes: 0,
             len: 0,
             crc: crc32fast::Hasher::new(),
         }
@@ -273,62 +317,106 @@ impl Writer {
         guard(self.last)
     }
 
-    /// Writes a slice of the entries; whether it was the last.
-    pub fn step(&mut self, disk: &mut dyn Disk, index: &Index) -> io::Result<bool> {
+    /// Where the gaps go on to be written.
+    #[cfg(test)]
+    pub fn next_gap(&self) -> Option<u64> {
+        match self.next {
+            Next::Gap(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    /// Writes a slice of it; whether it was the last, and only the header is missing.
+    pub fn step(&mut self, disk: &mut dyn Disk, contents: &Contents<'_>) -> io::Result<bool> {
         let slice = disk.entries_per_slice();
         let mut bytes = Vec::with_capacity(slice * ENTRY_LEN);
-        let mut entries = index.iter_from(self.cursor);
-        for ((prefix, at), entry) in entries.by_ref().take(slice) {
-            self.cursor = (prefix, at + 1);
+        self.next = match self.next {
+            Next::Entry(key) => self.put_entries(key, contents.index, slice, &mut bytes),
+            Next::Gap(offset) => self.put_gaps(offset, contents.gaps, slice, &mut bytes),
+            Next::PinsAndDamaged => {
+                for (root, pin) in contents.pins {
+                    if pin.offset < self.end {
+                        bytes.extend_from_slice(&root.0);
+                        bytes.extend_from_slice(&pin.len.to_be_bytes());
+                        bytes.extend_from_slice(&pin.offset.to_be_bytes());
+                        self.pins += 1;
+                    }
+                }
+                for (&start, &after) in contents.damaged {
+                    self.damaged += put_stretch((start, after), self.end, &mut bytes);
+                }
+                Next::TermsNote(0)
+            }
+            Next::TermsNote(offset) => {
+                let mut notes = contents.terms_notes.iter_from(offset);
+                for note in notes.by_ref().take(slice) {
+                    self.terms_notes += put_stretch(note, self.end, &mut bytes);
+                }
+                let next = notes.next().filter(|note| note.0 < self.end);
+                next.map_or(Next::Header, |note| Next::TermsNote(note.0))
+            }
+            Next::Header => Next::Header,
+        };
+        self.write(disk, &bytes)?;
+        Ok(matches!(self.next, Next::Header))
+    }
+
+    fn put_entries(
+        &mut self,
+        key: Key,
+        index: &Index,
+        slice: usize,
+        bytes: &mut Vec<u8>,
+    ) -> Next {
+        let mut entries = index.iter_from(key);
+        for ((prefix, _), entry) in entries.by_ref().take(slice) {
             if entry.offset < self.end {
                 bytes.extend_from_slice(&encode_entry(prefix, &entry));
                 self.entries += 1;
             }
         }
-        let is_last = entries.next().is_none();
-        self.write(disk, &bytes)?;
-        Ok(is_last)
+        match entries.next() {
+            Some((key, _)) => Next::Entry(key),
+            None => Next::Gap(0),
+        }
     }
 
-    /// Writes the rest, and the header that makes it one.
-    pub fn seal(
-        mut self,
-        disk: &mut dyn Disk,
-        id: &PackId,
+    /// A gap that has been joined to one that was written already is written from there on.
+    fn put_gaps(
+        &mut self,
+        offset: u64,
         gaps: &Gaps,
-        pins: &BTreeMap<BlockId, PinNote>,
-        damaged: &BTreeMap<u64, u64>,
-    ) -> io::Result<()> {
-        let end = self.end;
-        let before = |(start, after): Stretch| (start < end).then_some((start, after.min(end)));
-        let gaps: Vec<Stretch> = gaps.iter().filter_map(before).collect();
-        let damaged = damaged.iter().map(|(&start, &after)| (start, after));
-        let damaged: Vec<Stretch> = damaged.filter_map(before).collect();
-        let pins: Vec<_> = pins.iter().filter(|(_, pin)| pin.offset < end).collect();
-        let mut bytes = Vec::new();
-        let put = |bytes: &mut Vec<u8>, stretches: &[Stretch]| {
-            for (start, after) in stretches {
-                bytes.extend_from_slice(&start.to_be_bytes());
-                bytes.extend_from_slice(&after.to_be_bytes());
+        slice: usize,
+        bytes: &mut Vec<u8>,
+    ) -> Next {
+        let around = gaps.around(offset).map(|gap| (offset, gap.1));
+        let behind = around.map_or(offset, |gap| gap.1);
+        let mut next = offset;
+        for gap in around.into_iter().chain(gaps.iter_from(behind)).take(slice) {
+            if gap.0 >= self.end {
+                return Next::PinsAndDamaged;
             }
-        };
-        put(&mut bytes, &gaps);
-        for (root, pin) in &pins {
-            bytes.extend_from_slice(&root.0);
-            bytes.extend_from_slice(&pin.len.to_be_bytes());
-            bytes.extend_from_slice(&pin.offset.to_be_bytes());
+            self.gaps += put_stretch(gap, self.end, bytes);
+            next = gap.1;
         }
-        put(&mut bytes, &damaged);
-        self.write(disk, &bytes)?;
+        match next > offset {
+            true => Next::Gap(next),
+            false => Next::PinsAndDamaged,
+        }
+    }
+
+    /// Writes the header, which makes it one.
+    pub fn seal(self, disk: &mut dyn Disk, id: &PackId) -> io::Result<()> {
         let header = Header {
             sequence: self.sequence,
-            end,
+            end: self.end,
             last: self.last,
             body_crc: self.crc.finalize(),
             entries: self.entries,
-            gaps: gaps.len() as u32,
-            pins: pins.len() as u32,
-            damaged: damaged.len() as u32,
+            gaps: self.gaps,
+            pins: self.pins,
+            damaged: self.damaged,
+            terms_notes: self.terms_notes,
         };
         disk.write_side(self.side, &header.encode(id), 0)?;
         disk.cut_side(self.side, HEADER_LEN as u64 + self.len)
@@ -340,4 +428,14 @@ impl Writer {
         self.len += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// Writes what of a stretch lies before an end; how many that are.
+fn put_stretch((start, after): Stretch, end: u64, bytes: &mut Vec<u8>) -> u32 {
+    if start >= end {
+        return 0;
+    }
+    bytes.extend_from_slice(&start.to_be_bytes());
+    bytes.extend_from_slice(&after.min(end).to_be_bytes());
+    1
 }

@@ -34,8 +34,12 @@ pub(super) struct Pending {
     pub moves: Vec<Move>,
     /// What is to be gaps once the copies are durable.
     pub moved: Vec<Stretch>,
+    /// The same where there are notes on terms, which have to be said again first.
+    pub moved_with_terms: Vec<Stretch>,
     /// Not before this time are notes written again, in seconds since the Unix epoch: there was no room.
     retry_at: u64,
+    /// The same of notes on terms, for which there is less room.
+    terms_retry_at: u64,
 }
 
 impl Pending {
@@ -49,12 +53,28 @@ impl Pending {
 
     /// Whether nothing is.
     pub fn is_empty(&self) -> bool {
-        self.gaps.is_empty() && self.terms.is_empty() && self.moves.is_empty()
+        self.terms.is_empty() && self.moved_with_terms.is_empty() && !self.gives_space()
+    }
+
+    /// Whether there is something but terms: then space comes back.
+    pub fn gives_space(&self) -> bool {
+        !self.gaps.is_empty() || !self.moves.is_empty() || !self.moved.is_empty()
     }
 
     /// Whether a commit has something to do that it may do now.
     pub fn is_due(&self, time: u64) -> bool {
-        !self.is_empty() && time >= self.retry_at
+        let has_terms = !self.terms.is_empty() || !self.moved_with_terms.is_empty();
+        self.gives_space() && time >= self.retry_at || has_terms && self.may_say_terms(time)
+    }
+
+    /// Whether notes could not be written by which space would come back, and are not tried again now.
+    pub fn is_held_up(&self, time: u64) -> bool {
+        self.gives_space() && time < self.retry_at
+    }
+
+    /// Whether notes on terms may be written now.
+    pub fn may_say_terms(&self, time: u64) -> bool {
+        time >= self.terms_retry_at
     }
 }
 
@@ -84,10 +104,25 @@ impl PackStore {
         payload: &[u8],
     ) -> Result<u64, StoreError> {
         let record = Record::of_note(kind_of_record, address, payload, self.stamp());
-        if self.grow(record.extent()).is_err() {
+        if self.grow_for_note(&record).is_err() {
             log::debug!("a note takes of the space that is set aside for notes");
         }
         self.append(&record, payload)
+    }
+
+    /// Sets space aside for a note, if it is within the allotment.
+    fn grow_for_note(&mut self, note: &Record) -> Result<(), StoreError> {
+        let used = self.space.used(self.places());
+        let ahead = self.space.ahead(self.tail, note.extent());
+        // A copy is counted as long as there is one: half of the allotment is for it.
+        let limit = match self.background.is_copying() {
+            true => self.space.allotment.capacity,
+            false => self.space.limit(),
+        };
+        match used + ahead <= limit {
+            true => self.grow(note.extent()),
+            false => Err(self.full()),
+        }
     }
 
     /// What was copied and has gone since is to be noted with what it was copied from: the copy, too, is a record.
@@ -112,25 +147,70 @@ impl PackStore {
         }
     }
 
-    /// Writes all that is to be noted; the gaps of which a note was written.
-    fn write_notes(&mut self) -> Result<Vec<Stretch>, StoreError> {
+    /// Writes all gaps that are to be noted; those of which a note was written.
+    fn write_gaps(&mut self) -> Result<Vec<Stretch>, StoreError> {
         let mut noted = Vec::new();
-        let none = BlockId([0; 32]);
         while !self.pending.gaps.is_empty() {
             let count = self.pending.gaps.len().min(NOTE_STATEMENTS_MAX);
             let payload = encode_gaps(self.pending.gaps[..count].iter().copied());
-            self.append_note(TYPE_GAPS, none, &payload)?;
+            self.append_note(TYPE_GAPS, BlockId([0; 32]), &payload)?;
             noted.extend(self.pending.gaps.drain(..count));
         }
-        while let Some((&first, _)) = self.pending.terms.first_key_value() {
+        Ok(noted)
+    }
+
+    /// Has the copy of a block carry terms that were renewed since it was made: they are said of it in the commit that
+    /// makes it durable. Those of the place from which it was copied may be durable already, and that place is a gap
+    /// before there is another commit.
+    fn say_terms_of_copies(&mut self) -> Result<(), StoreError> {
+        let mut terms = BTreeMap::new();
+        for (nth, copied) in self.pending.moves.iter().enumerate() {
+            if let Move::Block { id, from, to } = copied {
+                let now = self.index.at(id, from.offset).map(|now| now.terms);
+                if let Some(now) = now.filter(|now| now.lasting() != from.terms.lasting()) {
+                    terms.insert(*to, (nth, now));
+                }
+            }
+        }
+        let said: Vec<(u64, (usize, Terms))> = terms.into_iter().collect();
+        for some in said.chunks(NOTE_STATEMENTS_MAX) {
+            self.append_terms(some.iter().map(|&(to, (_, now))| (to, now)))?;
+            for &(_, (nth, now)) in some {
+                if let Move::Block { from, .. } = &mut self.pending.moves[nth] {
+                    from.terms = now;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn append_terms(
+        &mut self,
+        terms: impl Iterator<Item = (u64, Terms)>,
+    ) -> Result<(), StoreError> {
+        let payload = encode_terms(terms);
+        let record = Record::of_note(TYPE_TERMS, BlockId([0; 32]), &payload, self.stamp());
+        self.grow_for_note(&record)?;
+        let offset = self.append(&record, &payload)?;
+        self.terms_notes.push((offset, offset + record.extent()));
+        Ok(())
+    }
+
+    /// Writes all new terms, but nothing of them in the space that is set aside for notes: that is for those by which
+    /// space comes back.
+    fn write_terms(&mut self) -> Result<(), StoreError> {
+        self.say_terms_of_copies()?;
+        while !self.pending.terms.is_empty() {
             let nth = self.pending.terms.keys().nth(NOTE_STATEMENTS_MAX);
             let rest = nth.copied().unwrap_or(u64::MAX);
-            let statements = self.pending.terms.range(first..rest);
-            let payload = encode_terms(statements.map(|(&at, &terms)| (at, terms)));
-            self.append_note(TYPE_TERMS, none, &payload)?;
-            self.pending.terms = self.pending.terms.split_off(&rest);
+            let later = self.pending.terms.split_off(&rest);
+            let now = std::mem::replace(&mut self.pending.terms, later);
+            if let Err(error) = self.append_terms(now.iter().map(|(&at, &terms)| (at, terms))) {
+                self.pending.terms.extend(now);
+                return Err(error);
+            }
         }
-        Ok(noted)
+        Ok(())
     }
 
     /// Makes durable all that was written, and what is to be noted, as far as it can be.
@@ -141,9 +221,15 @@ impl PackStore {
         let mut noted = Vec::new();
         if self.uncommitted() < UNCOMMITTED_MAX && self.pending.is_due(self.time) {
             self.forget_stale_copies();
+            if self.pending.may_say_terms(self.time) {
+                if let Err(error) = self.write_terms() {
+                    log::debug!("{error}; new terms wait to be noted");
+                    self.pending.terms_retry_at = self.time + NOTE_RETRY_SECS;
+                }
+            }
             // What was noted before an error is found again at an opening, and is noted twice at worst.
             let before = self.pending.gaps.clone();
-            match self.write_notes() {
+            match self.write_gaps() {
                 Ok(gaps) => noted = gaps,
                 Err(error) => {
                     log::debug!("{error}; what is to be noted waits");
@@ -152,23 +238,29 @@ impl PackStore {
                 }
             }
         }
-        if self.uncommitted() == 0 {
-            return Ok(());
-        }
-        if let Err(error) = self.disk.sync() {
-            return Err(self.give_up_writing(error));
+        // Of a run in which nothing counts there is no copy, and nothing to be waited for.
+        if self.uncommitted() > 0 {
+            if let Err(error) = self.disk.sync() {
+                return Err(self.give_up_writing(error));
+            }
         }
         self.committed_tail = self.tail;
         self.write_back_tail = self.tail;
         self.committed = self.written;
         for stretch in noted {
             self.gaps.add(stretch);
+            self.terms_notes.remove_within(stretch);
         }
         for copied in std::mem::take(&mut self.pending.moves) {
             self.finish_move(copied);
         }
         for stretch in std::mem::take(&mut self.pending.moved) {
             self.add_gap(stretch);
+        }
+        if self.pending.terms.is_empty() {
+            for stretch in std::mem::take(&mut self.pending.moved_with_terms) {
+                self.add_gap(stretch);
+            }
         }
         Ok(())
     }
@@ -220,7 +312,7 @@ impl PackStore {
                 self.index.insert(&id, moved);
                 if let Some(terms) = self.pending.terms.remove(&from.offset) {
                     self.pending.terms.insert(to, terms);
-                } else if now.terms != from.terms {
+                } else if now.terms.lasting() != from.terms.lasting() {
                     self.pending.terms.insert(to, now.terms);
                 }
             }

@@ -17,10 +17,11 @@ use super::record::{
 };
 use super::scan::{Last, PinNote};
 use super::tail::header_crc;
+use super::terms::TermsNotes;
 use super::PackStore;
 use crate::id::BlockId;
 use crate::limits::*;
-use crate::store::{StoreError, Terms};
+use crate::store::{Store, StoreError, Terms};
 use sha2::{Digest, Sha256};
 use std::io::{self, ErrorKind};
 
@@ -41,6 +42,7 @@ pub(super) struct Compaction {
     tail: u64,
     last: Last,
     records: u64,
+    terms_notes: TermsNotes,
     /// In order.
     runs: Vec<Run>,
     /// Bytes of the copy that were written since its last sync.
@@ -68,6 +70,7 @@ impl Compaction {
             tail: RECORDS_AT,
             last: Last::default(),
             records: 0,
+            terms_notes: TermsNotes::default(),
             runs: Vec::new(),
             unsynced: RECORDS_AT,
         }
@@ -110,9 +113,16 @@ impl Compaction {
 
 impl PackStore {
     pub(super) fn wants_compaction(&self) -> bool {
+        // What is too much is to go however little it is.
+        let many = match self.is_too_large() {
+            true => 0,
+            false => self.space.limit() / 8,
+        };
         self.space.is_halved
             && (self.background.compaction.is_some()
-                || self.background.is_readable && self.is_garbage_much(self.space.limit() / 8))
+                || self.background.is_readable
+                    && self.is_garbage_much(many)
+                    && !self.is_copy_too_large())
     }
 
     /// Gives up a copy that is being made: for the end of a process.
@@ -149,7 +159,9 @@ impl PackStore {
         let free = self.disk.free_space();
         let free = free.map_err(|error| self.failed("look at the disk of", error))?;
         let allotment = self.space.allotment;
-        if used + needed > allotment.capacity || free < needed.saturating_add(allotment.min_free) {
+        // If more is used than allotted, a copy is the only way to less.
+        let fits = used + needed <= allotment.capacity || self.is_too_large();
+        if !fits || free < needed.saturating_add(allotment.min_free) {
             return Err(self.full());
         }
         let compaction = Compaction::new(&self.id, self.tail);
@@ -165,7 +177,10 @@ impl PackStore {
 
     fn go_on(&mut self, mut compaction: Compaction) -> Result<(), StoreError> {
         let until = compaction.tail + self.background.copy_step;
-        while compaction.cursor < self.tail && compaction.tail < until {
+        for _ in 0..COPY_RECORDS_MAX {
+            if compaction.cursor >= self.tail || compaction.tail >= until {
+                break;
+            }
             let copied = self.copy_some(&mut compaction);
             copied.map_err(|error| self.failed("copy", error))?;
         }
@@ -174,7 +189,8 @@ impl PackStore {
             synced.map_err(|error| self.failed("sync the copy of", error))?;
             compaction.unsynced = 0;
         } else if compaction.cursor >= self.tail {
-            if !self.commit_all()? {
+            self.commit_all()?;
+            if self.uncommitted() > 0 || self.pending.gives_space() {
                 return Err(self.full());
             }
             // Not if there was more to be said, which is copied first.
@@ -201,13 +217,13 @@ impl PackStore {
         let mut header = [0; RECORD_HEADER_LEN];
         let read = self.disk.read_full(&mut header, offset)?;
         let Some(mut record) = Record::decode(&header[..read], &self.id, offset) else {
-            return Err(bad("there is damage that is not set aside"));
+            return self.pass_damage(compaction, offset);
         };
         let mut payload = vec![0; record.len as usize];
         let at = offset + RECORD_HEADER_LEN as u64;
         let read = self.disk.read_full(&mut payload, at)?;
         if read < payload.len() || crc32fast::hash(&payload) != record.payload_crc {
-            return Err(bad("there is damage that is not set aside"));
+            return self.pass_damage(compaction, offset);
         }
         compaction.cursor += record.extent();
         match record.kind_of_record {
@@ -238,6 +254,17 @@ impl PackStore {
         Ok(())
     }
 
+    /// Sets aside what is damaged at this place: it is copied as it is then. One bad block must not keep all others from
+    /// being copied.
+    fn pass_damage(&mut self, compaction: &Compaction, offset: u64) -> io::Result<()> {
+        match self.set_aside_at(offset) {
+            Some(_) if offset < compaction.begun_at => Ok(()),
+            // It may be a note on what has been copied already; a new copy has that right.
+            Some(_) => Err(bad("there is damage in what has come since")),
+            None => Err(bad("it is read differently each time")),
+        }
+    }
+
     /// Copies a part of a damaged stretch as it is: nothing that could be saved by others is lost.
     fn copy_damaged(&mut self, compaction: &mut Compaction, end: u64) -> io::Result<()> {
         let from = (compaction.cursor, end.min(compaction.cursor + MOVE_MAX));
@@ -263,7 +290,11 @@ impl PackStore {
         let none = BlockId([0; 32]);
         let record = Record::of_note(kind_of_record, none, payload, self.stamp());
         self.copy_record(compaction, &record, payload)?;
-        compaction.tail += record.extent();
+        let end = compaction.tail + record.extent();
+        if kind_of_record == TYPE_TERMS {
+            compaction.terms_notes.push((compaction.tail, end));
+        }
+        compaction.tail = end;
         compaction.unsynced += record.extent();
         Ok(())
     }
@@ -287,6 +318,15 @@ impl PackStore {
 
     /// The copy has all that the pack has, and the pack is durable: the one becomes the other.
     fn put_in_place(&mut self, mut compaction: Compaction) -> Result<(), StoreError> {
+        // For which there was no room.
+        let terms = self.pending.terms.iter();
+        let terms = terms.filter_map(|(&at, &terms)| Some((compaction.moved(at)?, terms)));
+        let terms: Vec<(u64, Terms)> = terms.collect();
+        for some in terms.chunks(NOTE_STATEMENTS_MAX) {
+            let payload = encode_terms(some.iter().copied());
+            let written = self.copy_note(&mut compaction, TYPE_TERMS, &payload);
+            written.map_err(|error| self.failed("copy", error))?;
+        }
         let gaps = compaction.gaps(&self.gaps);
         for some in gaps.chunks(NOTE_STATEMENTS_MAX) {
             let payload = encode_gaps(some.iter().copied());
@@ -327,6 +367,7 @@ impl PackStore {
             Some((moved, moved + (end - start)))
         });
         self.damaged = damaged.collect();
+        self.terms_notes = compaction.terms_notes;
         self.pending = Pending::default();
         self.id = compaction.id;
         self.last = compaction.last;
@@ -335,6 +376,7 @@ impl PackStore {
         self.write_back_tail = self.tail;
         self.space.cut(&*self.disk, self.tail);
         self.generation = self.generation.wrapping_add(1);
+        self.marks.handle_compaction();
         self.background.handle_compaction(compaction.records);
     }
 }

@@ -5,6 +5,7 @@
 //! is full of pinned blocks does not cost a walk over them each time. Distances are compared by the first 64 bits.
 
 use super::index::{prefix, Entry, Index, Key, FIRST_KEY};
+use super::record;
 use crate::id::BlockId;
 use crate::limits::EVICT_SEARCH_MAX;
 use crate::store::{Claim, Hold};
@@ -17,23 +18,56 @@ pub(super) struct Marks {
     is_under_way: bool,
     /// Whether it is known what is pinned.
     is_known: bool,
+    /// From where on blocks may still have the other mark; `None` if none has.
+    stale_from: Option<Key>,
     /// Blocks that have the mark.
     pub count: u64,
 }
 
+/// Chunks of the index of which stale marks are taken off in one slice of work: up to 65,536 blocks, in 0.3 ms.
+const CLEAR_CHUNKS: usize = 256;
+
 impl Marks {
-    /// Begins a marking with the other mark, which is taken off all blocks. Linear.
+    /// Begins a marking with the other mark. If it has not been taken off all blocks yet, that is done now: linear.
     pub fn begin(&mut self, index: &mut Index) {
-        self.mark = if self.mark == 1 { 2 } else { 1 };
+        self.mark = self.other();
         self.is_under_way = true;
         self.count = 0;
-        index.clear_marks(self.mark);
+        if let Some(from) = self.stale_from.take() {
+            index.clear_marks(from, self.mark, usize::MAX);
+        }
     }
 
     /// The marking has ended, or there is nothing to be marked.
     pub fn end(&mut self) {
         self.is_under_way = false;
         self.is_known = true;
+        self.stale_from = (self.mark != 0).then_some(FIRST_KEY);
+    }
+
+    /// Whether there are blocks that may have the other mark, which is of no use any more.
+    pub fn has_stale(&self) -> bool {
+        self.stale_from.is_some() && !self.is_under_way
+    }
+
+    /// Takes it off some of them.
+    pub fn clear_some(&mut self, index: &mut Index) {
+        if let Some(from) = self.stale_from {
+            self.stale_from = index.clear_marks(from, self.other(), CLEAR_CHUNKS);
+        }
+    }
+
+    /// All blocks have other places than before.
+    pub fn handle_compaction(&mut self) {
+        self.stale_from = self.stale_from.map(|_| FIRST_KEY);
+    }
+
+    fn other(&self) -> u8 {
+        if self.mark == 1 {
+            2
+        } else {
+            1
+        }
     }
 
     /// The entry, marked; `None` if it is already.
@@ -53,6 +87,16 @@ impl Marks {
         self.count -= u64::from(entry.marks & self.mark != 0);
     }
 
+    /// Whether it is known what is pinned.
+    pub fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    /// Whether all of so many blocks have to be kept.
+    pub fn protect_all(&self, blocks: u64) -> bool {
+        !self.is_known || !self.is_under_way && self.count >= blocks
+    }
+
     /// Whether a block has to be kept.
     fn protect(&self, entry: &Entry) -> bool {
         match (self.is_known, self.is_under_way) {
@@ -63,8 +107,35 @@ impl Marks {
     }
 }
 
+/// How much is to go.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    /// Blocks at most.
+    pub count: usize,
+    /// Bytes of their records; with the last it may be more.
+    pub bytes: u64,
+}
+
+/// What is found to go.
+struct Found {
+    victims: Vec<(BlockId, Entry)>,
+    left: Wanted,
+}
+
+impl Found {
+    fn is_enough(&self) -> bool {
+        self.left.count == 0 || self.left.bytes == 0
+    }
+
+    fn push(&mut self, victim: (BlockId, Entry)) {
+        self.left.count -= 1;
+        let extent = record::extent(victim.1.len);
+        self.left.bytes = self.left.bytes.saturating_sub(extent);
+        self.victims.push(victim);
+    }
+}
+
 /// What earlier searches have shown.
-#[derive(Clone)]
 pub(super) struct Evictor {
     /// Own place, as far as its first 8 bytes tell.
     home: u64,
@@ -74,6 +145,12 @@ pub(super) struct Evictor {
     next_expiry: u32,
     /// Where the search for what is expired goes on, and the earliest end that it has passed.
     sweep: (Key, u32),
+    /// Whether the block there has expired.
+    is_at_expired: bool,
+    /// The farthest block that was passed over because it was in use, and when: in the next hour it may be so no more.
+    passed_in_use: (u32, u64),
+    /// Whether the last search ended before it had looked at all.
+    has_more: bool,
 }
 
 impl Evictor {
@@ -84,26 +161,37 @@ impl Evictor {
             farthest: u64::MAX,
             next_expiry: 0,
             sweep: (FIRST_KEY, u32::MAX),
+            is_at_expired: false,
+            passed_in_use: (0, 0),
+            has_more: false,
         }
     }
 
     /// A block has come.
     pub fn handle_put(&mut self, id: &BlockId, expires: u32) {
-        self.farthest = self.farthest.max(prefix(id) ^ self.home);
+        self.handle_release(id);
         self.next_expiry = self.next_expiry.min(expires);
         self.sweep.1 = self.sweep.1.min(expires);
     }
 
-    /// Something may go that had to be kept.
-    pub fn handle_release(&mut self) {
+    /// A block that was leased may go. Those that expire later than before need not be said: they are met when they
+    /// would have expired.
+    pub fn handle_release(&mut self, id: &BlockId) {
+        self.farthest = self.farthest.max(prefix(id) ^ self.home);
+    }
+
+    /// Anything may go that had to be kept.
+    pub fn forget(&mut self) {
         *self = Evictor {
             home: self.home,
             ..Evictor::new()
         };
     }
 
-    /// The blocks that go first, at most `max`, with their entries; fewer than there may be if many have to be
-    /// passed over. `address` reads a block's address from its record.
+    /// The blocks that go first, with their entries; fewer than there may be if many have to be passed over. Looks at
+    /// [`EVICT_SEARCH_MAX`] of each kind at most, and goes on from there the next time; so it may be that a block is
+    /// given that is farthest though there are expired ones, as long as these are being looked for. Those that are
+    /// still there the next time are given again. `address` reads a block's address from its record.
     pub fn victims(
         &mut self,
         index: &Index,
@@ -111,59 +199,107 @@ impl Evictor {
         now: u32,
         claim: &Claim<'_>,
         address: &dyn Fn(&Entry) -> Option<BlockId>,
-        max: usize,
+        wanted: Wanted,
     ) -> Vec<(BlockId, Entry)> {
         let home = prefix(&BlockId(claim.home.0));
         if home != self.home {
             self.home = home;
-            self.handle_release();
+            self.forget();
         }
         let free = |entry: &Entry| {
             let id = address(entry)?;
             (!(claim.is_in_use)(&id)).then_some((id, *entry))
         };
-        let mut victims = Vec::new();
-        if self.next_expiry <= now {
-            self.find_expired(index, marks, now, &free, max, &mut victims);
+        let mut found = Found {
+            victims: Vec::new(),
+            left: wanted,
+        };
+        self.has_more = false;
+        if marks.protect_all(index.len()) {
+            return found.victims;
         }
-        if victims.is_empty() {
+        if self.passed_in_use.0 != now {
+            self.farthest = self.farthest.max(self.passed_in_use.1);
+            self.passed_in_use = (now, 0);
+        }
+        // Twice, if some have come where the first search had been.
+        for _ in 0..2 {
+            if self.next_expiry <= now && found.victims.is_empty() {
+                self.find_expired(index, marks, now, &free, &mut found);
+            }
+        }
+        if found.victims.is_empty() {
             let distance = |id: BlockId| prefix(&id) ^ home;
             let beyond = claim.newcomer.map(distance);
-            self.find_farthest(index, marks, beyond, &free, max, &mut victims);
+            self.find_farthest(index, marks, beyond, &free, &mut found);
         }
-        victims
+        found.victims
     }
 
-    /// Linear in the index, once in an hour or when something changes.
+    /// Whether there may be others that may go than the last search has found.
+    pub fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// Whether it is not known which blocks have expired by now.
+    pub fn wants_sweep(&self, now: u32) -> bool {
+        self.next_expiry <= now && !self.is_at_expired
+    }
+
+    /// Goes on to the next block that has expired.
+    pub fn sweep(&mut self, index: &Index, marks: &Marks, now: u32) {
+        let mut none = Found {
+            victims: Vec::new(),
+            left: Wanted { count: 0, bytes: 0 },
+        };
+        self.find_expired(index, marks, now, &|_| None, &mut none);
+    }
+
     fn find_expired(
         &mut self,
         index: &Index,
         marks: &Marks,
         now: u32,
         free: &dyn Fn(&Entry) -> Option<(BlockId, Entry)>,
-        max: usize,
-        victims: &mut Vec<(BlockId, Entry)>,
+        found: &mut Found,
     ) {
-        let (from, mut earliest) = self.sweep;
-        for (key, entry) in index.iter_from(from) {
+        self.is_at_expired = false;
+        // Where the first is that goes: it may be there the next time.
+        let mut first = None;
+        for (nth, (key, entry)) in index.iter_from(self.sweep.0).enumerate() {
+            if nth == EVICT_SEARCH_MAX || first.is_some() && found.is_enough() {
+                self.sweep.0 = first.unwrap_or(key);
+                return;
+            }
+            let expires = entry.terms.expires;
             if marks.protect(&entry) {
                 continue;
             }
-            if entry.terms.expires > now {
-                earliest = earliest.min(entry.terms.expires);
+            if expires > now {
+                self.sweep.1 = self.sweep.1.min(expires);
                 continue;
             }
-            if victims.len() == max {
-                self.sweep = (key, earliest);
+            if found.is_enough() {
+                self.sweep.0 = key;
+                self.is_at_expired = true;
                 return;
             }
             match free(&entry) {
-                Some(victim) => victims.push(victim),
-                None => earliest = now,
+                Some(victim) => {
+                    first.get_or_insert(key);
+                    found.push(victim);
+                }
+                // In use; but not for ever.
+                None => self.sweep.1 = self.sweep.1.min(now.saturating_add(1)),
             }
         }
-        self.next_expiry = earliest;
-        self.sweep = (FIRST_KEY, u32::MAX);
+        match first {
+            Some(first) => self.sweep.0 = first,
+            None => {
+                self.next_expiry = self.sweep.1;
+                self.sweep = (FIRST_KEY, u32::MAX);
+            }
+        }
     }
 
     fn find_farthest(
@@ -172,23 +308,31 @@ impl Evictor {
         marks: &Marks,
         beyond: Option<u64>,
         free: &dyn Fn(&Entry) -> Option<(BlockId, Entry)>,
-        max: usize,
-        victims: &mut Vec<(BlockId, Entry)>,
+        found: &mut Found,
     ) {
         let mut kept_all = true;
         let by_distance = Farthest::new(index, self.home, self.farthest);
-        for (distance, entry) in by_distance.take(EVICT_SEARCH_MAX) {
+        for (nth, (distance, entry)) in by_distance.enumerate() {
+            if nth == EVICT_SEARCH_MAX {
+                self.has_more = true;
+                return;
+            }
             if kept_all {
                 self.farthest = distance;
             }
-            if beyond.is_some_and(|beyond| distance <= beyond) || victims.len() == max {
+            if beyond.is_some_and(|beyond| distance <= beyond) || found.is_enough() {
                 return;
             }
             if marks.protect(&entry) || entry.terms.hold != Hold::Free {
                 continue;
             }
-            kept_all = false;
-            victims.extend(free(&entry));
+            match free(&entry) {
+                Some(victim) => {
+                    kept_all = false;
+                    found.push(victim);
+                }
+                None => self.passed_in_use.1 = self.passed_in_use.1.max(distance),
+            }
         }
     }
 }
@@ -202,7 +346,7 @@ struct Region {
 }
 
 /// So many places are sorted rather than divided further.
-const SORT_MAX: usize = 8;
+const SORT_MAX: usize = 24;
 
 /// The places of an index from the farthest from home to the closest.
 struct Farthest<'a> {
@@ -247,7 +391,7 @@ impl<'a> Farthest<'a> {
         if self.found.len() <= SORT_MAX || is_one_address {
             let limit = self.limit;
             self.found.retain(|(distance, _)| *distance <= limit);
-            self.found.sort_by_key(|(distance, _)| *distance);
+            self.found.sort_unstable_by_key(|it| (it.0, it.1.offset));
             return;
         }
         self.found.clear();
@@ -315,6 +459,11 @@ mod tests {
         (index, ids)
     }
 
+    fn wanted(count: usize) -> Wanted {
+        let bytes = u64::MAX;
+        Wanted { count, bytes }
+    }
+
     fn number(entry: &Entry) -> usize {
         (entry.offset as usize - 64) / 72
     }
@@ -347,7 +496,7 @@ mod tests {
         let mut gone = Vec::new();
         loop {
             let address = |entry: &Entry| Some(ids[number(entry)]);
-            let victims = evictor.victims(index, marks, now, claim, &address, 7);
+            let victims = evictor.victims(index, marks, now, claim, &address, wanted(7));
             if victims.is_empty() {
                 return gone;
             }
@@ -381,7 +530,7 @@ mod tests {
             assert!(index.update(&ids[n as usize], marked));
         }
         marks.end();
-        evictor.handle_release();
+        evictor.forget();
 
         let middle = ids[1000];
         let claim_of_middle = claim(Some(middle));
@@ -413,7 +562,7 @@ mod tests {
             "the old marks hold till then"
         );
         marks.end();
-        evictor.handle_release();
+        evictor.forget();
         drain(&mut index, &ids, &mut evictor, &mut marks, 10, &claim(None));
         assert_eq!(index.len(), 1, "what is in use");
     }
@@ -424,7 +573,14 @@ mod tests {
         let (mut index, ids) = index(60_000, 64, &mut rng);
         let mut marks = Marks::default();
         marks.begin(&mut index);
-        index.retain(|entry| Some(marks.mark(&entry).unwrap_or(entry)));
+        // All but one, which is leased.
+        index.retain(|entry| {
+            let mut leased = entry;
+            leased.terms.hold = Hold::Leased;
+            let is_pinned = number(&entry) != 7;
+            Some(marks.mark(&entry).filter(|_| is_pinned).unwrap_or(leased))
+        });
+        marks.count -= 1;
         marks.end();
         let claim = Claim {
             home: Point([0; 32]),
@@ -435,7 +591,7 @@ mod tests {
         evictor.next_expiry = u32::MAX;
         let address = |entry: &Entry| Some(ids[number(entry)]);
         for _ in 0..60_000 / EVICT_SEARCH_MAX + 2 {
-            let victims = evictor.victims(&index, &marks, 0, &claim, &address, 1);
+            let victims = evictor.victims(&index, &marks, 0, &claim, &address, wanted(1));
             assert!(victims.is_empty());
         }
         let left = Farthest::new(&index, 0, evictor.farthest).count();
@@ -447,7 +603,7 @@ mod tests {
         let address = |entry: &Entry| Some(ids[number(entry)]);
         let mut victims = Vec::new();
         for _ in 0..60_000 / EVICT_SEARCH_MAX + 2 {
-            victims.extend(evictor.victims(&index, &marks, 0, &claim, &address, 1));
+            victims.extend(evictor.victims(&index, &marks, 0, &claim, &address, wanted(1)));
         }
         assert!(victims.iter().all(|victim| victim.0 == id) && !victims.is_empty());
     }

@@ -19,6 +19,9 @@ pub(super) struct Gaps {
     waiting: BTreeMap<u64, u64>,
     /// Bytes in gaps that have not gone back.
     garbage: u64,
+    /// From where on it is not known of gaps that were found at an opening whether their pages have gone back: they
+    /// count as if they had, as nearly all have. `None` if it is known of all.
+    unseen: Option<u64>,
 }
 
 /// The whole pages within a stretch; `None` if there are none.
@@ -124,6 +127,26 @@ impl Gaps {
                 self.waiting.insert(after, end);
             }
         }
+    }
+
+    /// All of these were found at an opening. Where pages can go back they have, as far as anybody knows.
+    pub fn handle_opening(&mut self, can_go_back: bool) {
+        self.waiting.clear();
+        let pages: u64 = self.iter().map(page_bytes).sum();
+        if can_go_back {
+            self.garbage -= pages;
+            self.unseen = Some(0);
+        }
+    }
+
+    /// From where on it is not known whether pages have gone back; see [`Gaps::handle_opening`].
+    pub fn unseen(&self) -> Option<u64> {
+        self.unseen
+    }
+
+    /// It is known before this place; everywhere if it is `None`.
+    pub fn set_seen(&mut self, before: Option<u64>) {
+        self.unseen = before;
     }
 
     /// Whether pages are to go back.

@@ -294,12 +294,18 @@ impl Index {
         }
     }
 
-    /// Takes these marks off all places. Linear.
-    pub fn clear_marks(&mut self, marks: u8) {
-        let kept = !(u32::from(marks & 3) << MARKS_AT);
-        for place in self.chunks.iter_mut().flatten() {
-            place.rest &= kept;
+    /// Takes these marks off some places from this key on, of so many chunks; from where on it is to be continued.
+    pub fn clear_marks(&mut self, from: Key, marks: u8, chunks: usize) -> Option<Key> {
+        let marks = u32::from(marks & 3) << MARKS_AT;
+        let (first, _) = self.search(from);
+        let next = self.firsts.get(first.saturating_add(chunks)).copied();
+        for place in self.chunks.iter_mut().skip(first).take(chunks).flatten() {
+            // Most have none, and need not be written.
+            if place.rest & marks != 0 {
+                place.rest &= !marks;
+            }
         }
+        next
     }
 
     /// The chunk to which a key belongs, and where in it; for the empty index 0 and 0.
@@ -440,7 +446,10 @@ mod tests {
                 assert!(!pushed.push(key.0, &it), "not in order");
                 let other = Entry { marks: 0, ..it };
                 assert!(pushed.update_at(key.0, other) && pushed.iter().next() == Some(other));
-                pushed.clear_marks(3);
+                let mut next = Some(FIRST_KEY);
+                while let Some(from) = next {
+                    next = pushed.clear_marks(from, 3, 2);
+                }
                 assert!(pushed.iter().all(|it| it.marks == 0));
             }
             assert!(index.iter().eq(map.values().map(|it| it.1)));

@@ -3,7 +3,7 @@
 //! `record` and `note` have its bytes, `disk` holds them, `window` reads them and `map` shows them, `scan` finds out
 //! what they come to, and `checkpoint` keeps that for the next `opening`. New ones are written at the `tail`, and
 //! `commit` makes them durable. `index` knows where which block lies, `gaps` where nothing counts any more, `space`
-//! what all that takes. If there is no `room`, `evict` says who goes first; `reclaim` gives space back, in slices,
+//! what all that takes, and `terms` keeps notes on terms from becoming too many. If there is no `room`, `evict` says who goes first; `reclaim` gives space back, in slices,
 //! and `compact` where holes are impossible. `verify` reads everything again, and `lock` keeps other processes away.
 //! Nothing here asks the time or draws entropy: both are given.
 
@@ -24,13 +24,14 @@ mod room;
 mod scan;
 mod space;
 mod tail;
+mod terms;
 mod verify;
 mod window;
 
 pub use lock::{make_dir, DirLock, LockError, Role};
 pub use opening::Opened;
 
-use super::{Claim, Hold, Pin, Put, Sequence, Store, StoreError, Terms, Usage, Verified};
+use super::{Claim, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified};
 use crate::block::{Block, Kind};
 use crate::id::{BlockId, Point};
 use crate::limits::*;
@@ -46,6 +47,7 @@ use scan::{Last, PinNote};
 use space::Space;
 use std::collections::BTreeMap;
 use std::io;
+use terms::TermsNotes;
 
 /// The space that a store may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +69,8 @@ pub struct PackStore {
     gaps: Gaps,
     /// By the root.
     pins: BTreeMap<BlockId, PinNote>,
+    /// Where notes on terms lie.
+    terms_notes: TermsNotes,
     /// Where each damaged stretch begins, and where it ends.
     damaged: BTreeMap<u64, u64>,
     space: Space,
@@ -93,6 +97,8 @@ pub struct PackStore {
     is_read_only: bool,
     /// Whether the last write failed for want of space on the file system; so that it is said once.
     is_disk_full: bool,
+    /// Until this time the file system is believed to be full, whatever it says: it may be the user's share of it.
+    disk_full_until: u64,
 }
 
 impl PackStore {
@@ -215,7 +221,9 @@ impl PackStore {
         if terms.lasting() != entry.terms.lasting() {
             self.pending.terms.insert(entry.offset, terms);
         }
-        self.evictor.handle_release();
+        if entry.terms.hold != Hold::Free && terms.hold == Hold::Free {
+            self.evictor.handle_release(id);
+        }
     }
 
     /// Stamped on records; saturates in the year 2106.
@@ -240,7 +248,8 @@ impl PackStore {
 
     /// Bytes that a block of this many bytes lacks.
     fn lacks(&self, len: u32) -> u64 {
-        self.space.lacks(len, self.tail, self.places())
+        let terms = self.terms_room();
+        self.space.lacks(len, self.tail, self.places(), terms)
     }
 }
 
@@ -310,7 +319,7 @@ impl Store for PackStore {
         let id = block.id();
         self.check(&id);
         if let Some(entry) = self.find_surely(&id)? {
-            self.set_terms(&id, &entry, entry.terms.or(terms));
+            self.set_terms(&id, &entry, entry.terms.renewed(terms));
             let is_durable = entry.offset < self.committed_tail;
             return Ok(Put::Had(if is_durable {
                 self.committed
@@ -353,7 +362,7 @@ impl Store for PackStore {
                 expires,
                 hold: Hold::Free,
             };
-            self.set_terms(id, &entry, entry.terms.or(later));
+            self.set_terms(id, &entry, entry.terms.renewed(later));
         }
     }
 
@@ -455,16 +464,26 @@ impl Store for PackStore {
 
     fn end_marking(&mut self) {
         self.marks.end();
-        self.evictor.handle_release();
+        self.evictor.forget();
     }
 
-    fn could_take(&self, len: u32, claim: &Claim<'_>) -> bool {
-        let could_go = || !self.is_copy_coming() && self.has_victim(claim);
-        !self.is_read_only && (self.lacks(len) == 0 || self.is_space_coming() || could_go())
+    fn could_take(&mut self, len: u32, claim: &Claim<'_>) -> bool {
+        if self.is_read_only || self.lacks(len) == 0 {
+            return !self.is_read_only && self.is_on_disk(len);
+        }
+        self.is_space_coming() || !self.is_dropping_vain() && self.has_victim(claim)
     }
 
     fn make_room(&mut self, len: u32, claim: &Claim<'_>) -> Result<(), StoreError> {
         self.evict(len, claim)
+    }
+
+    fn is_overfull(&self) -> bool {
+        self.is_too_large()
+    }
+
+    fn shrink(&mut self, claim: &Claim<'_>) -> Result<Shrunk, StoreError> {
+        self.shrink_some(claim)
     }
 
     fn has_work(&self) -> bool {

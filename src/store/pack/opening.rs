@@ -103,11 +103,16 @@ impl PackStore {
         disk.drop_copy().map_err(failed("remove the copy of"))?;
         let mut space = Space::new(&*disk, allotment, found.tail).map_err(failed("look at"))?;
         space.look_for_holes(&mut *disk);
+        let mut gaps = found.gaps;
+        gaps.handle_opening(!space.is_halved);
         let mut payload_bytes = 0;
         for entry in found.index.iter() {
             space.add(entry.len);
             payload_bytes += u64::from(entry.len);
         }
+        // Now, as the disk may be full when notes are to be written.
+        let places = gaps.len() + 2 * found.pins.len() as u64;
+        space.set_aside_for_notes(&mut *disk, found.tail, places);
         let mut marks = Marks::default();
         if found.pins.is_empty() {
             marks.end();
@@ -125,8 +130,9 @@ impl PackStore {
             },
             background: Background::new(side, sequence, guard, found.records, found.is_readable),
             index: found.index,
-            gaps: found.gaps,
+            gaps,
             pins: found.pins,
+            terms_notes: found.terms_notes,
             damaged: found.damaged.into_iter().collect(),
             space,
             marks,
@@ -143,6 +149,7 @@ impl PackStore {
             generation: 0,
             is_read_only: false,
             is_disk_full: false,
+            disk_full_until: 0,
         })
     }
 }

@@ -1,17 +1,17 @@
 //! Work in the background, in slices of some milliseconds: pages of gaps go back to the file system, blocks
 //! between gaps are moved to the tail so that the gaps become one, and checkpoints are written.
 
-use super::checkpoint::Writer;
+use super::checkpoint::{Contents, Writer};
 use super::commit::Move;
 use super::compact::Compaction;
 use super::disk::Side;
 use super::gaps::{page_bytes, PAGE};
-use super::note::{decode_gaps, decode_terms, encode_gaps, encode_pin, Stretch};
+use super::note::{decode_gaps, decode_terms, encode_gaps, encode_pin, Stretch, STATEMENT_LEN};
 use super::record::{Record, RECORD_HEADER_LEN, TYPE_BLOCK, TYPE_GAPS, TYPE_PIN, TYPE_TERMS};
 use super::PackStore;
 use crate::id::BlockId;
 use crate::limits::*;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Terms};
 use crate::sys::plain;
 use std::io::ErrorKind;
 
@@ -25,13 +25,15 @@ pub(super) struct Background {
     sequence: u64,
     /// The pages by which the last two are told to be of this pack.
     guards: [Option<u64>; 2],
-    writer: Option<Writer>,
+    pub writer: Option<Writer>,
     /// Records since the last checkpoint.
     records: u64,
     /// Records after which the next is written at the earliest.
     pub checkpoint_after: u64,
     /// Bytes of garbage from which on blocks are moved; a sixteenth of the allotment if not said.
     pub move_after: Option<u64>,
+    /// Bytes of notes on terms from which on all terms are said again; half of what is left for them if not said.
+    pub restate_after: Option<u64>,
     /// Whether checkpoints are written at all: not of a pack that could not all be read.
     pub is_readable: bool,
     /// Bytes that are copied to another file in one slice.
@@ -44,6 +46,10 @@ pub(super) struct Background {
     cursor: Option<u64>,
     /// Garbage that was left when the last search ended.
     garbage_left: u64,
+    /// From this time on it is tried again to gain it, whether or not there is more; in seconds since the Unix epoch.
+    retry_at: u64,
+    /// Until this time pages are believed not to go back, as some did not.
+    held_up_until: u64,
 }
 
 impl Background {
@@ -63,12 +69,15 @@ impl Background {
             records,
             checkpoint_after: CHECKPOINT_AFTER,
             move_after: None,
+            restate_after: None,
             is_readable,
             copy_step: MOVE_MAX,
             compaction: None,
             has_replaced: false,
             cursor: None,
             garbage_left: 0,
+            retry_at: 0,
+            held_up_until: 0,
         }
     }
 
@@ -87,6 +96,16 @@ impl Background {
         self.has_replaced = true;
     }
 
+    /// Whether pages could not be given back lately.
+    pub fn is_held_up(&self, time: u64) -> bool {
+        time < self.held_up_until
+    }
+
+    /// Whether there is a copy, or what one has replaced.
+    pub fn is_copying(&self) -> bool {
+        self.compaction.is_some() || self.has_replaced
+    }
+
     /// A record was written.
     pub fn handle_record(&mut self) {
         self.records += 1;
@@ -101,8 +120,12 @@ impl PackStore {
                 || self.background.has_replaced
                 || self.wants_moving()
                 || self.wants_compaction()
+                || self.wants_restating()
+                || self.wants_sweep()
+                || self.marks.has_stale()
                 || self.background.writer.is_some()
-                || self.wants_checkpoint())
+                || self.wants_checkpoint()
+                || self.gaps.unseen().is_some())
     }
 
     pub(super) fn do_a_slice(&mut self) {
@@ -126,9 +149,25 @@ impl PackStore {
                 log::debug!("{error}");
                 self.end_search();
             }
+        } else if self.wants_restating() {
+            self.restate_some();
+        } else if self.wants_sweep() {
+            let now = self.hour();
+            self.evictor.sweep(&self.index, &self.marks, now);
+        } else if self.marks.has_stale() {
+            self.marks.clear_some(&mut self.index);
         } else if self.background.writer.is_some() || self.wants_checkpoint() {
             self.write_checkpoint();
+        } else if self.gaps.unseen().is_some() {
+            self.punch_unseen();
         }
+    }
+
+    /// Whether blocks may soon have to go, and it is not known which have expired.
+    fn wants_sweep(&self) -> bool {
+        self.evictor.wants_sweep(self.hour())
+            && self.lacks(BLOCK_SIZE_MAX as u32) > 0
+            && !self.marks.protect_all(self.index.len())
     }
 
     /// Gives pages of some gaps back.
@@ -138,22 +177,18 @@ impl PackStore {
             let Some(pages) = self.gaps.next_to_punch(left) else {
                 break;
             };
-            let Some(pages) = self.without_guards(pages) else {
-                continue;
-            };
-            let len = pages.1 - pages.0;
-            left -= len;
-            match self.disk.punch(pages.0, len) {
-                Ok(()) => self.gaps.set_punched(pages),
-                Err(error) => {
-                    self.gaps.give_up(pages);
-                    let cause = plain(&error);
-                    let path = self.disk.path().display();
-                    match error.kind() {
-                        ErrorKind::Unsupported => self.space.halve(&*self.disk),
-                        _ => log::warn!("give back space of {path}: {cause}"),
-                    }
+            let pages = match self.without_guards(pages) {
+                Ok(pages) => pages,
+                Err(guard) => {
+                    // It is not asked again.
+                    self.gaps.give_up((guard, guard + PAGE));
+                    continue;
                 }
+            };
+            left -= pages.1 - pages.0;
+            match self.give_back(pages) {
+                true => self.gaps.set_punched(pages),
+                false => self.gaps.give_up(pages),
             }
             if left == 0 {
                 break;
@@ -162,20 +197,80 @@ impl PackStore {
         self.space.measure(&*self.disk, self.tail);
     }
 
-    /// What may go back of these pages, from the first; `None` if the first may not, which is not asked again.
-    fn without_guards(&mut self, (first, mut after): Stretch) -> Option<Stretch> {
+    /// Gives pages back to the file system; whether that could be done.
+    fn give_back(&mut self, pages: Stretch) -> bool {
+        let Err(error) = self.disk.punch(pages.0, pages.1 - pages.0) else {
+            return true;
+        };
+        if error.kind() == ErrorKind::Unsupported {
+            self.space.halve(&*self.disk);
+        } else {
+            let (path, cause) = (self.disk.path().display(), plain(&error));
+            log::warn!("give back space of {path}: {cause}");
+            self.background.held_up_until = self.time + NOTE_RETRY_SECS;
+        }
+        false
+    }
+
+    /// Gives pages back of gaps that were found at the opening, as far as they are no holes: of those alone that a
+    /// process left which was killed.
+    pub(super) fn punch_unseen(&mut self) {
+        let Some(mut at) = self.gaps.unseen() else {
+            return;
+        };
+        let mut punches = 0;
+        for _ in 0..GAPS_ASKED_PER_SLICE {
+            let around = self.gaps.around(at);
+            let next = around.or_else(|| self.gaps.iter_from(at).next());
+            let first = next.map(|gap| at.max(gap.0).next_multiple_of(PAGE));
+            let data = first.and_then(|first| self.disk.data_after(first));
+            let (Some(gap), Some(data)) = (next, data) else {
+                self.gaps.set_seen(None);
+                break;
+            };
+            let (first, after) = (data / PAGE * PAGE, gap.1 / PAGE * PAGE);
+            if first >= after {
+                // There is no data before that.
+                at = gap.1.max(first);
+                continue;
+            }
+            let pages = (
+                first,
+                after.min(first + PUNCH_MAX / PUNCHES_PER_SLICE as u64),
+            );
+            at = match self.without_guards(pages) {
+                Ok(pages) => {
+                    self.give_back(pages);
+                    punches += 1;
+                    pages.1
+                }
+                Err(guard) => guard + PAGE,
+            };
+            if punches == PUNCHES_PER_SLICE {
+                break;
+            }
+        }
+        if self.gaps.unseen().is_some() {
+            self.gaps.set_seen(Some(at));
+        }
+        if punches > 0 {
+            self.space.measure(&*self.disk, self.tail);
+        }
+    }
+
+    /// What may go back of these pages, from the first; if the first may not, that.
+    fn without_guards(&self, (first, mut after): Stretch) -> Result<Stretch, u64> {
         let coming = self.background.writer.as_ref().map(Writer::guard);
         let guards = self.background.guards.into_iter().chain([coming]);
         for guard in guards.flatten() {
             if guard == first {
-                self.gaps.give_up((first, first + PAGE));
-                return None;
+                return Err(guard);
             }
             if (first..after).contains(&guard) {
                 after = guard;
             }
         }
-        Some((first, after))
+        Ok((first, after))
     }
 
     /// Whether there is enough garbage between blocks that it is worth while to move them.
@@ -184,17 +279,26 @@ impl PackStore {
             && (self.background.cursor.is_some() || self.is_garbage_much(self.space.limit() / 16))
     }
 
-    /// Whether there is more garbage than this, and than when the last attempt ended.
+    /// Whether there is more garbage than this, and the last attempt to gain it was long ago or ended with less.
     pub(super) fn is_garbage_much(&self, many: u64) -> bool {
-        let garbage = self.gaps.garbage();
-        let many = self.background.move_after.unwrap_or(many);
-        garbage > many && garbage > self.background.garbage_left / 4 * 5
+        let is_more = self.gaps.garbage() > self.background.garbage_left / 4 * 5;
+        self.has_garbage(many) && (is_more || self.time >= self.background.retry_at)
     }
 
-    /// To gain what there is to be gained is not tried again before there is more.
+    fn has_garbage(&self, many: u64) -> bool {
+        self.gaps.garbage() > self.background.move_after.unwrap_or(many)
+    }
+
+    /// Whether a copy of the pack would give much back. If none can be made, to drop blocks is in vain.
+    pub(super) fn needs_compaction(&self) -> bool {
+        self.space.is_halved && self.has_garbage(self.space.limit() / 8)
+    }
+
+    /// To gain what there is to be gained is not tried again before there is more, or some time has gone by.
     pub(super) fn end_search(&mut self) {
         self.background.cursor = None;
         self.background.garbage_left = self.gaps.garbage();
+        self.background.retry_at = self.time + RECLAIM_RETRY_SECS;
     }
 
     /// Looks at some gaps, and copies what lies between two of them to the tail if that gains more than it takes.
@@ -202,6 +306,7 @@ impl PackStore {
         let from = self.background.cursor.unwrap_or(0);
         let mut gaps = self.gaps.iter_from(from).take(GAPS_PER_SLICE + 1);
         let mut before = gaps.next();
+        // With the gaps before them.
         let mut runs = Vec::new();
         let mut bytes = 0;
         for after in gaps {
@@ -213,7 +318,7 @@ impl PackStore {
             let back = page_bytes((gap.0, after.1)) - page_bytes(gap) - page_bytes(after);
             let gain = back.saturating_sub(len);
             if gain > 0 && len <= gain * MOVE_COST_MAX && len <= MOVE_MAX {
-                runs.push(run);
+                runs.push((gap.0, run));
                 bytes += len;
                 if bytes >= MOVE_MAX {
                     break;
@@ -230,56 +335,89 @@ impl PackStore {
             self.end_search();
             return Ok(());
         }
-        for run in runs {
-            self.move_run(run)?;
+        let mut effort = 0;
+        for (gap, run) in runs {
+            if effort >= MOVE_RECORDS_MAX {
+                // The search goes on here.
+                self.background.cursor = Some(gap);
+                break;
+            }
+            effort += self.move_run(run)?;
         }
         Ok(())
     }
 
-    /// Copies all that counts of a run to the tail. Nothing is done if there is something in it that is damaged, or
-    /// not known.
-    fn move_run(&mut self, run: Stretch) -> Result<(), StoreError> {
-        let Some(records) = self.records_of(run) else {
-            return Ok(());
+    /// Copies all that counts of a run to the tail; how many records and statements were looked at. Nothing is done if
+    /// there is something in it that is damaged, or not known, or if there are too many records: what they could give
+    /// back is little beside what so many small blocks are charged.
+    fn move_run(&mut self, run: Stretch) -> Result<usize, StoreError> {
+        let (records, effort) = self.records_of(run);
+        let Some(records) = records else {
+            return Ok(effort);
         };
-        let (moves, terms) = (self.pending.moves.len(), self.pending.terms.clone());
+        let moves = self.pending.moves.len();
+        let has_terms = |(_, record): &(u64, Record)| record.kind_of_record == TYPE_TERMS;
+        let has_terms = records.iter().any(has_terms);
         let mut copies = Vec::new();
+        let mut terms = Vec::new();
         for (offset, record) in records {
             let begun = self.tail;
-            let done = self.move_record(offset, &record);
+            let done = self.move_record(offset, &record, &mut terms);
             if self.tail > begun {
                 copies.push((begun, self.tail));
             }
             if !matches!(done, Ok(true)) {
                 // What was copied so far counts no more than before.
                 self.pending.moves.truncate(moves);
-                self.pending.terms = terms;
                 for copy in copies {
                     self.add_gap(copy);
                 }
-                return done.map(drop);
+                return done.map(|_| effort);
             }
         }
-        self.pending.moved.push(run);
-        Ok(())
+        self.pending.terms.extend(terms);
+        match has_terms {
+            true => self.pending.moved_with_terms.push(run),
+            false => self.pending.moved.push(run),
+        }
+        Ok(effort)
     }
 
-    /// The records of a run, by their headers; `None` if it is not all records.
-    fn records_of(&self, run: Stretch) -> Option<Vec<(u64, Record)>> {
+    /// The records of a run, by their headers; `None` if it is not all records, or there are too many, with the
+    /// statements of notes on terms, of which each costs a look at a header. And how many were looked at.
+    fn records_of(&self, run: Stretch) -> (Option<Vec<(u64, Record)>>, usize) {
         let mut records = Vec::new();
         let mut offset = run.0;
+        let mut effort = 0;
         while offset < run.1 {
             let mut header = [0; RECORD_HEADER_LEN];
-            let read = self.disk.read_full(&mut header, offset).ok()?;
-            let record = Record::decode(&header[..read], &self.id, offset)?;
-            records.push((offset, record));
+            let read = self.disk.read_full(&mut header, offset);
+            let record = read.map(|read| Record::decode(&header[..read], &self.id, offset));
+            let Ok(Some(record)) = record else {
+                return (None, effort);
+            };
+            effort += 1;
+            let statements = match record.kind_of_record {
+                TYPE_TERMS => record.len as usize / STATEMENT_LEN,
+                _ => 0,
+            };
+            if effort + statements > MOVE_RECORDS_MAX {
+                return (None, effort);
+            }
+            effort += statements;
             offset += record.extent();
+            records.push((offset - record.extent(), record));
         }
-        (offset == run.1).then_some(records)
+        ((offset == run.1).then_some(records), effort)
     }
 
-    /// Copies a record to the tail if it counts; false if it cannot be told.
-    fn move_record(&mut self, offset: u64, record: &Record) -> Result<bool, StoreError> {
+    /// Copies a record to the tail if it counts; false if it cannot be told. Terms are to be said again.
+    fn move_record(
+        &mut self,
+        offset: u64,
+        record: &Record,
+        terms: &mut Vec<(u64, Terms)>,
+    ) -> Result<bool, StoreError> {
         let id = BlockId(record.address);
         if record.kind_of_record == TYPE_BLOCK {
             let Some(from) = self.index.at(&id, offset) else {
@@ -289,9 +427,12 @@ impl PackStore {
             let Ok(Some((record, payload))) = self.read_sound(&from) else {
                 return Ok(false);
             };
-            let terms = from.terms;
-            self.grow(record.extent())?;
-            let to = self.append(&Record { terms, ..record }, &payload)?;
+            let now = Record {
+                terms: from.terms,
+                ..record
+            };
+            self.grow(now.extent())?;
+            let to = self.append(&now, &payload)?;
             self.pending.moves.push(Move::Block { id, from, to });
             return Ok(true);
         }
@@ -313,9 +454,7 @@ impl PackStore {
             }
             TYPE_TERMS => {
                 for (at, _) in decode_terms(&payload, offset) {
-                    if let Some(entry) = self.entry_at(at) {
-                        self.pending.terms.insert(at, entry.terms);
-                    }
+                    terms.extend(self.entry_at(at).map(|entry| (at, entry.terms)));
                 }
             }
             TYPE_PIN => {
@@ -348,14 +487,23 @@ impl PackStore {
     fn write_checkpoint(&mut self) {
         let result = match self.background.writer.take() {
             None => self.begin_checkpoint(),
-            Some(mut writer) => match writer.step(&mut *self.disk, &self.index) {
-                Ok(false) => {
-                    self.background.writer = Some(writer);
-                    Ok(())
+            Some(mut writer) => {
+                let contents = Contents {
+                    index: &self.index,
+                    gaps: &self.gaps,
+                    pins: &self.pins,
+                    damaged: &self.damaged,
+                    terms_notes: &self.terms_notes,
+                };
+                match writer.step(&mut *self.disk, &contents) {
+                    Ok(false) => {
+                        self.background.writer = Some(writer);
+                        Ok(())
+                    }
+                    Ok(true) => self.seal(writer),
+                    Err(error) => Err(self.failed("write a checkpoint of", error)),
                 }
-                Ok(true) => self.seal(writer),
-                Err(error) => Err(self.failed("write a checkpoint of", error)),
-            },
+            }
         };
         if let Err(error) = result {
             // Without one the next opening takes longer, and that is all.
@@ -389,13 +537,7 @@ impl PackStore {
             return Ok(());
         }
         let (side, guard) = (writer.side(), writer.guard());
-        let sealed = writer.seal(
-            &mut *self.disk,
-            &self.id,
-            &self.gaps,
-            &self.pins,
-            &self.damaged,
-        );
+        let sealed = writer.seal(&mut *self.disk, &self.id);
         sealed.map_err(|error| self.failed("write a checkpoint of", error))?;
         self.background.side = side.other();
         self.background.sequence += 1;

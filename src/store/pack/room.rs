@@ -1,39 +1,73 @@
 //! Room for a block: others go for it, and their space at once.
 
-use super::record;
-use super::PackStore;
+use super::evict::Wanted;
+use super::{Entry, PackStore};
+use crate::id::BlockId;
 use crate::limits::*;
-use crate::store::{Claim, Store, StoreError};
+use crate::store::{Claim, Shrunk, Store, StoreError};
 
 /// Rounds of making room for one block at most: each drops as many blocks as may go at once.
 const ROUNDS_MAX: usize = 16;
+
+/// Slices of giving pages back between two rounds at most: as each gives back 16 KiB at least, a block fits then, if
+/// the allotment is not exceeded.
+const PUNCH_SLICES_MAX: usize = 32;
 
 impl PackStore {
     /// Whether there will be more room without anything being dropped.
     pub(super) fn is_space_coming(&self) -> bool {
         // Gaps that are noted join others, and take less room in a checkpoint. A copy gives much back, but not soon.
-        !self.pending.is_empty()
+        self.pending.gives_space() && !self.pending.is_held_up(self.time)
             || !self.space.is_halved && (self.gaps.are_waiting() || self.wants_moving())
     }
 
     /// Whether there will be more room once the pack has been copied.
-    pub(super) fn is_copy_coming(&self) -> bool {
+    fn is_copy_coming(&self) -> bool {
         self.wants_compaction() || self.background.has_replaced
     }
 
+    /// Whether what is dropped now gives nothing back: so much has been dropped that the pack is to be copied, whether
+    /// or not that can be done; or it cannot be noted, or not be given back.
+    pub(super) fn is_dropping_vain(&self) -> bool {
+        self.is_copy_coming() || self.needs_compaction() || self.is_held_up()
+    }
+
+    fn is_held_up(&self) -> bool {
+        self.pending.is_held_up(self.time) || self.background.is_held_up(self.time)
+    }
+
     /// Whether something may go for the one that has this claim.
-    pub(super) fn has_victim(&self, claim: &Claim<'_>) -> bool {
-        let (evictor, now) = (&mut self.evictor.clone(), self.hour());
-        let address = |entry: &super::Entry| self.address(entry).ok().flatten();
-        let victims = evictor.victims(&self.index, &self.marks, now, claim, &address, 1);
-        !victims.is_empty()
+    pub(super) fn has_victim(&mut self, claim: &Claim<'_>) -> bool {
+        let one = Wanted { count: 1, bytes: 1 };
+        !self.victims(claim, one).is_empty()
+    }
+
+    fn victims(&mut self, claim: &Claim<'_>, wanted: Wanted) -> Vec<(BlockId, Entry)> {
+        let now = self.hour();
+        let PackStore {
+            evictor,
+            index,
+            marks,
+            disk,
+            ..
+        } = self;
+        let address = |entry: &Entry| super::read_address(&**disk, entry).ok().flatten();
+        evictor.victims(index, marks, now, claim, &address, wanted)
     }
 
     /// Gives pages back until a block of this many bytes fits, or none are left that may go; whether it does. The
     /// rest is left to the background: each call takes some 0.1 ms.
     fn punch_until_fits(&mut self, len: u32) -> bool {
-        while self.lacks(len) > 0 && self.gaps.are_waiting() {
-            self.punch();
+        for _ in 0..PUNCH_SLICES_MAX {
+            if self.lacks(len) == 0 {
+                break;
+            } else if self.gaps.are_waiting() {
+                self.punch();
+            } else if self.gaps.unseen().is_some() {
+                self.punch_unseen();
+            } else {
+                break;
+            }
         }
         self.lacks(len) == 0
     }
@@ -43,37 +77,19 @@ impl PackStore {
         if self.is_read_only {
             return Err(StoreError::ReadOnly);
         }
-        if self.is_copy_coming() && self.lacks(len) > 0 {
-            // What was dropped makes room when the pack has been copied, and what the copy has replaced is gone.
-            return Err(self.full());
-        }
         for _ in 0..ROUNDS_MAX {
             if self.punch_until_fits(len) {
                 return Ok(());
             }
-            let lacking = self.lacks(len);
-            let mut wanted = lacking.max(EVICT_STEP.min(self.space.limit() / 32));
-            let now = self.hour();
-            let PackStore {
-                evictor,
-                index,
-                marks,
-                disk,
-                ..
-            } = self;
-            let address = |entry: &super::Entry| super::read_address(&**disk, entry).ok().flatten();
-            let victims = evictor.victims(index, marks, now, claim, &address, EVICTIONS_MAX);
-            let is_last = victims.is_empty();
-            for (id, entry) in victims {
-                if wanted == 0 {
-                    // It is found again next time.
-                    self.evictor.handle_release();
-                    break;
-                }
-                self.remove(&id)?;
-                wanted = wanted.saturating_sub(record::extent(entry.len));
+            if self.is_dropping_vain() {
+                break;
             }
-            self.commit()?;
+            let (lacking, garbage) = (self.lacks(len), self.gaps.garbage());
+            let wanted = Wanted {
+                count: EVICTIONS_MAX,
+                bytes: lacking.max(EVICT_STEP.min(self.space.limit() / 32)),
+            };
+            let is_last = self.drop_some(claim, wanted)? == 0;
             if self.space.is_halved {
                 break;
             }
@@ -86,11 +102,65 @@ impl PackStore {
                 self.commit_all()?;
             } else if fits || is_last {
                 break;
+            } else if self.lacks(len) >= lacking && self.gaps.garbage() <= garbage {
+                // Nothing was gained, nor is there more to be moved together.
+                break;
             }
         }
         match self.lacks(len) {
             0 => Ok(()),
             _ => Err(self.full()),
+        }
+    }
+
+    /// Drops the blocks that go first, and makes it durable; how many.
+    fn drop_some(&mut self, claim: &Claim<'_>, wanted: Wanted) -> Result<usize, StoreError> {
+        let victims = self.victims(claim, wanted);
+        let count = victims.len();
+        for (id, _) in victims {
+            if let Err(error) = self.remove(&id) {
+                // The rest is to be found again.
+                self.evictor.forget();
+                return Err(error);
+            }
+        }
+        self.commit()?;
+        Ok(count)
+    }
+
+    /// Whether more is used than allotted. A copy does not count.
+    pub(super) fn is_too_large(&self) -> bool {
+        let used = self.space.used(self.places());
+        used > self.space.limit() && !self.background.is_copying()
+    }
+
+    /// Whether more would be used than allotted if the pack were copied.
+    pub(super) fn is_copy_too_large(&self) -> bool {
+        let used = self.space.used(self.places()) - self.gaps.garbage();
+        self.is_too_large() && used > self.space.limit()
+    }
+
+    /// Drops some of what is too much; the background gives its space back.
+    pub(super) fn shrink_some(&mut self, claim: &Claim<'_>) -> Result<Shrunk, StoreError> {
+        if self.is_read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        // Where the file system takes no part of a file back, one copy is made when enough has been dropped.
+        let is_enough = self.space.is_halved && !self.is_copy_too_large();
+        if is_enough || self.is_held_up() || !self.marks.is_known() {
+            return Ok(Shrunk::Later);
+        }
+        let excess = self
+            .space
+            .used(self.places())
+            .saturating_sub(self.space.limit());
+        let wanted = Wanted {
+            count: EVICTIONS_MAX,
+            bytes: excess.min(EVICT_STEP),
+        };
+        match self.drop_some(claim, wanted)? {
+            0 if !self.evictor.has_more() => Ok(Shrunk::Nothing),
+            _ => Ok(Shrunk::Some),
         }
     }
 }

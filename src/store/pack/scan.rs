@@ -13,6 +13,7 @@ use super::record::{
     extent, PackId, Record, ADDRESS_AT, ALIGN, RECORDS_AT, RECORD_HEADER_LEN, TYPE_BLOCK,
     TYPE_GAPS, TYPE_PIN, TYPE_TERMS,
 };
+use super::terms::TermsNotes;
 use super::window::{Found, Window};
 use crate::block::Kind;
 use crate::id::BlockId;
@@ -47,6 +48,8 @@ pub(super) struct Scan {
     pub gaps: Gaps,
     /// By the root.
     pub pins: BTreeMap<BlockId, PinNote>,
+    /// Where notes on terms lie that may count.
+    pub terms_notes: TermsNotes,
     /// Each stretch that is damaged and followed by a sound record, or cannot be read; in order.
     pub damaged: Vec<Stretch>,
     /// Where the last sound record ends. What follows is a torn tail.
@@ -152,6 +155,7 @@ impl<'a> Scanner<'a> {
                 index: from.index,
                 gaps,
                 pins: from.pins,
+                terms_notes: from.terms_notes,
                 damaged: from.damaged,
                 tail: from.end.max(RECORDS_AT),
                 last: from.last,
@@ -203,7 +207,11 @@ impl<'a> Scanner<'a> {
                     self.new_gaps.add(stretch);
                 }
             }
-            TYPE_TERMS => self.new_terms.extend(decode_terms(payload, offset)),
+            TYPE_TERMS => {
+                self.new_terms.extend(decode_terms(payload, offset));
+                let end = offset + record.extent();
+                self.scan.terms_notes.push((offset, end));
+            }
             TYPE_PIN => {
                 if let Some(len) = decode_pin(payload) {
                     self.new_pins.push((id, PinNote { len, offset }));
@@ -219,6 +227,7 @@ impl<'a> Scanner<'a> {
     fn settle(mut self) -> io::Result<Scan> {
         for stretch in self.new_gaps.iter() {
             self.scan.gaps.add(stretch);
+            self.scan.terms_notes.remove_within(stretch);
         }
         let (gaps, terms) = (&self.new_gaps, &self.new_terms);
         if gaps.len() > 0 || !terms.is_empty() {

@@ -94,15 +94,16 @@ impl Space {
     }
 
     /// Bytes beyond the limit that a block of this many bytes would take, at this tail; 0 if it fits.
-    pub fn lacks(&self, len: u32, tail: u64, gaps: u64) -> u64 {
+    /// So many are left for notes on terms.
+    pub fn lacks(&self, len: u32, tail: u64, gaps: u64, terms: u64) -> u64 {
         let extent = record::extent(len);
-        let ahead = self.ahead(tail, extent);
+        let ahead = self.ahead(tail + terms, extent);
         let wanted = self.used(gaps) + ahead + excess(extent) + self.headroom();
         wanted.saturating_sub(self.limit())
     }
 
     /// Bytes to be set aside for a record of this extent at this tail, and for notes behind it.
-    fn ahead(&self, tail: u64, extent: u64) -> u64 {
+    pub fn ahead(&self, tail: u64, extent: u64) -> u64 {
         let end = (tail + extent + NOTE_RESERVE).next_multiple_of(PAGE);
         end.saturating_sub(self.end)
     }
@@ -148,6 +149,22 @@ impl Space {
         Ok(())
     }
 
+    /// Whether the disk has what a record of this extent needs at this tail, as far as it says.
+    pub fn is_on_disk(&self, disk: &dyn Disk, tail: u64, extent: u64) -> bool {
+        let least = self.ahead(tail, extent);
+        let spare = |free: u64| free.saturating_sub(self.allotment.min_free);
+        least == 0 || disk.free_space().is_ok_and(|free| least <= spare(free))
+    }
+
+    /// Sets space aside for notes behind this tail, as far as there is any, in the allotment and on the disk.
+    pub fn set_aside_for_notes(&mut self, disk: &mut dyn Disk, tail: u64, gaps: u64) {
+        if self.used(gaps) + self.ahead(tail, 0) <= self.limit() {
+            if let Err(error) = self.grow(disk, tail, 0, 0) {
+                log::debug!("{error}");
+            }
+        }
+    }
+
     fn set_aside(&mut self, disk: &mut dyn Disk, len: u64) -> io::Result<()> {
         if !self.is_virtual {
             match disk.allocate(self.end, len) {
@@ -158,6 +175,13 @@ impl Space {
         self.end += len;
         self.allocated += len;
         Ok(())
+    }
+
+    /// A record ends here: it may have taken of what was not set aside.
+    pub fn handle_record(&mut self, tail: u64) {
+        let end = tail.next_multiple_of(PAGE);
+        self.allocated += end.saturating_sub(self.end);
+        self.end = self.end.max(end);
     }
 
     /// The file has been cut to its tail: what was set aside behind it is gone.

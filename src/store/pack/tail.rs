@@ -1,10 +1,10 @@
 //! The end of a pack, where records are written.
 
 use super::index::PACK_SIZE_MAX;
-use super::record::{Record, ALIGN, RECORD_HEADER_LEN};
+use super::record::{self, Record, ALIGN, RECORD_HEADER_LEN};
 use super::scan::Last;
 use super::PackStore;
-use crate::limits::WRITE_BACK_STEP;
+use crate::limits::{NOTE_RETRY_SECS, WRITE_BACK_STEP};
 use crate::store::StoreError;
 use crate::sys::plain;
 use std::io;
@@ -41,6 +41,7 @@ impl PackStore {
         let crc = header_crc(&header);
         self.last = Last { offset, crc };
         self.background.handle_record();
+        self.space.handle_record(end);
         if self.tail - self.write_back_tail >= WRITE_BACK_STEP {
             let len = self.tail - self.write_back_tail;
             self.disk.start_write_back(self.write_back_tail, len);
@@ -53,7 +54,12 @@ impl PackStore {
     /// cuts it.
     pub(super) fn cut_back(&mut self) {
         match self.disk.set_len(self.tail) {
-            Ok(()) => self.space.cut(&*self.disk, self.tail),
+            Ok(()) => {
+                self.space.cut(&*self.disk, self.tail);
+                let places = self.places();
+                let disk = &mut *self.disk;
+                self.space.set_aside_for_notes(disk, self.tail, places);
+            }
             Err(error) => {
                 let cause = plain(&error);
                 log::debug!("cut the end of {}: {cause}", self.disk.path().display());
@@ -70,15 +76,25 @@ impl PackStore {
     }
 
     pub(super) fn say_if_full(&mut self, error: &StoreError) {
+        if matches!(error, StoreError::DiskFull(..)) {
+            self.disk_full_until = self.time + NOTE_RETRY_SECS;
+        }
         if error.is_full() && !self.is_disk_full {
             self.is_disk_full = true;
             log::warn!("{error}; until then blocks are refused");
         }
     }
 
+    /// Whether a block of this many bytes that fits in the allotment fits on the disk as well.
+    pub(super) fn is_on_disk(&self, len: u32) -> bool {
+        let extent = record::extent(len);
+        self.time >= self.disk_full_until && self.space.is_on_disk(&*self.disk, self.tail, extent)
+    }
+
     /// Sets space aside for a record of this extent.
     pub(super) fn grow(&mut self, extent: u64) -> Result<(), StoreError> {
-        let used = self.space.used(self.places()) + self.space.headroom();
+        let left = self.space.headroom() + self.terms_room();
+        let used = self.space.used(self.places()) + left;
         let room = self.space.limit().saturating_sub(used);
         let (disk, tail) = (&mut *self.disk, self.tail);
         self.space.grow(disk, tail, extent, room)

@@ -1,14 +1,14 @@
 //! Verification: the pack is read from its start to its end, past the index and the caches that serve it, and all
 //! checksums and addresses are compared.
 
+use super::index::{Key, FIRST_KEY};
 use super::record::{Record, ALIGN, FILE_HEADER_LEN, RECORDS_AT, RECORD_HEADER_LEN, TYPE_BLOCK};
 use super::window::{Found, Window};
 use super::{Entry, PackStore};
 use crate::block::{Block, Kind};
 use crate::id::BlockId;
-use crate::limits::VERIFY_STEP;
+use crate::limits::{VERIFY_RECORDS, VERIFY_STEP};
 use crate::store::{Damage, Verified};
-use std::io;
 
 /// Where in a bookmark the generation begins: higher than all offsets, which are below 32 TiB.
 const GENERATION_AT: u32 = 48;
@@ -18,8 +18,10 @@ const OFFSET_MASK: u64 = (1 << GENERATION_AT) - 1;
 enum Seen {
     /// Nothing wrong, up to there; so many blocks and bytes were compared.
     Sound { end: u64, blocks: u64, bytes: u64 },
-    /// A stretch up to there is not as it was written.
+    /// A stretch up to there is not as it was written. It may be that of this block.
     Damaged { end: u64, id: Option<BlockId> },
+    /// There is no header in a stretch up to there: nobody knows what blocks begin in it.
+    Lost { end: u64 },
 }
 
 impl PackStore {
@@ -42,25 +44,47 @@ impl PackStore {
                 id: None,
             }));
         }
-        while offset < self.tail && offset < until {
+        let mut window = Window::new(&*self.disk, &self.id, self.tail);
+        let mut aside = Vec::new();
+        let mut lost = None;
+        for _ in 0..VERIFY_RECORDS {
+            if offset >= self.tail.min(until) || lost.is_some() {
+                break;
+            }
             if let Some((_, end)) = self.gaps.around(offset) {
                 offset = end;
                 continue;
             }
-            match self.look_at(offset, until, is_wanted) {
+            let (end, id) = match self.look_at(&mut window, offset, until, is_wanted) {
                 Seen::Sound { end, blocks, bytes } => {
                     verified.blocks += blocks;
                     verified.bytes += bytes;
                     offset = end;
+                    continue;
                 }
                 Seen::Damaged { end, id } => {
-                    let len = end - offset;
-                    verified.bytes += len;
-                    verified.damaged.push(Damage { offset, len, id });
-                    self.set_aside(offset, end, id);
-                    offset = end;
+                    aside.push((offset, end, id));
+                    (end, id)
                 }
-            }
+                // The step ends here: to set such a stretch aside takes long.
+                Seen::Lost { end } => {
+                    lost = Some((offset, end));
+                    (end, None)
+                }
+            };
+            let len = end - offset;
+            verified.bytes += len;
+            verified.damaged.push(Damage { offset, len, id });
+            offset = end;
+        }
+        if window.unreadable() > 0 {
+            self.background.stop_checkpoints();
+        }
+        for (start, end, id) in aside {
+            self.set_aside(start, end, id);
+        }
+        if let Some((start, end)) = lost {
+            self.set_lost_aside(start, end);
         }
         (verified.at, verified.end) = (offset.min(self.tail), self.tail);
         verified.next = (offset < self.tail).then(|| self.bookmark(offset));
@@ -72,21 +96,49 @@ impl PackStore {
         u64::from(self.generation) << GENERATION_AT | offset
     }
 
-    fn look_at(&mut self, offset: u64, until: u64, is_wanted: &dyn Fn(&BlockId) -> bool) -> Seen {
+    /// Sets aside what is damaged at this place; where it ends, if it is.
+    pub(super) fn set_aside_at(&mut self, offset: u64) -> Option<u64> {
+        let mut window = Window::new(&*self.disk, &self.id, self.tail);
+        let seen = self.look_at(&mut window, offset, offset + VERIFY_STEP, &|_| true);
+        if window.unreadable() > 0 {
+            self.background.stop_checkpoints();
+        }
+        match seen {
+            Seen::Sound { .. } => None,
+            Seen::Damaged { end, id } => {
+                self.set_aside(offset, end, id);
+                Some(end)
+            }
+            Seen::Lost { end } => {
+                self.set_lost_aside(offset, end);
+                Some(end)
+            }
+        }
+    }
+
+    fn look_at(
+        &self,
+        window: &mut Window<'_>,
+        offset: u64,
+        until: u64,
+        is_wanted: &dyn Fn(&BlockId) -> bool,
+    ) -> Seen {
+        let record = match window.record(offset) {
+            Ok(Found::Record(record)) => Some(record),
+            Ok(Found::Nothing | Found::Unreadable) | Err(_) => None,
+        };
+        let id = record.as_ref().map(|record| BlockId(record.address));
         // What was set aside earlier stays so, even if it can be read now: the index does not know it.
-        let known = self.damaged.get(&offset).copied();
-        let id = self.record_at(offset).map(|record| BlockId(record.address));
-        if let Some(end) = known {
+        if let Some(&end) = self.damaged.get(&offset) {
             return Seen::Damaged { end, id };
         }
-        let Some(record) = self.record_at(offset) else {
+        let Some(record) = record else {
             let until = self.tail.min(until + ALIGN);
-            let mut window = Window::new(&*self.disk, &self.id, self.tail);
             let next = window.next_record(offset + ALIGN, until);
             let next = next.ok().and_then(|(next, _)| next).unwrap_or(until);
             let gap = self.gaps.iter_from(offset).next();
             let end = gap.map_or(next, |(start, _)| start.min(next));
-            return Seen::Damaged { end, id: None };
+            return Seen::Lost { end };
         };
         let end = offset + record.extent();
         let is_block = record.kind_of_record == TYPE_BLOCK;
@@ -94,73 +146,58 @@ impl PackStore {
             let (blocks, bytes) = (0, RECORD_HEADER_LEN as u64);
             return Seen::Sound { end, blocks, bytes };
         }
-        match self.is_as_written(offset, &record) {
-            Ok(true) => {
-                let (blocks, bytes) = (u64::from(is_block), end - offset);
-                return Seen::Sound { end, blocks, bytes };
-            }
-            Ok(false) => {}
-            Err(error) => self.handle_unreadable(offset, &error),
+        if is_as_written(window, offset, &record) {
+            let (blocks, bytes) = (u64::from(is_block), end - offset);
+            return Seen::Sound { end, blocks, bytes };
         }
         let id = id.filter(|_| is_block);
         Seen::Damaged { end, id }
     }
 
-    /// The valid header at this place, whose extent ends before the tail.
-    fn record_at(&mut self, offset: u64) -> Option<Record> {
-        let mut window = Window::new(&*self.disk, &self.id, self.tail);
-        match window.record(offset) {
-            Ok(Found::Record(record)) => return Some(record),
-            Ok(Found::Nothing) => {}
-            Ok(Found::Unreadable) | Err(_) => self.background.stop_checkpoints(),
-        }
-        None
-    }
-
-    /// Whether a record's payload has its checksum, and a block its address.
-    fn is_as_written(&self, offset: u64, record: &Record) -> io::Result<bool> {
-        let mut payload = vec![0; record.len as usize];
-        let at = offset + RECORD_HEADER_LEN as u64;
-        let read = self.disk.read_full(&mut payload, at)?;
-        if read < payload.len() || crc32fast::hash(&payload) != record.payload_crc {
-            return Ok(false);
-        }
-        let kind = Kind::from_byte(record.block_kind);
-        Ok(match kind.filter(|_| record.kind_of_record == TYPE_BLOCK) {
-            Some(kind) => Block::verify(BlockId(record.address), kind, payload).is_ok(),
-            None => true,
-        })
-    }
-
-    /// Sets a damaged stretch aside: blocks that begin in it are absent from now on.
+    /// Sets a record aside that is damaged: its block is absent from now on.
     fn set_aside(&mut self, start: u64, end: u64, id: Option<BlockId>) {
         if let Some(id) = id {
             if let Some(entry) = self.index.at(&id, start) {
                 return self.quarantine(&id, &entry);
             }
         } else if !self.damaged.contains_key(&start) {
-            let path = self.disk.path().display();
-            log::warn!(
-                "{path}: {} bytes at offset {start} are damaged",
-                end - start
-            );
-            self.forget_within(start, end);
+            self.say_damaged(start, end);
         }
         self.damaged.insert(start, end);
     }
 
-    /// Takes all blocks out of the index that begin in a stretch whose headers cannot be read. Linear in the index.
-    fn forget_within(&mut self, start: u64, end: u64) {
-        let (space, payload_bytes, marks) =
-            (&mut self.space, &mut self.payload_bytes, &mut self.marks);
-        self.index.retain(|entry: Entry| {
-            if !(start..end).contains(&entry.offset) {
-                return Some(entry);
-            }
-            space.remove(entry.len);
-            *payload_bytes -= u64::from(entry.len);
-            marks.forget(&entry);
-            None
-        });
+    /// Sets a stretch aside whose headers cannot be read: all blocks that begin in it are absent from now on. Linear
+    /// in the index.
+    fn set_lost_aside(&mut self, start: u64, end: u64) {
+        self.say_damaged(start, end);
+        let entries = self.index.iter_from(FIRST_KEY);
+        let within = entries.filter(|(_, entry)| (start..end).contains(&entry.offset));
+        let lost: Vec<(Key, Entry)> = within.collect();
+        for ((prefix, _), entry) in lost {
+            let mut id = BlockId([0; 32]);
+            id.0[..8].copy_from_slice(&prefix.to_be_bytes());
+            self.forget(&id, &entry);
+        }
+        self.damaged.insert(start, end);
+    }
+
+    fn say_damaged(&self, start: u64, end: u64) {
+        let path = self.disk.path().display();
+        log::warn!(
+            "{path}: {} bytes at offset {start} are damaged",
+            end - start
+        );
+    }
+}
+
+/// Whether a record's payload has its checksum, and a block its address.
+fn is_as_written(window: &mut Window<'_>, offset: u64, record: &Record) -> bool {
+    let Ok(Some(payload)) = window.payload(offset, record) else {
+        return false;
+    };
+    let kind = Kind::from_byte(record.block_kind);
+    match kind.filter(|_| record.kind_of_record == TYPE_BLOCK) {
+        Some(kind) => Block::verify(BlockId(record.address), kind, payload.to_vec()).is_ok(),
+        None => true,
     }
 }

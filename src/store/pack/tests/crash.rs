@@ -44,6 +44,8 @@ struct Known {
     /// The same of pins.
     pinned: BTreeSet<BlockId>,
     unpinned: BTreeSet<BlockId>,
+    /// On which terms a block is kept: those that are durable, and later ones, which may be.
+    terms: BTreeMap<BlockId, Vec<Terms>>,
 }
 
 /// A pack's life, as known from outside.
@@ -73,6 +75,11 @@ impl History {
         self.milestones.push((calls, self.known.clone()));
     }
 
+    /// A block is kept on these from now on.
+    fn handle_terms(&mut self, id: BlockId, terms: Option<Terms>) {
+        self.known.terms.entry(id).or_default().extend(terms);
+    }
+
     /// All that was done is durable.
     fn handle_commit(&mut self) {
         let known = &mut self.known;
@@ -80,10 +87,18 @@ impl History {
         known.gone.extend(self.removed.drain(..));
         known.pinned.extend(self.pinned.drain(..));
         known.unpinned.extend(self.unpinned.drain(..));
+        for terms in known.terms.values_mut() {
+            terms.drain(..terms.len() - 1);
+        }
     }
 
     /// An opening has found this, and has made it durable.
-    fn handle_opening(&mut self, found: &BTreeSet<BlockId>, pins: &BTreeSet<BlockId>) {
+    fn handle_opening(
+        &mut self,
+        found: &BTreeSet<BlockId>,
+        pins: &BTreeSet<BlockId>,
+        terms: BTreeMap<BlockId, Vec<Terms>>,
+    ) {
         for list in [
             &mut self.waiting,
             &mut self.removed,
@@ -98,6 +113,7 @@ impl History {
             gone: all.difference(found).copied().collect(),
             pinned: pins.clone(),
             unpinned: all.difference(pins).copied().collect(),
+            terms,
         };
     }
 }
@@ -155,6 +171,7 @@ type Contents = (
     Vec<(u64, u64)>,
     Vec<Pin>,
     Vec<(u64, u64)>,
+    Vec<(u64, u64)>,
     u64,
 );
 
@@ -165,6 +182,7 @@ pub fn contents(store: &PackStore) -> Contents {
         store.gaps.iter().collect(),
         store.pins(),
         store.opened().damaged.clone(),
+        store.terms_notes.iter().collect(),
         store.tail,
     )
 }
@@ -186,6 +204,11 @@ impl Torture {
         }
         for id in &known.gone {
             assert!(!found.contains(id), "{id} was gone and is back");
+        }
+        for (id, known) in known.terms.iter().filter(|it| found.contains(it.0)) {
+            let now = store.terms(id).expect("it was found");
+            let is_known = known.iter().any(|known| known.lasting() == now);
+            assert!(is_known, "{id} is kept on {now:?}, of {known:?}");
         }
         let pins = pins_of(&store);
         assert!(known.pinned.is_subset(&pins), "a pin is lost");
@@ -303,6 +326,7 @@ impl Torture {
                     hold: some_hold(&mut self.rng),
                 };
                 assert!(matches!(store.put(&block, terms), Ok(Put::Written(_))));
+                history.handle_terms(block.id(), Some(terms));
                 history.waiting.push(block.id());
             }
             (9..11, Some(id)) => {
@@ -311,11 +335,17 @@ impl Torture {
                 history.waiting.retain(|waiting| *waiting != id);
                 history.removed.push(id);
             }
-            (11, Some(id)) => store.keep_until(&id, 20),
-            (12, Some(id)) => match self.rng.below(2) {
-                0 => store.release(&id, Hold::Kept),
-                _ => store.keep(&id),
-            },
+            (11, Some(id)) => {
+                store.keep_until(&id, 20 + self.rng.below(200) as u32);
+                history.handle_terms(id, store.terms(&id));
+            }
+            (12, Some(id)) => {
+                match self.rng.below(2) {
+                    0 => store.release(&id, Hold::Kept),
+                    _ => store.keep(&id),
+                }
+                history.handle_terms(id, store.terms(&id));
+            }
             (13, Some(root)) => {
                 store
                     .add_pin(Pin { root, len: 9 })
@@ -364,12 +394,17 @@ impl Torture {
             store.background.checkpoint_after = 3 + self.rng.below(8);
             store.background.copy_step = 1 + self.rng.below(4000);
             store.background.move_after = Some(self.rng.below(3) * 500);
+            store.background.restate_after = Some(self.rng.below(3) * 100);
             // After how many calls what is known. What an opening finds counts as acknowledged: it is not written
             // again.
             history.milestones.clear();
             history.note(0);
             let found = held(&mut store, &history.put);
-            history.handle_opening(&found, &pins_of(&store));
+            let terms = found
+                .iter()
+                .map(|id| (*id, vec![store.terms(id).expect("held")]));
+            let terms = terms.collect();
+            history.handle_opening(&found, &pins_of(&store), terms);
             history.note(log.borrow().ops.len());
             for _ in 0..if full { 4 } else { 4 + self.rng.below(40) } {
                 self.act(&mut store, &mut history, full);
@@ -457,4 +492,116 @@ fn no_loss_of_power_loses_what_was_acknowledged() {
         torture.states, torture.replacements, torture.amid_changes
     );
     assert!(torture.replacements > 0 && torture.amid_changes > 20);
+}
+
+/// Every state in which a loss of power can have left the disk after any of these calls but the first `durable`.
+fn for_each_wreck(ops: &[Op], durable: usize, mut look: impl FnMut(PackStore)) {
+    for until in durable..=ops.len() {
+        let wreck = Wreck::new(&Image::default(), &ops[..until]);
+        for subset in 0..1u64 << wreck.doubts.min(12) {
+            for &len in &wreck.lens {
+                let image = wreck.image(|doubt| subset >> doubt & 1 == 1, |_| true, len);
+                look(open_recorded(&image, &Rc::default()));
+            }
+        }
+    }
+}
+
+#[test]
+fn terms_that_were_durable_stay_so_when_their_block_is_moved() {
+    for long in [0, 400] {
+        let log: Rc<RefCell<Log>> = Rc::default();
+        let mut store = open_recorded(&Image::default(), &log);
+        let blocks: Vec<Block> = (0..4).map(|n| block(&vec![n; 6000])).collect();
+        for block in &blocks {
+            store.put(block, Terms::default()).expect("there is room");
+        }
+        store.begin_commit().expect("the disk is sound");
+        store.background.move_after = Some(0);
+        // A note that spans sectors.
+        for n in 0..long {
+            let block = block(&[n as u8, (n >> 8) as u8, 7]);
+            store.put(&block, Terms::default()).expect("there is room");
+            store.keep_until(&block.id(), 100);
+        }
+        let id = blocks[1].id();
+        store.remove(&blocks[0].id()).expect("the disk is sound");
+        store.remove(&blocks[2].id()).expect("the disk is sound");
+        store.begin_commit().expect("the disk is sound");
+        while store.pending.moves.is_empty() {
+            assert!(store.has_work());
+            store.work();
+        }
+        store.keep_until(&id, 5000);
+        store.begin_commit().expect("the disk is sound");
+        assert_eq!(store.uncommitted(), 0);
+        let durable = log.borrow().ops.len();
+        store.begin_commit().expect("the disk is sound");
+        for_each_wreck(&log.borrow().ops, durable, |store| {
+            let terms = store.terms(&id).expect("it is durable");
+            assert_eq!(terms.expires, 5000, "it was durable");
+        });
+    }
+}
+
+#[test]
+fn terms_that_were_durable_stay_so_while_they_are_said_again() {
+    const COUNT: usize = 700;
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let mut store = open_recorded(&Image::default(), &log);
+    store.background.move_after = Some(u64::MAX);
+    store.background.restate_after = Some(u64::MAX);
+    let blocks: Vec<Block> = (0..COUNT as u32).map(|n| block(&n.to_be_bytes())).collect();
+    for block in &blocks {
+        store.put(block, Terms::default()).expect("there is room");
+    }
+    store.begin_commit().expect("the disk is sound");
+    // Of some there are two statements.
+    for (expires, count) in [(100, COUNT), (200, COUNT / 2)] {
+        for block in &blocks[..count] {
+            store.keep_until(&block.id(), expires);
+        }
+        store.begin_commit().expect("the disk is sound");
+    }
+    let old: Vec<(u64, u64)> = store.terms_notes.iter().collect();
+    let durable = log.borrow().ops.len();
+    store.background.restate_after = Some(0);
+    for _ in 0..8 {
+        store.work();
+    }
+    let is_gap = |note: &(u64, u64)| store.gaps.around(note.0).is_some();
+    assert!(old.iter().all(is_gap), "{old:?}");
+    let ops = &log.borrow().ops;
+    let look = |image: &Image| {
+        let log: Rc<RefCell<Log>> = Rc::default();
+        let mut store = open_recorded(image, &log);
+        store.background.restate_after = Some(u64::MAX);
+        for (nth, block) in blocks.iter().enumerate() {
+            let terms = store.terms(&block.id()).expect("it is durable");
+            assert_eq!(terms.expires, if nth < COUNT / 2 { 200 } else { 100 });
+        }
+        // A gap is still read, until its pages have gone back.
+        while store.has_work() {
+            store.work();
+        }
+        store.close();
+        let ops = std::mem::take(&mut log.borrow_mut().ops);
+        Wreck::new(image, &ops).as_seen()
+    };
+    let mut punched = 0;
+    for until in durable..=ops.len() {
+        let wreck = Wreck::new(&Image::default(), &ops[..until]);
+        for nth in 0..=wreck.doubts {
+            for is_later in [false, true] {
+                for &len in &wreck.lens {
+                    let image = wreck.image(|doubt| (doubt >= nth) == is_later, |_| true, len);
+                    let seen = look(&image);
+                    let is_zero = |note: &&(u64, u64)| seen.pack[note.0 as usize + 4096] == 0;
+                    punched += old.iter().filter(is_zero).count();
+                    look(&Image::of(&seen.pack));
+                }
+            }
+        }
+    }
+    assert!(punched > 0);
 }

@@ -1,11 +1,11 @@
 //! A disk without room: what is refused, what goes on, and what makes room again.
 
 use super::super::space::Space;
-use super::recorded::{Fault, Image, Log, Recorded, Trouble, Wreck};
+use super::recorded::{Fault, Image, Log, Op, Recorded, Trouble, Wreck};
 use super::*;
 use crate::id::Point;
 use crate::rng::Rng;
-use crate::store::{Claim, Pin};
+use crate::store::{Claim, Pin, Shrunk};
 use std::cell::RefCell;
 
 fn open_with(image: &Image, log: &Rc<RefCell<Log>>, allotment: Allotment) -> PackStore {
@@ -107,6 +107,107 @@ fn what_is_to_be_left_free_is_refused_before_anything_is_written() {
     assert!(log.borrow().free >= Some(min_free));
 }
 
+/// A full pack of blocks of this many bytes, and their addresses.
+fn full_pack(
+    log: &Rc<RefCell<Log>>,
+    capacity: u64,
+    len: usize,
+    terms: Terms,
+) -> (PackStore, Vec<BlockId>) {
+    let mut store = open_with(&Image::default(), log, allot(capacity));
+    let mut ids = Vec::new();
+    loop {
+        let mut payload = vec![1; len];
+        payload[..4].copy_from_slice(&(ids.len() as u32).to_be_bytes());
+        let block = block(&payload);
+        if store.put(&block, terms).is_err() {
+            break;
+        }
+        ids.push(block.id());
+    }
+    store.begin_commit().unwrap();
+    (store, ids)
+}
+
+#[test]
+fn new_terms_stay_within_the_capacity_and_are_kept() {
+    for (len, days) in [(100, 60), (4000, 60), (60_000, 300)] {
+        let log: Rc<RefCell<Log>> = Rc::default();
+        let leased = Terms {
+            expires: 100_000,
+            hold: Hold::Kept,
+        };
+        let (mut store, ids) = full_pack(&log, 4 << 20, len, leased);
+        let used = |store: &PackStore| {
+            let usage = store.usage();
+            assert!(usage.used_bytes <= usage.capacity_bytes, "{usage:?}");
+            assert!(store.disk.allocated().unwrap() <= usage.used_bytes);
+        };
+        for id in &ids {
+            store.release(id, Hold::Kept);
+            store.begin_commit().unwrap();
+            used(&store);
+        }
+        for hour in 0..24 * days {
+            store.set_time(u64::from(hour) * 3600);
+            for id in &ids {
+                store.keep_until(id, 720 + hour);
+            }
+            for _ in 0..5 {
+                store.work();
+                used(&store);
+            }
+        }
+        work_all(&mut store);
+        // They are said about twice, not as often as they changed.
+        let notes: u64 = store.terms_notes.iter().map(|it| it.1 - it.0).sum();
+        assert!(
+            notes <= ids.len() as u64 * TERMS_CHARGE + TERMS_SLACK,
+            "{notes}"
+        );
+        let expected: Vec<Terms> = ids.iter().map(|id| store.terms(id).unwrap()).collect();
+        assert!(expected
+            .iter()
+            .all(|it| it.expires >= 719 + 24 * days && it.hold == Hold::Free));
+        store.begin_commit().unwrap();
+        drop(store);
+        let seen = Wreck::new(&Image::default(), &log.borrow().ops).as_seen();
+        let store = open_with(&Image::of(&seen.pack), &Rc::default(), allot(4 << 20));
+        let found = ids.iter().map(|id| store.terms(id).unwrap());
+        assert!(found.eq(expected));
+    }
+}
+
+#[test]
+fn terms_wait_where_there_is_no_room_for_them_and_gaps_do_not() {
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let (mut store, ids) = full_pack(&log, 4 << 20, 4000, Terms::default());
+    store.space.allotment.capacity = store.usage().used_bytes;
+    for id in &ids {
+        store.keep_until(id, 5000);
+        store.begin_commit().unwrap();
+        assert!(store.usage().used_bytes <= store.usage().capacity_bytes);
+    }
+    work_all(&mut store);
+    assert!(!store.pending.terms.is_empty());
+    for id in &ids[..ids.len() / 2] {
+        store.remove(id).unwrap();
+        store.begin_commit().unwrap();
+        assert!(store.usage().used_bytes <= store.usage().capacity_bytes);
+    }
+    work_all(&mut store);
+    store.set_time(NOTE_RETRY_SECS);
+    work_all(&mut store);
+    assert!(store.pending.is_empty());
+    drop(store);
+    let seen = Wreck::new(&Image::default(), &log.borrow().ops).as_seen();
+    let store = open_with(&seen, &Rc::default(), allot(4 << 20));
+    let kept = &ids[ids.len() / 2..];
+    assert!(kept
+        .iter()
+        .all(|id| store.terms(id).unwrap().expires == 5000));
+}
+
 #[test]
 fn full_pack_makes_room_on_a_full_disk() {
     let log: Rc<RefCell<Log>> = Rc::default();
@@ -128,6 +229,69 @@ fn full_pack_makes_room_on_a_full_disk() {
     }
     assert!(served(&mut store, &blocks)[199]);
     assert!(store.usage().blocks > 30);
+}
+
+/// A full pack that was closed and is opened again.
+fn full_pack_again(log: &Rc<RefCell<Log>>) -> PackStore {
+    let first: Rc<RefCell<Log>> = Rc::default();
+    let (mut store, _) = full_pack(&first, 16 << 20, 60_000, Terms::default());
+    store.close();
+    drop(store);
+    let seen = Wreck::new(&Image::default(), &first.borrow().ops).as_seen();
+    open_with(&seen, log, allot(16 << 20))
+}
+
+#[test]
+fn full_pack_that_is_opened_again_makes_room_on_a_full_disk() {
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let mut store = full_pack_again(&log);
+    log.borrow_mut().is_full = true;
+    log.borrow_mut().free = Some(0);
+    let blocks = store.usage().blocks;
+    store.make_room(200_000, &claim()).unwrap();
+    let dropped = blocks - store.usage().blocks;
+    assert!((4..20).contains(&dropped), "{dropped}");
+    // After a write that failed as well.
+    let refused = store.put(&block(&[1; 200_000]), Terms::default());
+    assert!(refused.unwrap_err().is_full());
+    store.space.allotment.capacity -= 2 << 20;
+    store.make_room(200_000, &claim()).unwrap();
+}
+
+#[test]
+fn nothing_is_dropped_for_room_that_cannot_come() {
+    let log: Rc<RefCell<Log>> = Rc::default();
+    log.borrow_mut().is_full = true;
+    log.borrow_mut().free = Some(0);
+    let mut store = full_pack_again(&log);
+    // Until not even a note fits in the last page.
+    let pin = |n| Pin {
+        root: BlockId([n; 32]),
+        len: 9,
+    };
+    assert!((0..100).any(|n| store.add_pin(pin(n)).is_err()));
+    store.begin_marking();
+    store.end_marking();
+    let blocks = store.usage().blocks;
+    for _ in 0..20 {
+        assert!(store.make_room(200_000, &claim()).unwrap_err().is_full());
+        assert!(!store.could_take(200_000, &claim()));
+    }
+    let dropped = blocks - store.usage().blocks;
+    assert!(dropped < 20, "a single time: {dropped}");
+
+    // The same where holes cannot be made just now.
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let mut store = full_pack_again(&log);
+    log.borrow_mut().fails_to_punch = true;
+    for _ in 0..20 {
+        assert!(store.make_room(200_000, &claim()).unwrap_err().is_full());
+    }
+    let dropped = blocks - store.usage().blocks;
+    assert!(dropped < 20, "a single time: {dropped}");
+    log.borrow_mut().fails_to_punch = false;
+    store.set_time(NOTE_RETRY_SECS);
+    store.make_room(200_000, &claim()).unwrap();
 }
 
 #[test]
@@ -153,7 +317,7 @@ fn space_never_passes_its_limit_whatever_is_done() {
                 _ => {
                     let len = 1 + rng.below(20_000) as u32;
                     let extent = record::extent(len);
-                    if space.lacks(len, tail, 0) > 0 {
+                    if space.lacks(len, tail, 0, 0) > 0 {
                         continue;
                     }
                     let used = space.used(0) + space.headroom();
@@ -201,4 +365,364 @@ fn file_system_that_sets_nothing_aside_is_counted_as_if_it_did() {
     let refused = space.grow(&mut disk, 4096, 10_000, 1 << 20);
     assert!(refused.unwrap_err().is_full());
     assert_eq!(space.used(0), before);
+}
+
+#[test]
+fn to_ask_for_room_costs_little_when_none_may_go() {
+    const COUNT: u32 = 300_000;
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let mut store = open_with(&Image::default(), &log, allot(8 << 30));
+    let later = Terms {
+        expires: 1000,
+        hold: Hold::Free,
+    };
+    let ids: Vec<BlockId> = (0..COUNT)
+        .map(|n| {
+            let block = block(&n.to_be_bytes());
+            store.put(&block, later).unwrap();
+            block.id()
+        })
+        .collect();
+    store.begin_commit().unwrap();
+    store.space.allotment.capacity = 1 << 20;
+    let far = Claim {
+        newcomer: Some(BlockId([255; 32])),
+        ..claim()
+    };
+    let near = Claim {
+        newcomer: Some(BlockId([0; 32])),
+        ..claim()
+    };
+    // As many as an offer asks for. The times are those of this test alone; a walk over all each time took half a
+    // second.
+    let ask = |store: &mut PackStore, claim: &Claim<'_>, what: &str| {
+        store.could_take(4096, claim);
+        let begun = std::time::Instant::now();
+        for _ in 0..256 {
+            assert!(!store.could_take(4096, claim), "{what}");
+        }
+        let took = begun.elapsed();
+        println!("256 x could_take of a full pack, {what}: {took:?}");
+        assert!(took.as_millis() < 100, "{took:?}");
+    };
+    ask(&mut store, &far, "for one that is far");
+    store.keep_until(&ids[5], 2000);
+    store.begin_commit().unwrap();
+    ask(&mut store, &far, "after a renewal");
+    store.set_time(3600);
+    ask(&mut store, &far, "in the next hour");
+    // An expired one that is in use, and the farthest in use as well.
+    let used = block(b"in use");
+    let expired = Terms {
+        expires: 1,
+        hold: Hold::Free,
+    };
+    store.space.allotment.capacity = 8 << 30;
+    store.put(&used, expired).unwrap();
+    store.begin_commit().unwrap();
+    store.space.allotment.capacity = 1 << 20;
+    let is_in_use = |id: &BlockId| *id == used.id();
+    let far = Claim {
+        is_in_use: &is_in_use,
+        ..far
+    };
+    ask(&mut store, &far, "with an expired block in use");
+    store.begin_marking();
+    for id in &ids {
+        store.mark(id);
+    }
+    store.end_marking();
+    let is_in_use = |id: &BlockId| *id == used.id();
+    let near = Claim {
+        is_in_use: &is_in_use,
+        ..near
+    };
+    ask(&mut store, &near, "with all others pinned");
+    store.mark(&used.id());
+    ask(&mut store, &near, "with all pinned");
+    store.remove_pin(&ids[0]).unwrap();
+    store.begin_marking();
+    store.end_marking();
+    assert!(store.could_take(4096, &near));
+}
+
+/// A pack with a gap beside each block, full, and what its disk holds after so many of the calls.
+fn full_of_gaps(work: bool) -> Image {
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let mut store = open_with(&Image::default(), &log, allot(64 << 20));
+    let blocks: Vec<Block> = (0..2000u32)
+        .map(|n| block(&[&n.to_be_bytes()[..], &[1; 20_000]].concat()))
+        .collect();
+    put_all(&mut store, &blocks);
+    store.background.move_after = Some(u64::MAX);
+    for block in blocks.iter().step_by(2) {
+        store.remove(&block.id()).unwrap();
+    }
+    store.begin_commit().unwrap();
+    if work {
+        work_all(&mut store);
+        for n in 2000.. {
+            let block = block(&[&u32::to_be_bytes(n)[..], &[1; 20_000]].concat());
+            if store.put(&block, Terms::default()).is_err() {
+                break;
+            }
+        }
+        store.close();
+    }
+    drop(store);
+    let seen = Wreck::new(&Image::default(), &log.borrow().ops).as_seen();
+    seen
+}
+
+fn punches(log: &Rc<RefCell<Log>>) -> usize {
+    let log = log.borrow();
+    let punches = log.ops.iter().filter(|op| matches!(op, Op::Punch { .. }));
+    punches.count()
+}
+
+#[test]
+fn pages_that_have_gone_back_are_not_given_back_again_after_an_opening() {
+    let image = full_of_gaps(true);
+    for image in [&image, &Image::of(&image.pack)] {
+        let log: Rc<RefCell<Log>> = Rc::default();
+        let mut store = open_with(image, &log, allot(64 << 20));
+        store.background.move_after = Some(u64::MAX);
+        store.begin_marking();
+        store.end_marking();
+        assert!(store.gaps.len() >= 1000 && store.usage().garbage_bytes < 1000 * 8192);
+        assert!(!store.is_space_coming());
+        let before = store.usage().blocks;
+        store.make_room(20_000, &claim()).unwrap();
+        assert!(before - store.usage().blocks <= 40);
+        work_all(&mut store);
+        assert!(punches(&log) < 100, "{} punches", punches(&log));
+        assert_eq!(store.gaps.unseen(), None);
+    }
+}
+
+#[test]
+fn pages_that_a_killed_process_has_left_go_back_before_blocks_are_dropped() {
+    let image = full_of_gaps(false);
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let mut store = open_with(&image, &log, allot(64 << 20));
+    store.background.move_after = Some(u64::MAX);
+    store.begin_marking();
+    store.end_marking();
+    let before = (store.disk.allocated().unwrap(), store.usage().blocks);
+    store.space.allotment.capacity = store.usage().used_bytes;
+    store.make_room(20_000, &claim()).unwrap();
+    assert!(punches(&log) <= 128 && store.usage().blocks == before.1);
+    work_all(&mut store);
+    let back = before.0 - store.disk.allocated().unwrap();
+    assert!(back >= 1000 * 12_288, "{back} bytes");
+}
+
+#[test]
+fn run_in_which_nothing_counts_becomes_a_gap_though_nothing_else_is_done() {
+    for is_pin in [false, true] {
+        let log: Rc<RefCell<Log>> = Rc::default();
+        let mut store = open_with(&Image::default(), &log, allot(64 << 20));
+        let blocks: Vec<Block> = (0..3u8).map(|n| block(&[n; 6100])).collect();
+        let root = blocks[0].id();
+        put_all(&mut store, &blocks[..2]);
+        // A note between two blocks that go, of which nothing will count.
+        match is_pin {
+            true => store.add_pin(Pin { root, len: 9 }).unwrap(),
+            false => store.keep_until(&root, 5000),
+        }
+        store.begin_commit().unwrap();
+        let end = store.tail;
+        put_all(&mut store, &blocks[2..]);
+        if is_pin {
+            // Said again elsewhere, as after a move that a crash has cut short.
+            let pin = store.pins.get_mut(&root).unwrap();
+            pin.offset = 0;
+        }
+        for block in &blocks {
+            store.remove(&block.id()).unwrap();
+        }
+        store.begin_commit().unwrap();
+        assert!(store.gaps.around(end - 8).is_none());
+        store.background.move_after = Some(0);
+        work_all(&mut store);
+        assert!(store.gaps.around(end - 8).is_some());
+        assert!(store.pending.is_empty());
+    }
+}
+
+#[test]
+fn what_the_disk_has_no_room_for_is_refused_before_it_is_sent() {
+    let log: Rc<RefCell<Log>> = Rc::default();
+    let allotment = Allotment {
+        capacity: 64 << 20,
+        min_free: 1 << 30,
+    };
+    let mut store = open_with(&Image::default(), &log, allotment);
+    assert!(store.could_take(200_000, &claim()));
+    log.borrow_mut().free = Some((1 << 30) + 100_000);
+    assert!(!store.could_take(200_000, &claim()));
+    assert!(store.could_take(20_000, &claim()));
+    log.borrow_mut().free = Some(0);
+    assert!(!store.could_take(200_000, &claim()));
+    log.borrow_mut().free = None;
+    assert!(store.could_take(200_000, &claim()));
+
+    // The file system has room, but not for this user.
+    log.borrow_mut().is_full = true;
+    let refused = store.put(&block(&[1; 200_000]), Terms::default());
+    assert!(matches!(refused, Err(StoreError::DiskFull(..))));
+    assert!(!store.could_take(200_000, &claim()));
+    log.borrow_mut().is_full = false;
+    store.set_time(NOTE_RETRY_SECS);
+    assert!(store.could_take(200_000, &claim()));
+}
+
+/// Shrinks as a node does, with an hour's work at most; what came of it in the end.
+fn shrink_all(store: &mut PackStore) -> Shrunk {
+    let mut last = Shrunk::Later;
+    for _ in 0..2000 {
+        if store.has_work() {
+            store.work();
+        } else if store.is_overfull() {
+            let blocks = store.usage().blocks;
+            last = store.shrink(&claim()).unwrap();
+            assert!(blocks - store.usage().blocks <= EVICTIONS_MAX as u64);
+            if last == Shrunk::Nothing {
+                return last;
+            }
+        } else {
+            return last;
+        }
+    }
+    last
+}
+
+#[test]
+fn pack_that_is_given_less_shrinks_to_it_and_keeps_what_is_pinned_or_leased() {
+    for is_holeless in [false, true] {
+        for len in [300, 5000, 60_000] {
+            let log: Rc<RefCell<Log>> = Rc::default();
+            log.borrow_mut().is_holeless = is_holeless;
+            let later = Terms {
+                expires: 1000,
+                hold: Hold::Free,
+            };
+            let (mut store, ids) = full_pack(&log, 16 << 20, len, later);
+            store.begin_marking();
+            let mut by_distance = ids.clone();
+            by_distance.sort_unstable();
+            // The farthest of all, one pinned, one leased, and one that has expired.
+            let [pinned, leased] = [1, 2].map(|nth| by_distance[ids.len() - nth]);
+            let expired = by_distance[0];
+            store
+                .add_pin(Pin {
+                    root: pinned,
+                    len: 9,
+                })
+                .unwrap();
+            let lease = Terms {
+                hold: Hold::Kept,
+                ..later
+            };
+            let entry = store.find(&leased).unwrap();
+            store.set_terms(&leased, &entry, lease);
+            let entry = store.find(&expired).unwrap();
+            store.set_terms(&expired, &entry, Terms::default());
+            store.close();
+            drop(store);
+            let seen = Wreck::new(&Image::default(), &log.borrow().ops).as_seen();
+            log.borrow_mut().ops.clear();
+            let mut store = open_with(&seen, &log, allot(8 << 20));
+            assert!(store.is_overfull());
+            assert_eq!(
+                shrink_all(&mut store),
+                Shrunk::Later,
+                "it is not known what is pinned"
+            );
+            assert_eq!(store.usage().blocks, ids.len() as u64);
+            store.begin_marking();
+            assert!(store.mark(&pinned));
+            store.end_marking();
+            assert_eq!(shrink_all(&mut store), Shrunk::Some);
+            let limit = store.space.limit();
+            assert!(store.usage().used_bytes <= limit, "{:?}", store.usage());
+            assert!(
+                store.usage().used_bytes >= limit * 3 / 4,
+                "{:?}",
+                store.usage()
+            );
+            assert!(store.disk.allocated().unwrap() <= limit);
+            assert!(store.has(&pinned) && store.has(&leased) && !store.has(&expired));
+            let left: Vec<bool> = by_distance.iter().map(|id| store.has(id)).collect();
+            let closest = left.iter().skip(1).take_while(|it| **it).count();
+            assert_eq!(
+                closest + 2,
+                store.usage().blocks as usize,
+                "the farthest have gone"
+            );
+
+            // All that is left is pinned.
+            store.begin_marking();
+            for id in &by_distance {
+                store.mark(id);
+            }
+            store.end_marking();
+            store.space.allotment.capacity = 1 << 20;
+            let blocks = store.usage().blocks;
+            assert_eq!(shrink_all(&mut store), Shrunk::Nothing);
+            assert_eq!(store.usage().blocks, blocks);
+        }
+    }
+}
+
+#[test]
+fn checkpoint_that_is_written_while_gaps_join_has_them_all() {
+    let log: Rc<RefCell<Log>> = Rc::default();
+    log.borrow_mut().entries_per_slice = Some(8192);
+    let mut store = open_with(&Image::default(), &log, allot(1 << 30));
+    store.background.move_after = Some(u64::MAX);
+    let blocks: Vec<Block> = (0..60_000u32).map(|n| block(&n.to_be_bytes())).collect();
+    put_all(&mut store, &blocks);
+    for block in blocks.iter().step_by(3) {
+        store.remove(&block.id()).unwrap();
+    }
+    store.begin_commit().unwrap();
+    let places = blocks.iter().map(|block| {
+        let entry = store.find(&block.id());
+        (entry.map_or(0, |entry| entry.offset), block.id())
+    });
+    let places: std::collections::BTreeMap<u64, BlockId> = places.collect();
+    // After each slice the blocks go that lie between the last gap that was written and the next.
+    let sides = |log: &Rc<RefCell<Log>>| {
+        let log = log.borrow();
+        let sealed = log.ops.iter().filter(|op| matches!(op, Op::CutSide(..)));
+        sealed.count()
+    };
+    let mut joined = 0;
+    while sides(&log) == 0 {
+        assert!(store.has_work());
+        store.work();
+        let writer = store.background.writer.as_ref();
+        let next = writer.and_then(|writer| writer.next_gap());
+        let id = next.and_then(|next| places.get(&next));
+        // There are two of them; none any more behind the last gap of all.
+        if let Some(entry) = id.and_then(|id| store.find(id)) {
+            for offset in [entry.offset, entry.offset + record::extent(entry.len)] {
+                assert!(store.remove(&places[&offset]).unwrap());
+            }
+            store.begin_commit().unwrap();
+            joined += 1;
+        }
+    }
+    assert!(joined >= 2);
+    let expected: Vec<(u64, u64)> = store.gaps.iter().collect();
+    let held = store.usage().blocks;
+    drop(store);
+    let seen = Wreck::new(&Image::default(), &log.borrow().ops).as_seen();
+    for image in [&seen, &Image::of(&seen.pack)] {
+        let store = open_with(image, &Rc::default(), allot(1 << 30));
+        assert_eq!(store.opened().has_checkpoint, !image.sides[0].is_empty());
+        assert!(store.gaps.iter().eq(expected.iter().copied()));
+        assert_eq!(store.usage().blocks, held);
+    }
 }

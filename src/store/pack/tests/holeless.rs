@@ -134,3 +134,155 @@ fn copy_that_was_left_behind_is_removed() {
     assert!(!left.exists());
     assert!(served(&mut store, &blocks).iter().all(|it| *it));
 }
+
+/// Puts random blocks in a full pack, for some of which others go; how many were stored.
+fn churn(store: &mut PackStore, count: u32, terms: Terms) -> u32 {
+    let claim = Claim {
+        home: Point([0; 32]),
+        newcomer: None,
+        is_in_use: &|_| false,
+    };
+    let mut rng = crate::rng::Rng::new([1; 32]);
+    let mut stored = 0;
+    for n in 0..count {
+        let block = block(&[&rng.bytes::<32>()[..], &vec![n as u8; 50_000]].concat());
+        if store.make_room(50_100, &claim).is_ok() {
+            store.put(&block, terms).unwrap();
+            stored += 1;
+        }
+        store.begin_commit().unwrap();
+        for _ in 0..100 {
+            if !store.has_work() {
+                break;
+            }
+            store.work();
+        }
+    }
+    stored
+}
+
+const LATER: Terms = Terms {
+    expires: 1000,
+    hold: Hold::Free,
+};
+
+#[test]
+fn damaged_block_is_set_aside_by_the_copy_and_the_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_ill(&holeless(), dir.path(), 16 << 20).unwrap();
+    let blocks: Vec<Block> = (0..100u8).map(|n| block(&vec![n; 50_000])).collect();
+    for block in &blocks {
+        store.put(block, LATER).unwrap();
+    }
+    store.begin_commit().unwrap();
+    // Those that are closest to home stay longest. Of one the payload is damaged, of one the header.
+    let mut ids: Vec<BlockId> = blocks.iter().map(|block| block.id()).collect();
+    ids.sort_unstable();
+    let pack = dir.path().join("pack");
+    let file = File::options().write(true).open(pack).unwrap();
+    for (id, at) in [(ids[0], 1000), (ids[1], 20)] {
+        let at = entry(&store, &id).offset + at;
+        file.write_all_at(b"rot", at).unwrap();
+    }
+    assert!(churn(&mut store, 300, LATER) > 200);
+    assert!(store.generation > 2 && store.usage().blocks > 90);
+    let held = served(&mut store, &blocks);
+    let held = |id: &BlockId| held[blocks.iter().position(|it| it.id() == *id).unwrap()];
+    assert!(!held(&ids[0]) && !held(&ids[1]) && held(&ids[2]));
+    assert_eq!(store.usage().damaged, 2);
+}
+
+#[test]
+fn nothing_is_dropped_any_more_where_no_copy_can_be_made() {
+    use super::recorded::{Image, Log, Recorded};
+    use std::cell::RefCell;
+    let log: Rc<RefCell<Log>> = Rc::default();
+    log.borrow_mut().is_holeless = true;
+    let disk = Box::new(Recorded::new(&Image::default(), &log));
+    let mut store = PackStore::open_on(disk, allot(32 << 20), [7; 32]).unwrap();
+    churn(&mut store, 400, LATER);
+    let (before, generation) = (store.usage().blocks, store.generation);
+    assert!(before > 200 && generation > 0);
+    log.borrow_mut().free = Some(1 << 20);
+    churn(&mut store, 400, LATER);
+    assert_eq!(store.generation, generation);
+    assert!(
+        store.usage().blocks * 5 > before * 4,
+        "{} of {before}",
+        store.usage().blocks
+    );
+    // As soon as there is room again a copy is made.
+    log.borrow_mut().free = None;
+    store.set_time(RECLAIM_RETRY_SECS);
+    assert!(churn(&mut store, 400, LATER) > 200);
+    assert!(store.generation > generation);
+
+    // Nor is anything dropped when a page could not be read, of which there is no copy.
+    let generation = store.generation;
+    store.background.stop_checkpoints();
+    churn(&mut store, 400, LATER);
+    assert_eq!(store.generation, generation);
+    assert!(store.usage().blocks * 5 > before * 4);
+}
+
+#[test]
+fn terms_for_which_there_is_no_room_are_said_in_the_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let ills = holeless();
+    let mut store = open_ill(&ills, dir.path(), 16 << 20).unwrap();
+    let blocks: Vec<Block> = (0..100u8).map(|n| block(&vec![n; 50_000])).collect();
+    for block in &blocks {
+        store.put(block, LATER).unwrap();
+    }
+    store.begin_commit().unwrap();
+    for block in &blocks[..40] {
+        store.remove(&block.id()).unwrap();
+    }
+    store.begin_commit().unwrap();
+    let capacity = store.space.allotment.capacity;
+    while store.background.compaction.is_none() {
+        store.work();
+    }
+    // All but one slice of the copy; then no note on terms fits.
+    store.background.copy_step = 1 << 20;
+    store.work();
+    store.space.allotment.capacity = 2 << 20;
+    for block in &blocks {
+        store.keep_until(&block.id(), 2000);
+    }
+    while store.generation == 0 {
+        assert!(store.has_work());
+        store.work();
+    }
+    store.space.allotment.capacity = capacity;
+    drop(store);
+    let store = open_ill(&ills, dir.path(), 16 << 20).unwrap();
+    let kept = blocks[40..].iter().map(|block| store.terms(&block.id()));
+    assert!(kept.into_iter().all(|it| it.unwrap().expires == 2000));
+}
+
+#[test]
+fn slice_of_a_copy_passes_few_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_ill(&holeless(), dir.path(), 1 << 30).unwrap();
+    let blocks: Vec<Block> = (0..20_000u32).map(|n| block(&n.to_be_bytes())).collect();
+    put_all(&mut store, &blocks);
+    // Records that are not copied, as they are notes, between gaps.
+    for block in blocks.iter().skip(10_000).step_by(2) {
+        store.remove(&block.id()).unwrap();
+        store.begin_commit().unwrap();
+    }
+    store.background.move_after = Some(0);
+    while store.background.compaction.is_none() {
+        store.work();
+    }
+    let mut slices = 0;
+    while store.generation == 0 {
+        assert!(store.has_work());
+        store.work();
+        slices += 1;
+    }
+    assert!(slices >= 25_000 / COPY_RECORDS_MAX, "{slices} slices");
+    let held = served(&mut store, &blocks);
+    assert_eq!(held.iter().filter(|it| **it).count(), 15_000);
+}

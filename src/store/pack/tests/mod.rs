@@ -454,3 +454,116 @@ fn hit_in_the_index_is_confirmed_by_the_header() {
     // The entry that was made up is one of them.
     assert_eq!((store.usage().blocks, store.usage().damaged), (11, 1));
 }
+
+#[test]
+fn scattered_damage_is_all_found_in_steps_that_stay_short() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_ill(&Rc::default(), dir.path(), 1 << 30).unwrap();
+    let blocks: Vec<Block> = (0..100_000u32)
+        .map(|n| block(&[&n.to_be_bytes()[..], &vec![7; 4 + n as usize % 40]].concat()))
+        .collect();
+    put_all(&mut store, &blocks);
+    // A sector of each page rots while the pack is open.
+    let file = File::options().write(true).open(dir.path().join("pack"));
+    let file = file.unwrap();
+    let pages = 3..store.tail / 4096;
+    let is_bad = |at: u64| pages.contains(&(at / 4096)) && at % 4096 >= 3584;
+    for page in pages.clone() {
+        file.write_all_at(&[0x55; 512], page * 4096 + 3584).unwrap();
+    }
+    let is_hit = |entry: &Entry| {
+        let end = entry.offset + RECORD_HEADER_LEN as u64 + u64::from(entry.len);
+        (entry.offset..end).any(is_bad)
+    };
+    let hit: Vec<bool> = blocks
+        .iter()
+        .map(|block| is_hit(&entry(&store, &block.id())))
+        .collect();
+    let (mut next, mut longest, mut sound, mut steps) = (Some(0), 0, 0, 0);
+    while let Some(from) = next {
+        let begun = std::time::Instant::now();
+        let step = store.verify(from, &|_| true);
+        longest = longest.max(begun.elapsed().as_micros());
+        // Each takes a walk over the index.
+        let lost = step.damaged.iter().filter(|it| it.id.is_none());
+        assert!(lost.count() <= 1);
+        sound += step.blocks;
+        steps += 1;
+        next = step.next;
+    }
+    println!(
+        "{steps} steps of {} records, the longest {longest} us",
+        blocks.len()
+    );
+    assert_eq!(sound, hit.iter().filter(|it| !**it).count() as u64);
+    for (block, hit) in blocks.iter().zip(hit) {
+        assert_eq!(store.has(&block.id()), !hit);
+    }
+    assert!(store.usage().damaged > 100);
+}
+
+#[test]
+fn moving_takes_few_records_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_ill(&Rc::default(), dir.path(), 1 << 30).unwrap();
+    store.background.checkpoint_after = u64::MAX;
+    store.background.move_after = Some(u64::MAX);
+    store.background.restate_after = Some(u64::MAX);
+    let mut large = Vec::new();
+    let mut put_large = |store: &mut PackStore| {
+        let n = large.len() as u64;
+        let block = block(&[&n.to_be_bytes()[..], &[9; 12_000]].concat());
+        store.put(&block, Terms::default()).unwrap();
+        large.push(block.id());
+    };
+    let mut small = Vec::new();
+    // Runs of many small blocks, of few, and of notes of many statements, each between two blocks that go.
+    for group in 0..60u32 {
+        put_large(&mut store);
+        for n in 0..if group % 3 == 0 { 600 } else { 150 } {
+            let block = block(&[group.to_be_bytes(), u32::to_be_bytes(n)].concat());
+            store.put(&block, Terms::default()).unwrap();
+            small.push(block);
+        }
+    }
+    for round in 1..=10u32 {
+        put_large(&mut store);
+        let few = if round % 2 == 0 { 3000 } else { 300 };
+        for block in &small[..few] {
+            store.keep_until(&block.id(), round * 100);
+        }
+        store.begin_commit().unwrap();
+    }
+    put_large(&mut store);
+    store.begin_commit().unwrap();
+    let terms: Vec<Terms> = small
+        .iter()
+        .map(|it| store.terms(&it.id()).unwrap())
+        .collect();
+    for id in &large {
+        store.remove(id).unwrap();
+    }
+    store.begin_commit().unwrap();
+    while store.has_work() {
+        store.work();
+    }
+    store.background.move_after = Some(0);
+    let (mut slices, mut longest, mut moved) = (0, 0, 0);
+    while store.has_work() && slices < 3000 {
+        let begun = std::time::Instant::now();
+        let before = store.pending.moves.len();
+        store.work();
+        let moves = store.pending.moves.len();
+        assert!(moves.saturating_sub(before) <= 2 * MOVE_RECORDS_MAX);
+        moved += moves.saturating_sub(before);
+        longest = longest.max(begun.elapsed().as_micros());
+        slices += 1;
+    }
+    println!("{moved} moved in {slices} slices, the longest {longest} us");
+    assert!(moved >= 40 * 150 && slices > 20);
+    assert!(served(&mut store, &small).iter().all(|it| *it));
+    drop(store);
+    let store = open_ill(&Rc::default(), dir.path(), 1 << 30).unwrap();
+    let now = small.iter().map(|it| store.terms(&it.id()).unwrap());
+    assert!(now.eq(terms));
+}

@@ -97,6 +97,10 @@ pub struct Log {
     pub free: Option<u64>,
     /// Entries of a checkpoint that are written in one slice; all if not said.
     pub entries_per_slice: Option<u64>,
+    /// Whether nothing is free but what the file already takes.
+    pub is_full: bool,
+    /// Whether no page is given back.
+    pub fails_to_punch: bool,
 }
 
 impl Log {
@@ -139,6 +143,16 @@ impl Recorded {
             copy: None,
             end: image.pack.len() as u64,
             log: log.clone(),
+        }
+    }
+
+    /// An error if the disk is full, and these bytes would take space.
+    fn take_space(&self, offset: u64, len: u64) -> io::Result<()> {
+        let pages = offset / PAGE..(offset + len).div_ceil(PAGE);
+        let taken = |page: u64| self.pages.get(page as usize) == Some(&true);
+        match self.log.borrow().is_full && !pages.into_iter().all(taken) {
+            true => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            false => Ok(()),
         }
     }
 
@@ -210,6 +224,7 @@ impl Disk for Recorded {
 
     fn allocate(&mut self, offset: u64, len: u64) -> io::Result<()> {
         self.log.borrow_mut().attempt()?;
+        self.take_space(offset, len)?;
         self.set_pages(offset, len, true);
         Ok(())
     }
@@ -223,6 +238,9 @@ impl Disk for Recorded {
             return Err(io::ErrorKind::Unsupported.into());
         }
         self.log.borrow_mut().attempt()?;
+        if self.log.borrow().fails_to_punch {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         if offset >= self.bytes.len() as u64 {
             return Ok(());
         }
@@ -345,6 +363,7 @@ impl Disk for Recorded {
     fn write(&mut self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         assert!(offset >= self.end, "what is shown is never written again");
         let mut bytes: Vec<u8> = slices.iter().flat_map(|it| it.iter()).copied().collect();
+        self.take_space(offset, bytes.len() as u64)?;
         let mut log = self.log.borrow_mut();
         let trouble = log.count().filter(|it| *it != Trouble::End);
         if trouble.is_some() {
