@@ -361,13 +361,7 @@ impl Writer {
         Ok(matches!(self.next, Next::Header))
     }
 
-    fn put_entries(
-        &mut self,
-        key: Key,
-        index: &Index,
-        slice: usize,
-        bytes: &mut Vec<u8>,
-    ) -> Next {
+    fn put_entries(&mut self, key: Key, index: &Index, slice: usize, bytes: &mut Vec<u8>) -> Next {
         let mut entries = index.iter_from(key);
         for ((prefix, _), entry) in entries.by_ref().take(slice) {
             if entry.offset < self.end {
@@ -382,13 +376,7 @@ impl Writer {
     }
 
     /// A gap that has been joined to one that was written already is written from there on.
-    fn put_gaps(
-        &mut self,
-        offset: u64,
-        gaps: &Gaps,
-        slice: usize,
-        bytes: &mut Vec<u8>,
-    ) -> Next {
+    fn put_gaps(&mut self, offset: u64, gaps: &Gaps, slice: usize, bytes: &mut Vec<u8>) -> Next {
         let around = gaps.around(offset).map(|gap| (offset, gap.1));
         let behind = around.map_or(offset, |gap| gap.1);
         let mut next = offset;

@@ -136,6 +136,10 @@ impl PackStore {
 
     /// Begins a copy, goes on with it, or puts it in the pack's place.
     pub(super) fn compact(&mut self) {
+        if !self.background.is_readable {
+            // What was set aside may be sound, and would not be in a copy.
+            return self.stop_compaction();
+        }
         let result = match self.background.compaction.take() {
             None => self.begin_compaction(),
             Some(compaction) => self.go_on(compaction),

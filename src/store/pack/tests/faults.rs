@@ -353,3 +353,35 @@ fn no_failing_call_loses_what_was_acknowledged() {
         }
     }
 }
+
+#[test]
+fn block_that_cannot_be_read_for_a_while_is_not_lost_by_a_copy() {
+    let log: Rc<RefCell<Log>> = Rc::default();
+    log.borrow_mut().is_holeless = true;
+    let mut store = open_recorded(&Image::default(), &log);
+    let blocks: Vec<Block> = (0..8).map(|n| block(&[n; 6000])).collect();
+    fill(&mut store, &blocks, false);
+    store.remove(&blocks[0].id()).expect("the disk is sound");
+    store.begin_commit().expect("the disk is sound");
+    store.background.move_after = Some(0);
+    store.background.copy_step = 1;
+    for _ in 0..3 {
+        store.work();
+    }
+    assert!(store.background.compaction.is_some(), "it is under way");
+    log.borrow_mut().bad_page = Some(32768);
+    let mut next = Some(0);
+    while let Some(from) = next {
+        next = store.verify(from, &|_| true).next;
+    }
+    assert!(log.borrow().failed_reads > 0);
+    log.borrow_mut().bad_page = None;
+    while store.has_work() {
+        store.work();
+    }
+    drop(store);
+    let seen = Wreck::new(&Image::default(), &log.borrow().ops).as_seen();
+    let mut store = open_recorded(&seen, &Rc::default());
+    let put = blocks.iter().map(|it| (it.id(), it.clone())).collect();
+    assert_eq!(held(&mut store, &put).len(), 7);
+}
