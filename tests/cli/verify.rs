@@ -108,6 +108,14 @@ fn damage_is_listed_each_time_status_6_and_what_is_sound_is_served() {
     let share = ["share", "-q", "--min-copies", "0", "-d", "d"];
     assert_eq!(lab.strew(share).arg(&file).run().text(), addresses[0]);
     assert!(fetched(0).bytes() == content(0));
+    // What was there has been stored again; of the other place nobody knows.
+    let run = lab.strew(["verify", "-d", "d"]).run();
+    run.expect_status(6);
+    let said = String::from_utf8_lossy(&run.stdout).to_string();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.starts_with(&format!("- {} ", headers[3])), "{said}");
+    let page = lab.strew(["status", "-d", "d"]).run().text();
+    assert!(page.contains("damaged 1\n"), "{page}");
 }
 
 #[test]
@@ -139,7 +147,8 @@ fn block_that_is_damaged_here_is_fetched_from_another() {
     lab.strew(pin).arg(root).run().expect_status(0);
     other.stop();
     assert!(lab.strew(fetch).run().bytes() == content);
-    lab.strew(["verify", "-d", "peer0"]).run().expect_status(6);
+    lab.strew(["verify", "-d", "peer0"]).run().expect_status(0);
+    assert_eq!(lab.status(&peer.dir, "damaged"), "0", "nothing is missing");
     peer.stop();
 }
 

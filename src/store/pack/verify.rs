@@ -2,6 +2,7 @@
 //! checksums and addresses are compared.
 
 use super::index::{Key, FIRST_KEY};
+use super::note::Stretch;
 use super::record::{Record, ALIGN, FILE_HEADER_LEN, RECORDS_AT, RECORD_HEADER_LEN, TYPE_BLOCK};
 use super::window::{Found, Window};
 use super::{Entry, PackStore};
@@ -46,6 +47,7 @@ impl PackStore {
         }
         let mut window = Window::new(&*self.disk, &self.id, self.tail);
         let mut aside = Vec::new();
+        let mut mended = Vec::new();
         let mut lost = None;
         for _ in 0..VERIFY_RECORDS {
             if offset >= self.tail.min(until) || lost.is_some() {
@@ -59,6 +61,11 @@ impl PackStore {
                 Seen::Sound { end, blocks, bytes } => {
                     verified.blocks += blocks;
                     verified.bytes += bytes;
+                    offset = end;
+                    continue;
+                }
+                Seen::Damaged { end, id } if self.stands_elsewhere(offset, id) => {
+                    mended.push((offset, end));
                     offset = end;
                     continue;
                 }
@@ -86,9 +93,30 @@ impl PackStore {
         if let Some((start, end)) = lost {
             self.set_lost_aside(start, end);
         }
+        for stretch in mended {
+            self.forget_damage(stretch);
+        }
         (verified.at, verified.end) = (offset.min(self.tail), self.tail);
         verified.next = (offset < self.tail).then(|| self.bookmark(offset));
         verified
+    }
+
+    /// Whether the block that was set aside at this place has been stored again, and is sound and durable there.
+    fn stands_elsewhere(&self, offset: u64, id: Option<BlockId>) -> bool {
+        let again = id.filter(|_| self.damaged.contains_key(&offset) && !self.is_read_only);
+        let again = again.and_then(|id| self.find(&id));
+        again.is_some_and(|entry| {
+            entry.offset < self.committed_tail && matches!(self.read_sound(&entry), Ok(Some(_)))
+        })
+    }
+
+    /// What was damaged here is nobody's loss any more: its space goes back. Not if some of the pack cannot be read
+    /// just now.
+    fn forget_damage(&mut self, stretch: Stretch) {
+        if self.background.is_readable && self.reserve_gap().is_ok() {
+            self.damaged.remove(&stretch.0);
+            self.add_gap(stretch);
+        }
     }
 
     /// A place in the pack, as long as all has its place.
@@ -130,6 +158,8 @@ impl PackStore {
         let id = record.as_ref().map(|record| BlockId(record.address));
         // What was set aside earlier stays so, even if it can be read now: the index does not know it.
         if let Some(&end) = self.damaged.get(&offset) {
+            let is_block = record.is_some_and(|it| it.kind_of_record == TYPE_BLOCK);
+            let id = id.filter(|_| is_block);
             return Seen::Damaged { end, id };
         }
         let Some(record) = record else {
