@@ -381,6 +381,7 @@ impl PackStore {
         self.space.cut(&*self.disk, self.tail);
         self.generation = self.generation.wrapping_add(1);
         self.marks.handle_compaction();
+        self.evictor.forget();
         self.background.handle_compaction(compaction.records);
     }
 }

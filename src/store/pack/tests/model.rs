@@ -136,6 +136,10 @@ impl Twins {
     fn remove(&mut self, id: &BlockId) {
         let was = self.store.remove(id).expect("the disk is sound");
         assert_eq!(was, self.model.remove(id).is_some());
+        // Its mark goes with it: stored again it has none, until it is marked again.
+        if let Some(marked) = &mut self.marked {
+            marked.remove(id);
+        }
         // It may come back after a loss of power.
         if self.durable.remove(id) {
             self.may.insert(*id);
