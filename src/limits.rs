@@ -30,6 +30,10 @@ pub const K: usize = 20;
 /// Requests that a lookup has on their way at once, late ones not counted (Kademlia's alpha).
 pub const ALPHA: usize = 5;
 
+/// The same of a lookup for holders of a block: in a network of 10,000 with 8 copies it finds the first after 6.1
+/// requests, where 5 at once take 10.0 and a twentieth less time.
+pub const ALPHA_HOLDERS: usize = 3;
+
 /// Bytes in a datagram at most: fits every path's MTU without fragments, IPv6's minimum of 1,280 less headers.
 /// A longer one is never sent, and dropped when it arrives.
 pub const DATAGRAM_SIZE_MAX: usize = 1200;
@@ -46,12 +50,18 @@ pub const LOOKUPS_MAX: usize = 16;
 /// Requests on their way at once in a node; a lookup that wants to send more waits.
 pub const REQUESTS_MAX: usize = 64;
 
+/// Regions that are enumerated at once in a node; further ones wait in order.
+pub const REGIONS_MAX: usize = 32;
+
+/// Requests sent to enumerate one region at most: some eight do, and more only where much is made up or dead.
+pub const REGION_REQUESTS_MAX: usize = 64;
+
 /// Contacts that a lookup remembers at most, the farthest are forgotten: bounds what a peer that invents
 /// contacts can make a lookup hold.
 pub const LOOKUP_CONTACTS_MAX: usize = 200;
 
-/// First guess of a round trip to a contact never measured. Doubles with each attempt, up to
-/// [`RTO_UNMEASURED_MAX`].
+/// Longest first guess of a round trip to a contact never measured; shorter if those of others have been. Doubles with
+/// each attempt, up to [`RTO_UNMEASURED_MAX`].
 pub const RTO_INITIAL: Duration = Duration::from_millis(500);
 
 /// A time-out of a contact never measured is never longer. Mostly it is a dead one that somebody named, and the
@@ -325,10 +335,6 @@ pub const COUNTS_PER_CLIENT: usize = 4096;
 
 /// Blocks that are counted at once: enough that the contacts of a large network are asked for several in a datagram.
 pub const COUNTING_AT_ONCE: usize = 256;
-
-/// Lookups that counting has on their way at most: as many as run at once, so that those of a fetch or a share wait
-/// for one to end, and not for all.
-pub const COUNT_LOOKUPS_MAX: usize = LOOKUPS_MAX;
 
 /// HAVEs that counting has on their way at most. Their answers have up to 1,200 bytes: as many fit the receive
 /// buffer of any socket.

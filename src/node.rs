@@ -10,9 +10,9 @@ mod status;
 mod verify;
 
 use crate::block::Block;
-use crate::dht::{self, Dht};
+use crate::dht::{self, Dht, LocateId, LookupId};
 use crate::fetch::{self, Fetch};
-use crate::id::{NodeId, NodeKey};
+use crate::id::{BlockId, NodeId, NodeKey, Point};
 use crate::keep::{self, Counts, Keep, Pins, Quota};
 use crate::limits::*;
 use crate::rng::Rng;
@@ -119,6 +119,24 @@ pub enum Event {
     ClientMode(bool),
     /// The table has its first contacts.
     Joined,
+    /// A lookup by [`Node::find_closest`] has ended.
+    Closest {
+        /// Which.
+        lookup: LookupId,
+        /// At most K that have answered, closest first.
+        contacts: Vec<Contact>,
+    },
+    /// Blocks of a [`Node::locate`] have been located.
+    Located {
+        /// Which.
+        locate: LocateId,
+        /// Which blocks.
+        blocks: Vec<BlockId>,
+        /// All who live around them.
+        contacts: Vec<Contact>,
+        /// Contacts asked for that.
+        asked: usize,
+    },
 }
 
 /// A node over a store.
@@ -244,6 +262,27 @@ impl<S: Store> Node<S> {
     pub fn load_contacts(&mut self, now: Instant, contacts: Vec<Contact>) {
         self.dht.load_contacts(now, contacts);
         self.pump(now);
+    }
+
+    /// Begins in the middle of a life; see [`Dht::settle_among`].
+    pub fn settle_among(&mut self, now: Instant, contacts: impl IntoIterator<Item = Contact>) {
+        self.dht.settle_among(now, contacts);
+        self.pump(now);
+    }
+
+    /// Looks for the peers closest to a point; ends with [`Event::Closest`]. What a driver asks for that measures.
+    pub fn find_closest(&mut self, now: Instant, target: Point) -> LookupId {
+        let lookup = self.dht.find_closest(now, target);
+        self.pump(now);
+        lookup
+    }
+
+    /// Looks for the peers closest to these blocks; ends with an [`Event::Located`] for each, several together. What a
+    /// driver asks for that measures.
+    pub fn locate(&mut self, now: Instant, blocks: Vec<BlockId>) -> LocateId {
+        let locate = self.dht.locate(now, blocks);
+        self.pump(now);
+        locate
     }
 
     /// The driver has accepted a connection; this is its name.
@@ -551,11 +590,36 @@ impl<S: Store> Node<S> {
             dht::Event::Closest {
                 lookup, contacts, ..
             } => {
-                // Each of them ignores a lookup of the other.
                 let (counts, mut tools) = self.counts_tools(now);
-                counts.handle_closest(&mut tools, lookup, &contacts);
+                if counts.handle_closest(&mut tools, lookup, &contacts) {
+                    return;
+                }
                 let (keep, mut tools) = self.keep_tools(now);
-                keep.handle_closest(&mut tools, lookup, contacts);
+                if let Some(contacts) = keep.handle_closest(&mut tools, lookup, contacts) {
+                    let event = Event::Closest { lookup, contacts };
+                    self.outputs.push_back(Output::Event(event));
+                }
+            }
+            dht::Event::Located {
+                locate,
+                blocks,
+                contacts,
+                asked,
+            } => {
+                let (counts, mut tools) = self.counts_tools(now);
+                if counts.handle_located(&mut tools, locate, &blocks, &contacts) {
+                    return;
+                }
+                let (keep, mut tools) = self.keep_tools(now);
+                if keep.handle_located(&mut tools, locate, &blocks, &contacts) {
+                    return;
+                }
+                self.outputs.push_back(Output::Event(Event::Located {
+                    locate,
+                    blocks,
+                    contacts,
+                    asked,
+                }));
             }
             dht::Event::Holder { lookup, contact } => {
                 let (fetch, mut tools) = self.fetch_tools(now);

@@ -42,7 +42,7 @@ impl Dht {
         request: Request,
     ) {
         let families = match purpose {
-            Purpose::Lookup(_) => self.families(),
+            Purpose::Lookup(_) | Purpose::Region(..) => self.families(),
             _ => Families::default(),
         };
         self.ask_as(
@@ -63,7 +63,7 @@ impl Dht {
     pub(super) fn ask_as(&mut self, now: Instant, outstanding: Outstanding) {
         let transaction = self.rng.next_u64();
         match outstanding.purpose {
-            Purpose::Lookup(_) => self.fresh += 1,
+            Purpose::Lookup(_) | Purpose::Region(..) => self.fresh += 1,
             Purpose::Probe => {
                 self.probing.insert(outstanding.to);
             }
@@ -113,10 +113,17 @@ impl Dht {
         let first = outstanding.attempts == 2;
         let (purpose, expected) = (outstanding.purpose, outstanding.expected);
         self.send(now, transaction);
-        if let Purpose::Lookup(id) = purpose {
-            if first {
-                self.fresh -= 1;
+        let is_of_search = matches!(purpose, Purpose::Lookup(_) | Purpose::Region(..));
+        if is_of_search && first {
+            self.fresh -= 1;
+        }
+        if let Purpose::Region(id, point) = purpose {
+            if let (Some(enumeration), Some(peer)) = (self.regions.get_mut(&id), expected) {
+                enumeration.handle_late(&peer, &point);
             }
+            self.pump_region(now, id);
+        }
+        if let Purpose::Lookup(id) = purpose {
             if let (Some(running), Some(peer)) = (self.lookups.get_mut(&id), expected) {
                 running.lookup.on_late(&peer);
             }
@@ -129,7 +136,9 @@ impl Dht {
         let outstanding = self.outstanding.remove(&transaction)?;
         self.timers.stop(Timer::Resend(transaction));
         match outstanding.purpose {
-            Purpose::Lookup(_) if outstanding.attempts == 1 => self.fresh -= 1,
+            Purpose::Lookup(_) | Purpose::Region(..) if outstanding.attempts == 1 => {
+                self.fresh -= 1;
+            }
             Purpose::Probe => {
                 self.probing.remove(&outstanding.to);
             }
@@ -167,6 +176,14 @@ impl Dht {
             Purpose::Probe | Purpose::Announce | Purpose::Abandoned => {}
             Purpose::Seed => self.seed_failed(now, outstanding.to),
             Purpose::DialBack => self.dialer_lost(now, outstanding.to),
+            Purpose::Region(id, point) => {
+                if let (Some(enumeration), Some(peer)) =
+                    (self.regions.get_mut(&id), outstanding.expected)
+                {
+                    enumeration.handle_failure(&peer, &point);
+                }
+                self.pump_region(now, id);
+            }
             Purpose::Lookup(id) => {
                 if let (Some(running), Some(peer)) =
                     (self.lookups.get_mut(&id), outstanding.expected)
@@ -248,6 +265,10 @@ impl Dht {
             }
             Purpose::Lookup(lookup) => {
                 self.lookup_answered(now, lookup, contact, header.client_mode, reply);
+            }
+            Purpose::Region(region, point) => {
+                let client_mode = header.client_mode;
+                self.region_answered(now, region, point, contact, client_mode, reply);
             }
             Purpose::Count(count, contact) => {
                 let bitmap = match reply {

@@ -3,6 +3,7 @@
 
 use super::lookup::{Goal, Lookup, Next};
 use super::requests::Purpose;
+use super::table::BUCKETS;
 use super::{may_name, Dht, Event, LookupId, Timer};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
@@ -60,15 +61,19 @@ impl Dht {
             if running.started && running.owner == Owner::User {
                 self.running -= 1;
             }
-            self.abandon(id);
+            self.abandon_lookup(id);
         }
         self.settle(now);
     }
 
-    /// The requests of a lookup that has ended hold up no others. Looks at each request on its way.
-    pub(super) fn abandon(&mut self, id: LookupId) {
+    fn abandon_lookup(&mut self, id: LookupId) {
+        self.abandon(|purpose| *purpose == Purpose::Lookup(id));
+    }
+
+    /// The requests of a search that has ended hold up no others. Looks at each request on its way.
+    pub(super) fn abandon(&mut self, is_of: impl Fn(&Purpose) -> bool) {
         for outstanding in self.outstanding.values_mut() {
-            if outstanding.purpose == Purpose::Lookup(id) {
+            if is_of(&outstanding.purpose) {
                 if outstanding.attempts == 1 {
                     self.fresh -= 1;
                 }
@@ -157,27 +162,17 @@ impl Dht {
         client_mode: bool,
         reply: Reply,
     ) {
-        let families = self.families();
-        let Some(running) = self.lookups.get_mut(&id) else {
-            return;
-        };
         let (held, contacts) = match reply {
             Reply::FindNode(contacts) => (false, contacts),
             Reply::Have(bitmap, contacts) => (bitmap.holds(0), contacts),
             _ => (false, Vec::new()),
         };
-        let mut named = BTreeSet::new();
+        let contacts = self.usable_of(now, &from, contacts);
+        let Some(running) = self.lookups.get_mut(&id) else {
+            return;
+        };
         for contact in contacts {
-            let silent = self.silent.get(&contact.addr);
-            // One address from each who names it: nobody alone makes up as many as are tried.
-            if contact.id != self.id
-                && named.insert(contact.id)
-                && families.include(&contact.addr)
-                && may_name(&from.addr.ip(), &contact.addr.ip())
-                && silent.is_none_or(|until| *until <= now)
-            {
-                running.lookup.add(contact);
-            }
+            running.lookup.add(contact);
         }
         if client_mode {
             // It helps to find others, but is itself none to be found.
@@ -197,13 +192,34 @@ impl Dht {
         self.pump(now, id);
     }
 
+    /// Those of the contacts in a reply that may be asked.
+    pub(super) fn usable_of(
+        &self,
+        now: Instant,
+        from: &Contact,
+        contacts: Vec<Contact>,
+    ) -> Vec<Contact> {
+        let families = self.families();
+        let mut named = BTreeSet::new();
+        let is_usable = |contact: &Contact| {
+            let silent = self.silent.get(&contact.addr);
+            // One address from each who names it: nobody alone makes up as many as are tried.
+            contact.id != self.id
+                && named.insert(contact.id)
+                && families.include(&contact.addr)
+                && may_name(&from.addr.ip(), &contact.addr.ip())
+                && silent.is_none_or(|until| *until <= now)
+        };
+        contacts.into_iter().filter(is_usable).collect()
+    }
+
     /// Ends a lookup.
     pub(super) fn finish(&mut self, now: Instant, id: LookupId) {
         self.timers.stop(Timer::Linger(id));
         let Some(running) = self.lookups.remove(&id) else {
             return;
         };
-        self.abandon(id);
+        self.abandon_lookup(id);
         let lookup = &running.lookup;
         match running.owner {
             Owner::User => {
@@ -229,18 +245,29 @@ impl Dht {
         }
     }
 
-    /// Looks up a random point of the next bucket that waits for it.
+    fn random_point_of(&mut self, bucket: usize) -> Point {
+        let mut point = Point(self.rng.bytes());
+        for bit in 0..=bucket {
+            let mask = 0x80 >> (bit % 8);
+            let own = self.id.0[bit / 8] & mask;
+            let wanted = if bit == bucket { own ^ mask } else { own };
+            point.0[bit / 8] = point.0[bit / 8] & !mask | wanted;
+        }
+        point
+    }
+
+    /// Looks up a random point of the next bucket that waits for it, or ourselves.
     pub(super) fn refresh_next(&mut self, now: Instant) {
         let Some(index) = self.refreshes.pop_front() else {
             return;
         };
-        let mut target = Point(self.rng.bytes());
-        for bit in 0..=index {
-            let mask = 0x80 >> (bit % 8);
-            let own = self.id.0[bit / 8] & mask;
-            let wanted = if bit == index { own ^ mask } else { own };
-            target.0[bit / 8] = target.0[bit / 8] & !mask | wanted;
-        }
+        let target = match index {
+            BUCKETS => {
+                self.near_refreshed = now;
+                self.id.into()
+            }
+            _ => self.random_point_of(index),
+        };
         let id = self.new_lookup(Lookup::new(Goal::Closest(target)), Owner::Refresh);
         self.start(now, id);
     }

@@ -241,7 +241,11 @@ impl Dht {
         log::debug!("joined with {contacts} contacts");
         self.events.push_back(Event::Joined { contacts });
         // Near us the lookup for ourselves has been everywhere; farther buckets are filled one by one.
-        self.refreshes = (0..self.table.deepest().unwrap_or(0)).collect();
+        self.near_refreshed = now;
+        if !self.is_client_mode() {
+            self.announce(now);
+        }
+        self.refreshes = (0..self.far_buckets(now)).collect();
         let pause = self.rng.jitter(super::REFRESH_PAUSE);
         self.timers.set(Timer::Refresh, now + pause);
         self.join.thin_pause = THIN_RETRY_FIRST;
@@ -260,6 +264,19 @@ impl Dht {
         self.timers.set(Timer::Thin, now + pause);
         let id = self.new_lookup(Lookup::new(Goal::Closest(self.id.into())), Owner::Refresh);
         self.start(now, id);
+    }
+
+    /// Begins in the middle of a life: this node is reachable, and has met these contacts. For who makes up a whole
+    /// network at once, to see how it fares.
+    pub fn settle_among(&mut self, now: Instant, contacts: impl IntoIterator<Item = Contact>) {
+        for contact in contacts {
+            self.table.answered(now, contact);
+        }
+        self.become_reachable(now);
+        self.join.started = true;
+        self.join.joined = true;
+        self.join.ended = true;
+        self.timers.stop(Timer::Join);
     }
 
     fn end_first_attempt(&mut self) {

@@ -4,7 +4,7 @@
 //! rounds, and a contact whose first time-out has passed no longer counts against the requests on their way.
 
 use crate::id::{BlockId, Distance, NodeId, Point};
-use crate::limits::{ALPHA, CONTACT_ADDRESSES_MAX, K, LOOKUP_CONTACTS_MAX};
+use crate::limits::{ALPHA, ALPHA_HOLDERS, CONTACT_ADDRESSES_MAX, K, LOOKUP_CONTACTS_MAX};
 use crate::wire::contact::{Age, Contact};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -113,6 +113,14 @@ impl Lookup {
         }
     }
 
+    /// Requests on their way at once. Whoever looks for a holder mostly needs but one of the next few answers.
+    fn concurrency(&self) -> usize {
+        match self.goal {
+            Goal::Closest(_) => ALPHA,
+            Goal::Holders(_) => ALPHA_HOLDERS,
+        }
+    }
+
     /// How many contacts have been asked.
     pub fn asked(&self) -> usize {
         self.asked
@@ -176,6 +184,7 @@ impl Lookup {
         }
         // Who is late may be dead: those behind it are asked meanwhile, but the end waits for it.
         let (mut live, mut pending) = (0, false);
+        let concurrency = self.concurrency();
         for candidate in self.candidates.values_mut() {
             if live == K {
                 break;
@@ -188,7 +197,7 @@ impl Lookup {
                     pending = true;
                     live += 1;
                 }
-                State::New if waiting >= ALPHA => return Next::Wait,
+                State::New if waiting >= concurrency => return Next::Wait,
                 State::New if !may_ask => return Next::Held,
                 State::New => {
                     candidate.state = State::Waiting;

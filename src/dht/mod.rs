@@ -3,15 +3,17 @@
 //! `node` feeds a [`Dht`] datagrams and the time, and takes from it datagrams to send and [`Event`]s. It holds
 //! no blocks and opens no connections: what is held it asks of its caller, who connects is its caller.
 //!
-//! [`table`] remembers contacts, [`lookup`] says whom to ask next, [`requests`] knows what is on its way,
-//! [`token`] who has proved an address. `exchange` sends requests and takes replies, `explore` runs lookups,
-//! `serve` answers others, `join` finds the first peers, `reach` decides on client-mode.
+//! [`table`] remembers contacts, [`lookup`] says whom to ask next, [`region`] the same where many are sought at once,
+//! [`requests`] knows what is on its way, [`token`] who has proved an address. `exchange` sends requests and takes
+//! replies, `explore` runs lookups, `locate` enumerates regions, `serve` answers others, `join` finds the first peers, `reach` decides on client-mode.
 
 mod exchange;
 mod explore;
 mod join;
+mod locate;
 pub mod lookup;
 mod reach;
+pub mod region;
 pub mod requests;
 mod serve;
 pub mod table;
@@ -30,6 +32,8 @@ use crate::wire::contact::{is_private, is_usable, normalise, Contact};
 use crate::wire::datagram::{Bitmap, Direction, Families, Header, Request, Start};
 use explore::{Owner, Running};
 use join::Join;
+use locate::{Enumeration, Locate};
+pub use locate::{LocateId, RegionId};
 use reach::Reach;
 use requests::{Outstanding, Peers, Purpose};
 use serve::DialBacks;
@@ -91,6 +95,18 @@ pub enum Event {
         asked: usize,
         /// Contacts that answered.
         answered: usize,
+    },
+    /// Blocks of a call of [`Dht::locate`] have been located.
+    Located {
+        /// Which call.
+        locate: LocateId,
+        /// Which of its blocks.
+        blocks: Vec<BlockId>,
+        /// All who live around them, in the order of their ids; the K closest of each block are among them. Most have
+        /// answered, the rest was named by several that have.
+        contacts: Vec<Contact>,
+        /// Contacts asked.
+        asked: usize,
     },
     /// A peer asks to be connected to: do so by TCP, and say the nonce there.
     DialBack {
@@ -174,7 +190,7 @@ pub struct Dht {
     outstanding: BTreeMap<u64, Outstanding>,
     /// Invariant: where the outstanding requests of [`Purpose::Probe`] go.
     probing: BTreeSet<SocketAddr>,
-    /// Invariant: outstanding requests of lookups that have been sent once.
+    /// Invariant: outstanding requests of lookups and enumerations that have been sent once.
     fresh: usize,
     /// Addresses passed over until then, since they did not answer; at most UNRESPONSIVE_MAX.
     silent: BTreeMap<SocketAddr, Instant>,
@@ -183,12 +199,17 @@ pub struct Dht {
     waiting: VecDeque<LookupId>,
     /// Started lookups of [`Owner::User`].
     running: usize,
-    /// A lookup has been kept from asking by REQUESTS_MAX.
+    /// Calls to locate blocks, and regions that are enumerated for them; of these at most REGIONS_MAX.
+    locates: BTreeMap<LocateId, Locate>,
+    regions: BTreeMap<RegionId, Enumeration>,
+    /// A lookup, or an enumeration, has been kept from asking by REQUESTS_MAX.
     held: bool,
     next_id: u64,
     /// When a lookup last went into a bucket's range.
     touched: Vec<Instant>,
-    /// Buckets that wait to be refreshed.
+    /// When we last looked for ourselves.
+    near_refreshed: Instant,
+    /// Buckets that wait to be refreshed; [`BUCKETS`] stands for our own neighbourhood.
     refreshes: VecDeque<usize>,
     join: Join,
     reach: Reach,
@@ -225,9 +246,12 @@ impl Dht {
             lookups: BTreeMap::new(),
             waiting: VecDeque::new(),
             running: 0,
+            locates: BTreeMap::new(),
+            regions: BTreeMap::new(),
             held: false,
             next_id: 0,
             touched: vec![now; BUCKETS],
+            near_refreshed: now,
             refreshes: VecDeque::new(),
             join: Join::default(),
             reach: Reach::new(config.serve),
@@ -411,12 +435,33 @@ impl Dht {
                 }
                 self.pump(now, id);
             }
+            let ids: Vec<RegionId> = self.regions.keys().copied().collect();
+            for id in ids {
+                if self.held {
+                    break;
+                }
+                self.pump_region(now, id);
+            }
+        }
+        if self.join.ended {
+            self.start_regions(now);
         }
         while self.join.ended && self.running < LOOKUPS_MAX {
             let Some(id) = self.waiting.pop_front() else {
                 break;
             };
             self.start(now, id);
+        }
+    }
+
+    /// How many buckets, from the farthest, a lookup for ourselves does not fill: it finds the K closest, and so all
+    /// who share more with us than the farthest of them.
+    fn far_buckets(&self, now: Instant) -> usize {
+        let own = Point::from(self.id);
+        let closest = self.table.closest(now, &own, K, |_| true);
+        match closest.get(K - 1) {
+            Some(last) => own.common_prefix(&last.id.into()),
+            None => 0,
         }
     }
 
@@ -427,11 +472,15 @@ impl Dht {
         for contact in self.table.stale(now, now - PING_AFTER, UPKEEP_PINGS_MAX) {
             self.probe(now, contact.addr, Some(contact.id));
         }
-        for index in 0..self.table.deepest().map_or(0, |deepest| deepest + 1) {
-            if now.since(self.touched[index]) >= REFRESH_AFTER && !self.refreshes.contains(&index) {
-                self.refreshes.push_back(index);
-            }
-        }
+        let far = 0..self.far_buckets(now);
+        let far = far.map(|index| (index, self.touched[index]));
+        let old = far
+            .chain([(BUCKETS, self.near_refreshed)])
+            .filter(|&(index, at)| {
+                now.since(at) >= REFRESH_AFTER && !self.refreshes.contains(&index)
+            });
+        let old: Vec<usize> = old.map(|(index, _)| index).collect();
+        self.refreshes.extend(old);
         let idle = !self.timers.is_set(Timer::Refresh)
             && self.lookups.values().all(|r| r.owner != Owner::Refresh);
         if idle && !self.refreshes.is_empty() {

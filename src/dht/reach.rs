@@ -5,7 +5,8 @@ use super::{may_name, Dht, Event, Timer};
 use crate::id::{NodeId, Point};
 use crate::limits::{
     DIALERS_MAX, DIALERS_PER_NETWORK, DIAL_BACKS_WAITING_MAX, DIAL_BACK_NETWORKS,
-    DIAL_BACK_RETRY_FIRST, DIAL_BACK_RETRY_MAX, DIAL_BACK_WAIT, REACHABILITY_PERIOD, RECHECK_TRIES,
+    DIAL_BACK_RETRY_FIRST, DIAL_BACK_RETRY_MAX, DIAL_BACK_WAIT, K, REACHABILITY_PERIOD,
+    RECHECK_TRIES,
 };
 use crate::time::Instant;
 use crate::wire::contact::{is_private, is_usable, network, Contact};
@@ -210,8 +211,8 @@ impl Dht {
         }
     }
 
-    /// Others can connect to us. Whoever knows us learns it at once, and may take us into its table.
-    fn reachable(&mut self, now: Instant) {
+    /// Others can connect to us; whether that is new.
+    pub(super) fn become_reachable(&mut self, now: Instant) -> bool {
         let reach = &mut self.reach;
         reach.seeking = false;
         reach.failures = 0;
@@ -221,14 +222,34 @@ impl Dht {
         }
         let period = self.rng.jitter(REACHABILITY_PERIOD);
         self.timers.set(Timer::Recheck, now + period);
-        if !std::mem::replace(&mut self.reach.client_mode, false) {
+        std::mem::replace(&mut self.reach.client_mode, false)
+    }
+
+    /// Others can connect to us. Whoever is near learns it, and may take us into its table: at once, or when we have
+    /// found out who that is. Until then there are those who have met us.
+    fn reachable(&mut self, now: Instant) {
+        if !self.become_reachable(now) {
             return;
         }
         log::debug!("others can connect: client-mode ends");
         self.events.push_back(Event::ClientMode(false));
+        if self.join.joined {
+            return self.announce(now);
+        }
         let mut told: BTreeSet<SocketAddr> = self.reach.requesters.iter().copied().collect();
         told.extend(self.join.seed_addresses());
-        told.extend(self.table.contacts(now).map(|contact| contact.addr));
+        self.announce_to(now, told);
+    }
+
+    /// Lets those who live near us ask whether we are there. Others do when we ask them something.
+    pub(super) fn announce(&mut self, now: Instant) {
+        let own = self.id.into();
+        let neighbours = self.table.closest(now, &own, K, |_| true);
+        let told = neighbours.iter().map(|contact| contact.addr);
+        self.announce_to(now, told.collect());
+    }
+
+    fn announce_to(&mut self, now: Instant, told: BTreeSet<SocketAddr>) {
         for addr in told {
             self.ask(now, addr, None, Purpose::Announce, Request::Ping);
         }

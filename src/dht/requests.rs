@@ -2,7 +2,7 @@
 //!
 //! It decides when a request is late; `dht` sends, sends again and gives up.
 
-use crate::id::NodeId;
+use crate::id::{NodeId, Point};
 use crate::limits::{
     RTO_INITIAL, RTO_MAX, RTO_MIN, RTO_UNMEASURED_MAX, RTT_ESTIMATES_MAX, TOKEN_FRESH,
 };
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{CountId, LookupId};
+use super::{CountId, LookupId, RegionId};
 
 /// What a request is for, so what its reply or failure leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +28,8 @@ pub enum Purpose {
     Lookup(LookupId),
     /// Part of a lookup that has ended: nobody waits for it, but no answer is news of its peer.
     Abandoned,
+    /// Part of an enumeration: who is closest to this point.
+    Region(RegionId, Point),
     /// A count of copies, asked of this contact.
     Count(CountId, Contact),
     /// To be connected to.
@@ -71,6 +73,24 @@ pub struct Peers {
     /// Invariant: exactly the `used` of the peers.
     order: BTreeSet<(u64, SocketAddr)>,
     clock: u64,
+    /// The round trips of all, taken together: what is expected of a stranger.
+    overall: Option<(Duration, Duration)>,
+}
+
+/// An estimate with one more sample, of which it takes one part in so many (RFC 6298, section 2, has 8).
+fn estimate(
+    known: Option<(Duration, Duration)>,
+    sample: Duration,
+    part: u32,
+) -> (Duration, Duration) {
+    let Some((smoothed, variation)) = known else {
+        return (sample, sample / 2);
+    };
+    let off = smoothed.abs_diff(sample);
+    (
+        smoothed - smoothed / part + sample / part,
+        variation - variation / (part / 2) + off / (part / 2),
+    )
 }
 
 impl Peers {
@@ -97,14 +117,8 @@ impl Peers {
         peer.token = token;
         peer.token_at = now;
         if let Some(sample) = round_trip {
-            // RFC 6298, section 2.
-            peer.rtt = Some(match peer.rtt {
-                None => (sample, sample / 2),
-                Some((smoothed, variation)) => {
-                    let off = smoothed.abs_diff(sample);
-                    (smoothed * 7 / 8 + sample / 8, variation * 3 / 4 + off / 4)
-                }
-            });
+            peer.rtt = Some(estimate(peer.rtt, sample, 8));
+            self.overall = Some(estimate(self.overall, sample, 64));
         }
         if self.peers.len() > RTT_ESTIMATES_MAX {
             if let Some((_, oldest)) = self.order.pop_first() {
@@ -121,9 +135,13 @@ impl Peers {
 
     /// How long to wait for an answer to the attempt of this number, from 1.
     pub fn timeout(&self, addr: &SocketAddr, attempt: u32) -> Duration {
+        let expected = |(smoothed, variation): (Duration, Duration)| smoothed + variation * 4;
         let (first, max) = match self.peers.get(addr).and_then(|peer| peer.rtt) {
-            Some((smoothed, variation)) => (smoothed + variation * 4, RTO_MAX),
-            None => (RTO_INITIAL, RTO_UNMEASURED_MAX),
+            Some(measured) => (expected(measured), RTO_MAX),
+            None => {
+                let overall = self.overall.map_or(RTO_INITIAL, expected);
+                (overall.min(RTO_INITIAL), RTO_UNMEASURED_MAX)
+            }
         };
         let first = first.clamp(RTO_MIN, max);
         (first * 2u32.pow(attempt.saturating_sub(1).min(8))).min(max)
@@ -156,6 +174,24 @@ mod tests {
         assert!((millis(195)..millis(210)).contains(&steady), "{steady:?}");
         peers.answered(Instant::EPOCH, addr(2), Token([1; 8]), Some(millis(1)));
         assert_eq!(peers.timeout(&addr(2), 1), RTO_MIN);
+    }
+
+    #[test]
+    fn stranger_is_expected_to_be_as_far_as_others_are() {
+        let mut peers = Peers::default();
+        let millis = Duration::from_millis;
+        for n in 0..200 {
+            let round_trip = Some(millis(80 + u64::from(n) % 5 * 10));
+            peers.answered(Instant::EPOCH, addr(n), Token([1; 8]), round_trip);
+        }
+        let first = peers.timeout(&addr(1000), 1);
+        assert!((millis(130)..millis(250)).contains(&first), "{first:?}");
+        assert_eq!(peers.timeout(&addr(1000), 2), first * 2);
+        assert_eq!(peers.timeout(&addr(1000), 9), RTO_UNMEASURED_MAX);
+        for n in 0..200 {
+            peers.answered(Instant::EPOCH, addr(n), Token([1; 8]), Some(millis(900)));
+        }
+        assert_eq!(peers.timeout(&addr(1000), 1), RTO_INITIAL);
     }
 
     #[test]

@@ -314,7 +314,7 @@ fn requests_of_a_cancelled_lookup_make_room_for_those_that_are_held() {
 }
 
 #[test]
-fn dead_contact_never_measured_holds_up_the_end_of_a_lookup_for_two_seconds() {
+fn dead_contact_never_measured_holds_up_the_end_of_a_lookup_for_a_second_or_two() {
     let mut net = Net::of(30, 0);
     net.dead.insert(7);
     // A newcomer has measured nobody; the others name the dead one to it.
@@ -333,7 +333,7 @@ fn dead_contact_never_measured_holds_up_the_end_of_a_lookup_for_two_seconds() {
     let took = net.now.since(began);
     println!("a lookup with one dead contact, never measured: {took:?}");
     assert!(
-        took >= Duration::from_millis(1900),
+        took >= Duration::from_millis(1000),
         "it is given its chances"
     );
     assert!(took < Duration::from_millis(2200), "{took:?}");

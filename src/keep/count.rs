@@ -4,8 +4,8 @@
 //! nothing is remembered: whoever asks again has it counted anew. Called by the node for its clients.
 
 use super::{Tools, WHOLE_NETWORK_FOR};
-use crate::dht::{CountId, LookupId};
-use crate::id::{BlockId, NodeId};
+use crate::dht::{CountId, LocateId, LookupId};
+use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
 use crate::time::Instant;
 use crate::transfer::ConnId;
@@ -25,6 +25,12 @@ struct Tally {
     block: BlockId,
     /// Peers of its neighbourhood that have not been asked, or not answered; 0 while that is looked up.
     waiting: usize,
+    /// The next closest, the closest last: asked in the place of those who do not answer.
+    spares: Vec<Contact>,
+    /// Who has been asked.
+    asked: BTreeSet<NodeId>,
+    /// Nobody else is to be found: it has been looked up alone, or the network has no more.
+    is_looked_up: bool,
     copies: u8,
     answered: u8,
 }
@@ -54,7 +60,11 @@ pub struct Counts {
     clients: BTreeMap<ConnId, Client>,
     /// At most `COUNTING_AT_ONCE`.
     tallies: BTreeMap<TallyId, Tally>,
-    /// At most `COUNT_LOOKUPS_MAX`.
+    /// Begun, and to be located with others.
+    unlocated: Vec<(BlockId, TallyId)>,
+    /// What is being located.
+    locates: BTreeMap<LocateId, Vec<(BlockId, TallyId)>>,
+    /// Blocks that are looked up alone, since some around them did not answer.
     lookups: BTreeMap<LookupId, TallyId>,
     /// At most a neighbourhood for each tally.
     questions: BTreeMap<NodeId, Question>,
@@ -96,12 +106,19 @@ impl Counts {
         }
         self.tallies.retain(|_, tally| tally.client != client);
         let tallies = &self.tallies;
-        self.lookups.retain(|&lookup, tally| {
-            let wanted = tallies.contains_key(tally);
-            if !wanted {
+        self.locates.retain(|&locate, blocks| {
+            let is_wanted = blocks.iter().any(|(_, id)| tallies.contains_key(id));
+            if !is_wanted {
+                tools.dht.cancel_locate(tools.now, locate);
+            }
+            is_wanted
+        });
+        self.lookups.retain(|&lookup, id| {
+            let is_wanted = tallies.contains_key(id);
+            if !is_wanted {
                 tools.dht.cancel(tools.now, lookup);
             }
-            wanted
+            is_wanted
         });
         self.questions.retain(|_, question| {
             question.tallies.retain(|id| tallies.contains_key(id));
@@ -112,7 +129,7 @@ impl Counts {
 
     /// Does all that can be done now. Every step uses up a pending block or a question.
     fn run(&mut self, tools: &mut Tools<'_>) {
-        while self.start_next(tools) || self.ask_next(tools) {}
+        while self.start_next() || self.locate_all(tools) || self.ask_next(tools) {}
         if self.questions.is_empty() {
             self.linger = None;
         }
@@ -120,8 +137,8 @@ impl Counts {
     }
 
     /// Begins to count the next block, one of each client in turn; false if there is none, or enough are under way.
-    fn start_next(&mut self, tools: &mut Tools<'_>) -> bool {
-        if self.tallies.len() >= COUNTING_AT_ONCE || self.lookups.len() >= COUNT_LOOKUPS_MAX {
+    fn start_next(&mut self) -> bool {
+        if self.tallies.len() >= COUNTING_AT_ONCE {
             return false;
         }
         let after = self.turn.map_or(Bound::Unbounded, Bound::Excluded);
@@ -145,43 +162,66 @@ impl Counts {
             client,
             block,
             waiting: 0,
+            spares: Vec::new(),
+            asked: BTreeSet::new(),
+            is_looked_up: false,
             copies: 0,
             answered: 0,
         };
         self.tallies.insert(id, tally);
-        self.locate(tools, id, block);
+        self.unlocated.push((block, id));
         true
     }
 
-    /// Finds out who should have a block; [`Counts::located`] goes on from there.
-    fn locate(&mut self, tools: &mut Tools<'_>, id: TallyId, block: BlockId) {
+    /// Finds out who should have the blocks that were begun; [`Counts::located`] goes on from there. False if there are
+    /// none.
+    fn locate_all(&mut self, tools: &mut Tools<'_>) -> bool {
+        let blocks = std::mem::take(&mut self.unlocated);
+        if blocks.is_empty() {
+            return false;
+        }
         match &self.whole_network {
             Some((at, contacts)) if tools.now.since(*at) < WHOLE_NETWORK_FOR => {
                 let contacts = contacts.clone();
-                self.located(tools, id, &contacts);
+                for (_, id) in blocks {
+                    self.located(tools, id, &contacts);
+                }
             }
             _ => {
-                let lookup = tools.dht.find_closest(tools.now, block.into());
-                self.lookups.insert(lookup, id);
+                let ids = blocks.iter().map(|it| it.0);
+                let locate = tools.dht.locate(tools.now, ids);
+                self.locates.insert(locate, blocks);
             }
         }
+        true
     }
 
-    /// A lookup has ended; the contacts are live. One that is not ours is ignored.
-    pub fn handle_closest(
+    /// Blocks have been located; the contacts are all around them. False if they are not ours.
+    pub fn handle_located(
         &mut self,
         tools: &mut Tools<'_>,
-        lookup: LookupId,
+        locate: LocateId,
+        blocks: &[BlockId],
         contacts: &[Contact],
-    ) {
-        let Some(id) = self.lookups.remove(&lookup) else {
-            return;
+    ) -> bool {
+        let Some(waiting) = self.locates.get_mut(&locate) else {
+            return false;
         };
         if !contacts.is_empty() && contacts.len() < K {
             self.whole_network = Some((tools.now, contacts.to_vec()));
         }
-        self.located(tools, id, contacts);
+        let (located, rest): (Vec<_>, Vec<_>) = std::mem::take(waiting)
+            .into_iter()
+            .partition(|(block, _)| blocks.contains(block));
+        match rest.is_empty() {
+            true => drop(self.locates.remove(&locate)),
+            false => *waiting = rest,
+        }
+        for (_, id) in located {
+            self.located(tools, id, contacts);
+        }
         self.run(tools);
+        true
     }
 
     /// Has everybody in a block's neighbourhood asked for it.
@@ -189,22 +229,73 @@ impl Counts {
         let Some(tally) = self.tallies.get_mut(&id) else {
             return;
         };
-        tally.waiting = contacts.len();
-        if contacts.is_empty() {
+        let target = Point::from(tally.block);
+        let mut near = contacts.to_vec();
+        near.sort_by_cached_key(|contact| target.distance(&contact.id.into()));
+        near.truncate(2 * K);
+        let mut spares = near.split_off(near.len().min(K));
+        spares.reverse();
+        (tally.waiting, tally.spares) = (near.len(), spares);
+        tally.is_looked_up = contacts.len() < K;
+        if near.is_empty() {
             return self.finish(tools, id);
         }
-        for contact in contacts {
-            let question = self.questions.entry(contact.id);
-            let question = question.or_insert_with(|| Question {
-                contact: *contact,
-                tallies: VecDeque::new(),
-            });
-            question.tallies.push_back(id);
-            if question.tallies.len() >= HAVE_MAX {
-                self.ready.insert(contact.id);
+        for contact in near {
+            self.question(tools.now, id, contact);
+        }
+    }
+
+    /// Everybody has been asked. If fewer have answered than make a neighbourhood, others are farther off.
+    fn check_counted(&mut self, tools: &mut Tools<'_>, id: TallyId) {
+        let Some(tally) = self.tallies.get_mut(&id).filter(|it| it.waiting == 0) else {
+            return;
+        };
+        if usize::from(tally.answered) >= K || tally.is_looked_up {
+            return self.finish(tools, id);
+        }
+        tally.is_looked_up = true;
+        let lookup = tools.dht.find_closest(tools.now, tally.block.into());
+        self.lookups.insert(lookup, id);
+    }
+
+    /// A lookup has ended; the contacts are live. False if it is not ours.
+    pub fn handle_closest(
+        &mut self,
+        tools: &mut Tools<'_>,
+        lookup: LookupId,
+        contacts: &[Contact],
+    ) -> bool {
+        let Some(id) = self.lookups.remove(&lookup) else {
+            return false;
+        };
+        if let Some(tally) = self.tallies.get_mut(&id) {
+            let others = contacts.iter().filter(|it| !tally.asked.contains(&it.id));
+            let others: Vec<Contact> = others.copied().collect();
+            tally.waiting = others.len();
+            for contact in others {
+                self.question(tools.now, id, contact);
             }
         }
-        self.linger.get_or_insert(tools.now + COUNT_LINGER);
+        self.check_counted(tools, id);
+        self.run(tools);
+        true
+    }
+
+    /// A contact is to be asked for a block.
+    fn question(&mut self, now: Instant, id: TallyId, contact: Contact) {
+        let question = self.questions.entry(contact.id);
+        let question = question.or_insert_with(|| Question {
+            contact,
+            tallies: VecDeque::new(),
+        });
+        question.tallies.push_back(id);
+        if let Some(tally) = self.tallies.get_mut(&id) {
+            tally.asked.insert(contact.id);
+        }
+        if question.tallies.len() >= HAVE_MAX {
+            self.ready.insert(contact.id);
+        }
+        self.linger.get_or_insert(now + COUNT_LINGER);
     }
 
     /// No question waits for more to go with it.
@@ -219,7 +310,7 @@ impl Counts {
         if self.asked.len() >= COUNT_REQUESTS_MAX {
             return false;
         }
-        if self.ready.is_empty() && self.lookups.is_empty() {
+        if self.ready.is_empty() && self.locates.is_empty() && self.lookups.is_empty() {
             self.ask_all();
         }
         let Some(peer) = self.ready.pop_first() else {
@@ -271,14 +362,15 @@ impl Counts {
             let Some(tally) = self.tallies.get_mut(&id) else {
                 continue;
             };
-            tally.waiting -= 1;
             if let Some(bitmap) = bitmap {
                 tally.answered += 1;
                 tally.copies += u8::from(bitmap.holds(index));
+            } else if let Some(spare) = tally.spares.pop() {
+                self.question(tools.now, id, spare);
+                continue;
             }
-            if tally.waiting == 0 {
-                self.finish(tools, id);
-            }
+            tally.waiting -= 1;
+            self.check_counted(tools, id);
         }
         self.run(tools);
     }

@@ -16,7 +16,7 @@ pub use quota::Quota;
 pub use session::copies_wanted;
 
 use crate::block::Role;
-use crate::dht::{Dht, LookupId};
+use crate::dht::{Dht, LocateId, LookupId};
 use crate::id::{BlockId, NodeId};
 use crate::limits::*;
 use crate::store::{Hold, Store, Terms};
@@ -98,6 +98,12 @@ struct Job {
     wanted: usize,
     /// Peers that could still be offered the block, the closest first.
     candidates: VecDeque<Contact>,
+    /// Peers that have been candidates.
+    tried: BTreeSet<NodeId>,
+    /// Some of them could not be reached: others may live around the block.
+    is_lonely: bool,
+    /// Nobody else is to be found: it has been looked up alone, or the network has no more.
+    is_looked_up: bool,
     /// Peers that say they have it.
     holders: BTreeSet<NodeId>,
     /// Peers that have been offered it and whose answer is waited for.
@@ -114,6 +120,11 @@ pub struct Keep {
     sessions: BTreeMap<ConnId, Session>,
     /// At most `PLACING_AT_ONCE`.
     jobs: BTreeMap<JobId, Job>,
+    /// Begun, and to be located with others.
+    unlocated: Vec<(BlockId, JobId)>,
+    /// What is being located.
+    locates: BTreeMap<LocateId, Vec<(BlockId, JobId)>>,
+    /// Blocks that are looked up alone, since some around them could not be reached.
     lookups: BTreeMap<LookupId, JobId>,
     /// Peers that jobs are waiting for; a link goes with its connection.
     links: BTreeMap<NodeId, Link>,
@@ -223,12 +234,19 @@ impl Keep {
         self.timers.stop(Timer::Progress(client));
         self.jobs.retain(|_, job| job.session != client);
         let jobs = &self.jobs;
+        self.locates.retain(|&locate, blocks| {
+            let is_wanted = blocks.iter().any(|(_, job)| jobs.contains_key(job));
+            if !is_wanted {
+                tools.dht.cancel_locate(tools.now, locate);
+            }
+            is_wanted
+        });
         self.lookups.retain(|&lookup, job| {
-            let wanted = jobs.contains_key(job);
-            if !wanted {
+            let is_wanted = jobs.contains_key(job);
+            if !is_wanted {
                 tools.dht.cancel(tools.now, lookup);
             }
-            wanted
+            is_wanted
         });
         self.run(tools);
     }
@@ -241,7 +259,7 @@ impl Keep {
                 self.handle_result(tools, job, peer, outcome);
             } else if let Some(peer) = self.ready.pop_first() {
                 self.pump(tools, peer);
-            } else if !self.start_jobs(tools) {
+            } else if !self.start_jobs() && !self.locate_all(tools) {
                 return;
             }
         }
@@ -249,14 +267,14 @@ impl Keep {
 
     /// Begins as many jobs as may be under way, one of each session in turn: who shares much must not keep the
     /// others waiting. False if there is nothing to begin.
-    fn start_jobs(&mut self, tools: &mut Tools<'_>) -> bool {
+    fn start_jobs(&mut self) -> bool {
         let mut started = false;
         while self.jobs.len() < PLACING_AT_ONCE {
             let Some(client) = self.next_turn() else {
                 break;
             };
             self.turn = Some(client);
-            started |= self.start_job(tools, client);
+            started |= self.start_job(client);
         }
         started
     }
@@ -271,7 +289,7 @@ impl Keep {
             .map(|(&client, _)| client)
     }
 
-    fn start_job(&mut self, tools: &mut Tools<'_>, client: ConnId) -> bool {
+    fn start_job(&mut self, client: ConnId) -> bool {
         let Some(session) = self.sessions.get_mut(&client) else {
             return false;
         };
@@ -286,40 +304,67 @@ impl Keep {
             role,
             wanted: session.wanted(role),
             candidates: VecDeque::new(),
+            tried: BTreeSet::new(),
+            is_lonely: false,
+            is_looked_up: false,
             holders: BTreeSet::new(),
             outstanding: 0,
             late: BTreeSet::new(),
             cut_off: BTreeSet::new(),
         };
         self.jobs.insert(id, job);
+        self.unlocated.push((block, id));
+        true
+    }
+
+    /// Finds out where the blocks that were begun belong; false if there are none.
+    fn locate_all(&mut self, tools: &mut Tools<'_>) -> bool {
+        let blocks = std::mem::take(&mut self.unlocated);
+        if blocks.is_empty() {
+            return false;
+        }
         match &self.whole_network {
             Some((at, contacts)) if tools.now.since(*at) < WHOLE_NETWORK_FOR => {
                 let contacts = contacts.clone();
-                self.begin_placing(tools, id, contacts);
+                for (_, id) in blocks {
+                    self.begin_placing(tools, id, contacts.clone());
+                }
             }
             _ => {
-                let lookup = tools.dht.find_closest(tools.now, block.into());
-                self.lookups.insert(lookup, id);
+                let ids = blocks.iter().map(|it| it.0);
+                let locate = tools.dht.locate(tools.now, ids);
+                self.locates.insert(locate, blocks);
             }
         }
         true
     }
 
-    /// A lookup has ended; the contacts are live, the closest first. One that is not ours is ignored.
-    pub fn handle_closest(
+    /// Blocks have been located; the contacts are all around them. False if they are not ours.
+    pub fn handle_located(
         &mut self,
         tools: &mut Tools<'_>,
-        lookup: LookupId,
-        contacts: Vec<Contact>,
-    ) {
-        let Some(job) = self.lookups.remove(&lookup) else {
-            return;
+        locate: LocateId,
+        blocks: &[BlockId],
+        contacts: &[Contact],
+    ) -> bool {
+        let Some(waiting) = self.locates.get_mut(&locate) else {
+            return false;
         };
         if !contacts.is_empty() && contacts.len() < K {
-            self.whole_network = Some((tools.now, contacts.clone()));
+            self.whole_network = Some((tools.now, contacts.to_vec()));
         }
-        self.begin_placing(tools, job, contacts);
+        let (located, rest): (Vec<_>, Vec<_>) = std::mem::take(waiting)
+            .into_iter()
+            .partition(|(block, _)| blocks.contains(block));
+        match rest.is_empty() {
+            true => drop(self.locates.remove(&locate)),
+            false => *waiting = rest,
+        }
+        for (_, id) in located {
+            self.begin_placing(tools, id, contacts.to_vec());
+        }
         self.run(tools);
+        true
     }
 
     fn begin_placing(&mut self, tools: &mut Tools<'_>, id: JobId, mut contacts: Vec<Contact>) {
@@ -328,8 +373,26 @@ impl Keep {
         };
         let target = job.block.into();
         contacts.sort_by_cached_key(|contact| crate::id::Point::from(contact.id).distance(&target));
+        contacts.truncate(2 * K);
+        job.is_looked_up |= contacts.len() < K;
+        contacts.retain(|contact| job.tried.insert(contact.id));
         job.candidates = contacts.into();
         self.place(tools, id);
+    }
+
+    /// A lookup has ended; the contacts are live, the closest first. They come back if it is not ours.
+    pub fn handle_closest(
+        &mut self,
+        tools: &mut Tools<'_>,
+        lookup: LookupId,
+        contacts: Vec<Contact>,
+    ) -> Option<Vec<Contact>> {
+        let Some(job) = self.lookups.remove(&lookup) else {
+            return Some(contacts);
+        };
+        self.begin_placing(tools, job, contacts);
+        self.run(tools);
+        None
     }
 
     /// Offers the job's block to as many candidates as it lacks copies, not counting on those that are late; ends
@@ -338,12 +401,20 @@ impl Keep {
         while let Some(contact) = self.next_candidate(id) {
             if !tools.transfer.is_shunned(tools.now, &contact.id) {
                 self.offer(id, contact);
+            } else if let Some(job) = self.jobs.get_mut(&id) {
+                job.is_lonely = true;
             }
         }
-        let Some(job) = self.jobs.get(&id) else {
+        let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
         let is_over = job.outstanding == 0 && job.late.is_empty();
+        if is_over && job.holders.len() < job.wanted && job.is_lonely && !job.is_looked_up {
+            job.is_looked_up = true;
+            let lookup = tools.dht.find_closest(tools.now, job.block.into());
+            self.lookups.insert(lookup, id);
+            return;
+        }
         if is_over || job.holders.len() >= job.wanted {
             self.finish(tools, id);
         }
@@ -395,17 +466,17 @@ impl Keep {
                 job.holders.insert(peer);
             }
             Outcome::Refuses(reason) => {
+                job.is_lonely |= reason.is_none();
                 let session = self.sessions.get_mut(&job.session);
                 if let (Some(session), Some(reason)) = (session, reason) {
                     session.handle_refusal(reason);
                 }
             }
             // It may have been closed as idle just when we offered. Who is shunned is not offered it again.
-            Outcome::CutOff(contact) => {
-                if job.cut_off.insert(peer) {
-                    job.candidates.push_front(contact);
-                }
-            }
+            Outcome::CutOff(contact) => match job.cut_off.insert(peer) {
+                true => job.candidates.push_front(contact),
+                false => job.is_lonely = true,
+            },
             Outcome::Late => {
                 job.late.insert(peer);
                 return self.place(tools, id);

@@ -112,11 +112,23 @@ impl World {
         self.with(|counts, tools| counts.count(tools, client, blocks));
     }
 
-    /// The lookup that began first ends, with these contacts.
+    /// The first block that is being located is found to be where these contacts are.
     fn finds(&mut self, found: &[Contact]) {
+        let first = self.counts.locates.first_key_value();
+        let (&locate, blocks) = first.expect("something is being located");
+        let block = blocks[0].0;
+        self.with(|counts, tools| {
+            assert!(counts.handle_located(tools, locate, &[block], found));
+        });
+    }
+
+    /// The block that is looked up alone has these around it.
+    fn finds_alone(&mut self, found: &[Contact]) {
         let lookup = self.counts.lookups.keys().next();
         let lookup = *lookup.expect("a lookup is under way");
-        self.with(|counts, tools| counts.handle_closest(tools, lookup, found));
+        self.with(|counts, tools| {
+            assert!(counts.handle_closest(tools, lookup, found));
+        });
     }
 
     /// Blocks in each question on its way.
@@ -149,7 +161,12 @@ fn each_of_the_neighbourhood_counts_by_what_it_says() {
         let bitmap = [ALL, NONE, None][index.min(12) / 6];
         world.with(|counts, tools| counts.handle_counted(tools, count, bitmap));
     }
-    assert_eq!(world.told(client), [(block(1), 6, 12, false)]);
+    // Some did not answer: the closest that live are looked up, and those of them asked that have not been.
+    assert_eq!(world.told(client), []);
+    world.finds_alone(&contacts(5..25));
+    assert_eq!(world.asked(), [1; 4]);
+    world.answer(ALL);
+    assert_eq!(world.told(client), [(block(1), 10, 16, false)]);
     assert!(world.counts.clients.is_empty() && world.counts.tallies.is_empty());
 }
 
@@ -181,7 +198,7 @@ fn blocks_of_a_small_network_are_located_by_one_lookup_and_share_datagrams() {
     world.answer(ALL);
     assert_eq!(world.told(client).len(), 1);
     world.count(client, 1..101);
-    assert!(world.counts.lookups.is_empty());
+    assert!(world.counts.locates.is_empty());
     let mut asked = world.asked();
     asked.sort();
     assert_eq!(asked, [[4; 5].as_slice(), &[32; 15]].concat());
@@ -192,7 +209,7 @@ fn blocks_of_a_small_network_are_located_by_one_lookup_and_share_datagrams() {
     // Later somebody may have come.
     world.now = world.now + WHOLE_NETWORK_FOR;
     world.count(client, [101]);
-    assert_eq!(world.counts.lookups.len(), 1);
+    assert_eq!(world.counts.locates.len(), 1);
 }
 
 #[test]
@@ -222,17 +239,16 @@ fn what_is_under_way_is_bounded() {
     let mut world = World::new();
     let client = world.client();
     world.count(client, 0..COUNTS_PER_CLIENT);
-    assert_eq!(world.counts.lookups.len(), COUNT_LOOKUPS_MAX);
+    assert_eq!(world.counts.tallies.len(), COUNTING_AT_ONCE);
     // A large network: nobody has the neighbourhood of another block.
     let mut found = 0;
     while world.told(client).len() < COUNTS_PER_CLIENT / 8 && found < COUNTS_PER_CLIENT {
-        while !world.counts.lookups.is_empty() {
+        while !world.counts.locates.is_empty() {
             let first = (found * 7 % 230) as u8;
             found += 1;
             world.finds(&contacts(first..first + 20));
             let counts = &world.counts;
             assert!(counts.tallies.len() <= COUNTING_AT_ONCE);
-            assert!(counts.lookups.len() <= COUNT_LOOKUPS_MAX);
             assert!(counts.asked.len() <= COUNT_REQUESTS_MAX);
         }
         world.answer(NONE);
@@ -249,7 +265,7 @@ fn every_block_of_a_large_network_is_counted_to_the_end() {
     world.count(client, 0..1000);
     let (mut found, mut told) = (0, Vec::new());
     while told.len() < 1000 {
-        if !world.counts.lookups.is_empty() {
+        if !world.counts.locates.is_empty() {
             let first = (found * 7 % 230) as u8;
             found += 1;
             world.finds(&contacts(first..first + 20));
@@ -268,15 +284,18 @@ fn every_block_of_a_large_network_is_counted_to_the_end() {
 fn clients_take_turns_and_who_goes_is_not_counted_for() {
     let mut world = World::new();
     let (first, second) = (world.client(), world.client());
-    world.count(first, 0..COUNTING_AT_ONCE);
+    world.count(first, 0..COUNTING_AT_ONCE + 9);
     world.count(second, [1000]);
     world.finds(&contacts(1..21));
+    world.now = world.counts.next_timeout().expect("questions wait");
+    world.with(|counts, tools| counts.handle_timeout(tools));
+    world.answer(ALL);
     let tallies = world.counts.tallies.values();
     let begun = tallies.filter(|tally| tally.client == second).count();
     assert_eq!(begun, 1, "it does not wait for all of the other's");
     world.with(|counts, tools| counts.handle_client_closed(tools, first));
     assert_eq!(world.counts.tallies.len(), 1);
-    assert_eq!(world.counts.lookups.len(), 1);
+    assert_eq!(world.counts.locates.len(), 1);
     assert!(world.counts.questions.is_empty() && world.asked().is_empty());
     world.finds(&contacts(1..21));
     // What is on its way to those who have gone does no harm.
