@@ -20,8 +20,9 @@ bench: all
 	$(CARGO) bench --bench pack
 	$(CARGO) test --release --lib million -- --nocapture
 
+# Long: networks of up to 100,000 peers; prints the tables of the README.
 sim:
-	$(CARGO) test --test sim -- --nocapture
+	$(CARGO) test --release --test sim -- --include-ignored --nocapture --test-threads=1
 
 # Long: a million states of a wrecked disk, ten million operations beside a map, two thousand peers killed. The
 # seed is printed, and repeats the run if it is given again.

@@ -1,10 +1,14 @@
 //! Networks as the tests need them.
 
 use crate::world::{Born, Links, PeerId, World};
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use strew::block::address::Address;
-use strew::id::BlockId;
+use strew::id::{BlockId, NodeId, NodeKey};
+use strew::limits::K;
+use strew::rng::Rng;
+use strew::wire::contact::{Age, Contact};
 
 /// What a peer of these networks allots.
 pub const CAPACITY: u64 = 64 << 20;
@@ -16,13 +20,39 @@ pub const fn secs(count: u64) -> Duration {
 
 /// The private address of the peer that is born as number `n`.
 pub fn private(n: usize) -> SocketAddr {
-    let [.., high, low] = (n as u32 + 1).to_be_bytes();
-    SocketAddr::from((Ipv4Addr::new(10, 0, high, low), 7873))
+    let [_, high, middle, low] = (n as u32 + 1).to_be_bytes();
+    SocketAddr::from((Ipv4Addr::new(10, high, middle, low), 7873))
 }
 
 /// The same in the range for benchmarks (RFC 2544), which is not exempt from limits per network: each in its own.
 pub fn public(n: usize) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(198, 18, n as u8, 1), 7873))
+}
+
+/// Some of each bucket of a contact, among all contacts in the order of their ids.
+fn table_of(own: &Contact, all: &[Contact], rng: &mut Rng) -> Vec<Contact> {
+    let mut table = Vec::new();
+    // All who share so many bits with it, and are in none of the buckets so far.
+    let mut rest = all;
+    for bit in 0..256 {
+        if rest.len() <= 1 {
+            break;
+        }
+        let is_set = |id: &NodeId| id.0[bit / 8] >> (7 - bit % 8) & 1 == 1;
+        let (low, high) = rest.split_at(rest.partition_point(|it| !is_set(&it.id)));
+        let (bucket, near) = if is_set(&own.id) {
+            (low, high)
+        } else {
+            (high, low)
+        };
+        rest = near;
+        let mut chosen = BTreeSet::new();
+        while chosen.len() < K.min(bucket.len()) {
+            chosen.insert(rng.below(bucket.len() as u64) as usize);
+        }
+        table.extend(chosen.into_iter().map(|nth| bucket[nth]));
+    }
+    table
 }
 
 /// A `serve` at this address that joins through these peers, as far as it is none of them.
@@ -58,6 +88,21 @@ impl World {
         let joined = world.run_until(secs(120), |world| world.all_joined(world.alive()));
         let outside: Vec<PeerId> = (0..count).filter(|&id| !world.has_joined(id)).collect();
         assert!(joined, "these have not joined: {outside:?}");
+        world
+    }
+
+    /// A network of so many whose tables are filled from outside: nobody has joined, all know as many as if they had.
+    pub fn loaded(seed: u64, links: Links, count: usize) -> World {
+        let mut world = World::new(seed, links);
+        let mut all: Vec<Contact> = (0..count)
+            .map(|n| Contact::new(NodeKey(world.rng.bytes()), private(n), Age(0)))
+            .collect();
+        let born = all.clone();
+        all.sort_unstable_by_key(|contact| contact.id);
+        for contact in &born {
+            let contacts = table_of(contact, &all, &mut world.rng);
+            world.add_settled(serve(contact.addr, &[]), contact.key, contacts);
+        }
         world
     }
 

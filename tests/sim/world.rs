@@ -3,13 +3,15 @@
 
 use crate::client::{Client, ClientId};
 use crate::hostile::Manner;
+use crate::tracer::Tracer;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::Duration;
-use strew::id::NodeKey;
-use strew::node::{Config, Input, Node, Output};
+use strew::dht::{LocateId, LookupId};
+use strew::id::{BlockId, NodeKey, Point};
+use strew::node::{Config, Event, Input, Node, Output};
 use strew::rng::Rng;
 use strew::store::MemoryStore;
 use strew::time::Instant;
@@ -102,6 +104,23 @@ pub struct Peer {
     wakes: u32,
 }
 
+/// What a lookup for the closest has come to.
+pub struct Found {
+    /// When it ended.
+    pub at: Instant,
+    pub contacts: Vec<Contact>,
+}
+
+/// What has been located of a call for many blocks.
+pub struct Located {
+    pub locate: LocateId,
+    pub blocks: Vec<BlockId>,
+    /// All who live around them.
+    pub contacts: Vec<Contact>,
+    /// Requests that it took.
+    pub asked: usize,
+}
+
 pub type StreamId = u64;
 
 /// Whose an end of a stream is.
@@ -167,6 +186,11 @@ pub struct World {
     pub peers: Vec<Peer>,
     pub streams: BTreeMap<StreamId, Stream>,
     pub clients: Vec<Client>,
+    /// Lookups by [`World::begin_lookup`] that have ended.
+    pub found: BTreeMap<(PeerId, LookupId), Found>,
+    /// What calls by [`World::begin_locate`] have come to.
+    pub located: Vec<Located>,
+    pub tracer: Tracer,
     /// What strangers have heard and not looked at.
     pub heard: VecDeque<(StreamId, Frame)>,
     by_addr: BTreeMap<SocketAddr, PeerId>,
@@ -195,6 +219,9 @@ impl World {
             peers: Vec::new(),
             streams: BTreeMap::new(),
             clients: Vec::new(),
+            found: BTreeMap::new(),
+            located: Vec::new(),
+            tracer: Tracer::default(),
             heard: VecDeque::new(),
             by_addr: BTreeMap::new(),
             agenda: BTreeMap::new(),
@@ -210,9 +237,15 @@ impl World {
 
     /// A peer comes to life.
     pub fn add_peer(&mut self, born: Born) -> PeerId {
+        let key = NodeKey(self.rng.bytes());
+        let id = self.add_dead(born, key);
+        self.revive(id);
+        id
+    }
+
+    fn add_dead(&mut self, born: Born, key: NodeKey) -> PeerId {
         let id = self.peers.len();
         self.by_addr.insert(born.addr, id);
-        let key = NodeKey(self.rng.bytes());
         self.peers.push(Peer {
             born,
             key,
@@ -229,15 +262,51 @@ impl World {
             wake: None,
             wakes: 0,
         });
-        self.revive(id);
         id
+    }
+
+    /// A peer that is in the middle of its life, and has met these others.
+    pub fn add_settled(&mut self, born: Born, key: NodeKey, contacts: Vec<Contact>) -> PeerId {
+        let id = self.add_dead(born, key);
+        let mut node = self.new_node(id);
+        node.settle_among(self.now, contacts);
+        self.peers[id].node = Some(node);
+        self.settle(id);
+        id
+    }
+
+    /// Looks for the peers that are closest to a point.
+    pub fn begin_lookup(&mut self, id: PeerId, target: Point) -> LookupId {
+        let node = self.peers[id].node.as_mut().expect("the peer is alive");
+        let lookup = node.find_closest(self.now, target);
+        self.settle(id);
+        lookup
+    }
+
+    /// Looks for the peers that are closest to each of these blocks.
+    pub fn begin_locate(&mut self, id: PeerId, blocks: Vec<BlockId>) -> LocateId {
+        let node = self.peers[id].node.as_mut().expect("the peer is alive");
+        let locate = node.locate(self.now, blocks);
+        self.settle(id);
+        locate
     }
 
     /// A dead peer starts again with its key and contacts and an empty store.
     pub fn revive(&mut self, id: PeerId) {
-        let rng = Rng::new(self.rng.bytes());
         let now = self.now;
+        let mut node = self.new_node(id);
         let peer = &mut self.peers[id];
+        node.load_contacts(now, std::mem::take(&mut peer.saved));
+        for seed in &peer.born.seeds {
+            node.add_seed(now, *seed);
+        }
+        peer.node = Some(node);
+        self.settle(id);
+    }
+
+    fn new_node(&mut self, id: PeerId) -> Node<MemoryStore> {
+        let rng = Rng::new(self.rng.bytes());
+        let peer = &self.peers[id];
         let config = Config {
             key: peer.key,
             serve: peer.born.serve,
@@ -246,13 +315,8 @@ impl World {
             ipv4: true,
             ipv6: false,
         };
-        let mut node = Node::new(now, config, MemoryStore::new(peer.born.capacity), rng);
-        node.load_contacts(now, std::mem::take(&mut peer.saved));
-        for seed in &peer.born.seeds {
-            node.add_seed(now, *seed);
-        }
-        peer.node = Some(node);
-        self.settle(id);
+        let store = MemoryStore::new(peer.born.capacity);
+        Node::new(self.now, config, store, rng)
     }
 
     /// A peer dies at once. Either its machine lives on and refuses, or all is silent.
@@ -355,6 +419,7 @@ impl World {
                 };
                 if self.peers[id].plugged {
                     let payload = &payload;
+                    self.tracer.handle_received(id, from, payload);
                     self.input(id, |now, node| {
                         node.handle_input(now, Input::Datagram { from, payload });
                     });
@@ -446,6 +511,21 @@ impl World {
                         self.close_end(stream, end);
                     }
                 }
+                Output::Event(Event::Closest { lookup, contacts }) => {
+                    let at = self.now;
+                    self.found.insert((id, lookup), Found { at, contacts });
+                }
+                Output::Event(Event::Located {
+                    locate,
+                    blocks,
+                    contacts,
+                    asked,
+                }) => self.located.push(Located {
+                    locate,
+                    blocks,
+                    contacts,
+                    asked,
+                }),
                 Output::Event(_) => {}
                 Output::Timeout(next) => {
                     if self.write_some(id) || self.read_some(id) {
@@ -469,6 +549,7 @@ impl World {
         let peer = &mut self.peers[id];
         peer.datagrams += 1;
         let from = peer.born.addr;
+        self.tracer.handle_sent(id, to, &payload);
         if !peer.plugged || self.rng.below(1000) < self.links.lost {
             return;
         }

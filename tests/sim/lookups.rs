@@ -1,0 +1,423 @@
+//! What it costs to find peers and blocks, in networks of different sizes, and whether it is the right ones that are
+//! found: a row of the README's table each.
+
+use crate::client::Outcome;
+use crate::network::{private, secs, serve};
+use crate::world::{seed, Links, PeerId, World};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use strew::block::address::Address;
+use strew::id::{BlockId, NodeId, Point};
+use strew::limits::K;
+
+/// Lookups that are under way at once.
+const AT_ONCE: usize = 50;
+
+/// Lookups of each kind that are measured.
+const LOOKUPS: usize = 1000;
+
+/// Copies of the blocks that are looked up.
+const COPIES: usize = 8;
+
+/// Mean one-way latency 50 ms, 1 % loss.
+pub fn internet() -> Links {
+    Links {
+        latency: (Duration::from_millis(10), Duration::from_millis(90)),
+        lost: 10,
+        doubled: 0,
+        first_cut: None,
+    }
+}
+
+/// Every living peer by its id, for brute force.
+pub struct Census {
+    ids: BTreeMap<NodeId, PeerId>,
+}
+
+impl Census {
+    pub fn of(world: &World) -> Census {
+        let ids = world.alive().map(|id| (world.node(id).id(), id));
+        Census { ids: ids.collect() }
+    }
+
+    /// The peers closest to a point, the closest first: of all that share the longest prefix with it that enough
+    /// share.
+    pub fn closest(&self, target: &Point, count: usize) -> Vec<PeerId> {
+        let mut bits = 0;
+        let within = |bits: usize| {
+            let (mut first, mut last) = (target.0, target.0);
+            for bit in bits..256 {
+                let mask = 0x80 >> (bit % 8);
+                first[bit / 8] &= !mask;
+                last[bit / 8] |= mask;
+            }
+            self.ids.range(NodeId(first)..=NodeId(last))
+        };
+        while within(bits + 1).count() >= count {
+            bits += 1;
+        }
+        let mut near: Vec<(NodeId, PeerId)> = within(bits).map(|(&id, &peer)| (id, peer)).collect();
+        near.sort_by_key(|(id, _)| target.distance(&(*id).into()));
+        near.truncate(count);
+        near.into_iter().map(|(_, peer)| peer).collect()
+    }
+}
+
+/// Sums up, of many lookups.
+#[derive(Default)]
+struct Figures {
+    count: usize,
+    hops: u64,
+    hops_max: u32,
+    asked: usize,
+    asked_for_8: usize,
+    resent: usize,
+    exact: usize,
+    /// Lookups that did not find the closest.
+    closest_missed: usize,
+    took: Vec<Duration>,
+    /// Lookups for a holder, and contacts asked for the first.
+    holder_lookups: usize,
+    asked_for_holder: usize,
+}
+
+impl Figures {
+    fn mean(&self, sum: usize) -> f64 {
+        sum as f64 / self.count as f64
+    }
+
+    fn quantile(&mut self, at: f64) -> f64 {
+        self.took.sort_unstable();
+        let nth = (self.took.len() - 1) as f64 * at;
+        self.took[nth as usize].as_secs_f64()
+    }
+
+    fn exact_percent(&self) -> f64 {
+        self.mean(self.exact) * 100.0
+    }
+
+    fn asked_for_first_holder(&self) -> f64 {
+        self.asked_for_holder as f64 / self.holder_lookups.max(1) as f64
+    }
+
+    /// A column of the table, from its head down.
+    fn column(&mut self, head: &str) -> Vec<String> {
+        vec![
+            head.to_string(),
+            format!("{:.2} / {}", self.mean(self.hops as usize), self.hops_max),
+            format!(
+                "{:.1} + {:.2}",
+                self.mean(self.asked),
+                self.mean(self.resent)
+            ),
+            format!("{:.1}", self.mean(self.asked_for_8)),
+            format!("{:.1}", self.asked_for_first_holder()),
+            format!("{:.1} %", self.exact_percent()),
+            format!("{:.2} / {:.2} s", self.quantile(0.5), self.quantile(0.99)),
+        ]
+    }
+}
+
+/// The rows of the table.
+const ROWS: [&str; 7] = [
+    "",
+    "hops to the closest, mean / max",
+    "asked to find the 20 closest + asked again",
+    "asked to find the 8 closest",
+    "asked for the first of 8 holders",
+    "found exactly the 20 closest",
+    "time taken, p50 / p99",
+];
+
+/// Prints a table as the README has it.
+fn print_table(rows: &[&str], columns: &[Vec<String>]) {
+    for (nth, row) in rows.iter().enumerate() {
+        let cells: Vec<&str> = columns.iter().map(|column| &column[nth][..]).collect();
+        println!("| {row} | {} |", cells.join(" | "));
+        if nth == 0 {
+            println!("|{}", "---|".repeat(columns.len() + 1));
+        }
+    }
+}
+
+/// Looks random points up from random peers, and compares with brute force.
+fn look_up(world: &mut World, count: usize) -> Figures {
+    let census = Census::of(world);
+    let mut figures = Figures::default();
+    let alive: Vec<PeerId> = world.alive().collect();
+    while figures.count < count {
+        let begun = world.now;
+        let lookups: Vec<_> = (0..AT_ONCE)
+            .map(|_| {
+                let peer = alive[world.rng.below(alive.len() as u64) as usize];
+                let target = Point(world.rng.bytes());
+                world.watch(peer, target);
+                (peer, target, world.begin_lookup(peer, target))
+            })
+            .collect();
+        let is_done = |world: &World| {
+            let mut lookups = lookups.iter();
+            lookups.all(|(peer, _, lookup)| world.found.contains_key(&(*peer, *lookup)))
+        };
+        assert!(world.run_until(secs(60), is_done), "lookups end");
+        for (peer, target, lookup) in lookups {
+            let found = world.found.remove(&(peer, lookup)).expect("it has ended");
+            let trace = world.unwatch(peer, target);
+            let ids: Vec<PeerId> = census.closest(&target, K + 1);
+            // Nobody finds itself.
+            let truth: Vec<PeerId> = ids.into_iter().filter(|it| *it != peer).take(K).collect();
+            let addr = |id: &PeerId| world.peers[*id].born.addr;
+            let found_addrs: Vec<_> = found.contacts.iter().map(|it| it.addr).collect();
+            figures.count += 1;
+            figures.exact += usize::from(truth.iter().map(addr).eq(found_addrs.iter().copied()));
+            let closest = addr(&truth[0]);
+            figures.closest_missed += usize::from(found_addrs.first() != Some(&closest));
+            let hops = trace.asked.get(&closest).copied().unwrap_or_default();
+            figures.hops += u64::from(hops);
+            figures.hops_max = figures.hops_max.max(hops);
+            figures.asked += trace.asked.len();
+            figures.resent += trace.resent;
+            let eight = truth[..8]
+                .iter()
+                .filter_map(|it| trace.answered.get(&addr(it)));
+            let asked = eight.max().copied().unwrap_or_default();
+            figures.asked_for_8 += asked;
+            figures.took.push(found.at.since(begun));
+        }
+    }
+    figures
+}
+
+/// Shares small files, each a single root with [`COPIES`] copies, and wants them from random peers.
+fn look_for_holders(world: &mut World, figures: &mut Figures, count: usize) {
+    let alive: Vec<PeerId> = world.alive().collect();
+    let some_peer = |world: &mut World| alive[world.rng.below(alive.len() as u64) as usize];
+    let mut addresses: Vec<Address> = Vec::new();
+    while addresses.len() < count {
+        let shares: Vec<_> = (0..AT_ONCE)
+            .map(|_| {
+                let (peer, data) = (some_peer(world), world.file(64));
+                // Twice as many of a root.
+                world.begin_share(peer, &data, COPIES as u8 / 2)
+            })
+            .collect();
+        for client in shares {
+            match world.finish(client, secs(60)).0 {
+                Outcome::Shared(address, settled) => {
+                    assert_eq!(usize::from(settled.least), COPIES);
+                    addresses.push(address);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    for some in addresses.chunks(AT_ONCE) {
+        let wants: Vec<_> = some
+            .iter()
+            .map(|&address| {
+                let (peer, target) = (some_peer(world), address.id.into());
+                world.watch(peer, target);
+                (peer, target, world.begin_fetch(peer, address))
+            })
+            .collect();
+        for (peer, target, client) in wants {
+            let (outcome, _) = world.finish(client, secs(60));
+            assert!(matches!(outcome, Outcome::Fetched(_)), "{outcome:?}");
+            let trace = world.unwatch(peer, target);
+            // It may hold the block itself, and ask nobody.
+            if let Some(asked) = trace.holder_after {
+                figures.holder_lookups += 1;
+                figures.asked_for_holder += asked;
+            }
+        }
+    }
+}
+
+/// The figures of a network whose tables are settled.
+fn measure(world: &mut World) -> Figures {
+    let mut figures = look_up(world, LOOKUPS);
+    look_for_holders(world, &mut figures, LOOKUPS);
+    figures
+}
+
+/// Half of all peers die at once, and nobody has noticed yet.
+fn measure_with_half_dead(world: &mut World) -> Figures {
+    let mut dead = BTreeSet::new();
+    while dead.len() < world.peers.len() / 2 {
+        let victim = world.rng.below(world.peers.len() as u64) as usize;
+        if dead.insert(victim) {
+            world.kill(victim, false);
+        }
+    }
+    look_up(world, LOOKUPS)
+}
+
+/// What joins cost, told by the requests of the newcomers themselves: for the lookup for itself, and until ten
+/// minutes later.
+fn measure_joins(world: &mut World, count: usize) -> (f64, f64) {
+    let first = world.peers[0].born.addr;
+    let mut sums = (0, 0);
+    for _ in 0..count {
+        let id = world.peers.len();
+        world.add_peer(serve(private(id), &[first]));
+        let joined = world.run_until(secs(30), |world| world.status(id, "joined") == 1);
+        assert!(joined, "peer {id}");
+        sums.0 += world.status(id, "requests_sent");
+    }
+    let newcomers = world.peers.len() - count..world.peers.len();
+    world.run_for(secs(600));
+    for id in newcomers {
+        sums.1 += world.status(id, "requests_sent");
+    }
+    (sums.0 as f64 / count as f64, sums.1 as f64 / count as f64)
+}
+
+/// Blocks of a file of 1 GiB.
+const MANY: usize = 4096;
+
+/// The rows of the table of many blocks.
+const MANY_ROWS: [&str; 5] = [
+    "4,096 blocks, located together",
+    "regions",
+    "requests a block + sent again",
+    "found exactly the 20 closest",
+    "time taken",
+];
+
+/// What locating many blocks at once has come to.
+struct Many {
+    regions: usize,
+    asked: f64,
+    resent: f64,
+    exact_percent: f64,
+    took: f64,
+}
+
+impl Many {
+    fn column(&self, head: &str) -> Vec<String> {
+        vec![
+            head.to_string(),
+            self.regions.to_string(),
+            format!("{:.2} + {:.2}", self.asked, self.resent),
+            format!("{:.1} %", self.exact_percent),
+            format!("{:.1} s", self.took),
+        ]
+    }
+}
+
+/// Locates many blocks at once from a random peer, and compares with brute force.
+fn locate_many(world: &mut World) -> Many {
+    let census = Census::of(world);
+    let blocks: Vec<BlockId> = (0..MANY).map(|_| BlockId(world.rng.bytes())).collect();
+    let alive: Vec<PeerId> = world.alive().collect();
+    let peer = alive[world.rng.below(alive.len() as u64) as usize];
+    let own = world.peers[peer].born.addr;
+    let (begun, before) = (world.now, world.status(peer, "requests_sent"));
+    let locate = world.begin_locate(peer, blocks);
+    let is_done = |world: &World| {
+        let of_this = world.located.iter().filter(|it| it.locate == locate);
+        of_this.map(|it| it.blocks.len()).sum::<usize>() == MANY
+    };
+    assert!(world.run_until(secs(300), is_done), "all are located");
+    let took = world.now.since(begun).as_secs_f64();
+    let sent = world.status(peer, "requests_sent") - before;
+    let located = std::mem::take(&mut world.located);
+    let (mut exact, mut asked) = (0, 0);
+    for region in &located {
+        asked += region.asked;
+        for block in &region.blocks {
+            let target = Point::from(*block);
+            let mut near = region.contacts.clone();
+            near.sort_by_key(|contact| target.distance(&contact.id.into()));
+            let truth = census.closest(&target, K + 1).into_iter();
+            let truth = truth.map(|id| world.peers[id].born.addr);
+            let truth = truth.filter(|addr| *addr != own).take(K);
+            exact += usize::from(truth.eq(near.iter().take(K).map(|it| it.addr)));
+        }
+    }
+    let each = |number: usize| number as f64 / MANY as f64;
+    Many {
+        regions: located.len(),
+        asked: each(asked),
+        resent: each(sent as usize - asked),
+        exact_percent: each(exact) * 100.0,
+        took,
+    }
+}
+
+#[test]
+fn thousand_peers_that_joined_find_each_other_and_what_is_held() {
+    let mut world = World::of(seed(60), internet(), 1000, private);
+    world.run_for(secs(600));
+    let mut figures = measure(&mut world);
+    let many = locate_many(&mut world);
+    let (self_lookup, in_all) = measure_joins(&mut world, 10);
+    let column = figures.column("1,000 that joined");
+    let mut half = measure_with_half_dead(&mut world);
+    print_table(&ROWS, &[column, half.column("half of them dead")]);
+    print_table(&MANY_ROWS, &[many.column("1,000 that joined")]);
+    println!("a join: {self_lookup:.0} requests until it is done, {in_all:.0} in ten minutes");
+    assert!(self_lookup <= 80.0 && in_all <= 300.0);
+    // Some lately joined are not known to all around them yet; a lookup asks more of them and finds them.
+    assert!(many.asked <= 0.25 && many.exact_percent >= 95.0 && many.took <= 5.0);
+    assert!(figures.mean(figures.asked) <= 26.0 && figures.hops_max <= 5);
+    assert!(figures.exact_percent() >= 99.9 && figures.closest_missed == 0);
+    assert!(figures.asked_for_first_holder() <= 7.0);
+    assert!(figures.quantile(0.99) <= 1.1);
+    assert_eq!(half.closest_missed, 0);
+    assert!(half.mean(half.asked_for_8) <= 30.0);
+}
+
+#[test]
+#[ignore = "long: make sim"]
+fn table_of_networks_of_three_sizes() {
+    let (mut columns, mut many, mut half) = (Vec::new(), Vec::new(), Vec::new());
+    for count in [1000, 10_000, 100_000] {
+        let begun = std::time::Instant::now();
+        let mut world = World::loaded(seed(61), internet(), count);
+        let head = format!("{count} loaded");
+        columns.push(measure(&mut world).column(&head));
+        many.push(locate_many(&mut world).column(&head));
+        half.push(measure_with_half_dead(&mut world).column(&head));
+        println!("{head}: {:?}, {}", begun.elapsed(), memory());
+    }
+    print_table(&ROWS, &columns);
+    print_table(&MANY_ROWS, &many);
+    println!("with half of all peers dead at once:");
+    print_table(&ROWS, &half);
+}
+
+#[test]
+#[ignore = "long: make sim"]
+fn ten_thousand_that_join_and_live_for_an_hour() {
+    let begun = std::time::Instant::now();
+    let mut world = World::new(seed(62), internet());
+    for n in 0..10_000 {
+        world.add_peer(serve(private(n), &[private(0)]));
+        world.run_for(Duration::from_millis(100));
+    }
+    assert!(world.run_until(secs(300), |world| world
+        .alive()
+        .all(|id| world.has_joined(id))));
+    println!("10,000 have joined: {:?}, {}", begun.elapsed(), memory());
+    let before = world.datagrams();
+    world.run_for(secs(3600));
+    let sent = (world.datagrams() - before) as f64 / 10_000.0;
+    println!(
+        "an hour: {:?}, {}, {sent:.0} datagrams a node",
+        begun.elapsed(),
+        memory()
+    );
+    let mut figures = measure(&mut world);
+    let (self_lookup, in_all) = measure_joins(&mut world, 10);
+    print_table(&ROWS, &[figures.column("10,000 that joined")]);
+    println!("a join: {self_lookup:.0} requests until it is done, {in_all:.0} in ten minutes");
+    println!("{:?}", begun.elapsed());
+}
+
+/// Resident memory of this process.
+fn memory() -> String {
+    let page = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = page.lines().find(|line| line.starts_with("VmRSS"));
+    line.unwrap_or("VmRSS unknown").replace('\t', " ")
+}
