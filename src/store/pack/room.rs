@@ -9,6 +9,9 @@ use crate::store::{Claim, Shrunk, Store, StoreError};
 /// Rounds of making room for one block at most: each drops as many blocks as may go at once.
 const ROUNDS_MAX: usize = 16;
 
+/// Rounds that gain nothing, at most.
+const VAIN_ROUNDS_MAX: u32 = 2;
+
 /// Slices of giving pages back between two rounds at most: as each gives back 16 KiB at least, a block fits then, if
 /// the allotment is not exceeded.
 const PUNCH_SLICES_MAX: usize = 32;
@@ -77,6 +80,7 @@ impl PackStore {
         if self.is_read_only {
             return Err(StoreError::ReadOnly);
         }
+        let mut vain = 0;
         for _ in 0..ROUNDS_MAX {
             if self.punch_until_fits(len) {
                 return Ok(());
@@ -103,8 +107,12 @@ impl PackStore {
             } else if fits || is_last {
                 break;
             } else if self.lacks(len) >= lacking && self.gaps.garbage() <= garbage {
-                // Nothing was gained, nor is there more to be moved together.
-                break;
+                // Nothing was gained, nor is there more to be moved together. Once it may be that a few small blocks
+                // have expired, and that to note it took a page.
+                vain += 1;
+                if vain == VAIN_ROUNDS_MAX {
+                    break;
+                }
             }
         }
         match self.lacks(len) {
