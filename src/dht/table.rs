@@ -110,13 +110,6 @@ impl Table {
         entries.map(move |entry| entry.named(now))
     }
 
-    /// Index of the bucket in which our closest contact is.
-    pub fn deepest(&self) -> Option<usize> {
-        self.buckets
-            .iter()
-            .rposition(|bucket| !bucket.entries.is_empty())
-    }
-
     /// Index of the bucket of an id; `None` for our own.
     pub fn bucket_of(&self, id: &NodeId) -> Option<usize> {
         let index = self.own.common_prefix(&(*id).into());
