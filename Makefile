@@ -18,7 +18,7 @@ lint:
 bench: all
 	STREW=$(TARGET)/release/strew python3 tests/bench/clients.py
 	$(CARGO) bench --bench pack
-	$(CARGO) test --release --lib million -- --nocapture
+	STREW_BENCH_BLOCKS=1000000 $(CARGO) test --release --lib million -- --nocapture
 
 # Long: networks of up to 100,000 peers; prints the tables of the README.
 sim:

@@ -430,9 +430,9 @@ pub const EVICT_STEP: u64 = 1 << 20;
 /// Bytes of a pack's copy after which it is synced, so that the last sync is short.
 pub const COPY_SYNC_STEP: u64 = 4 << 20;
 
-/// Records and gaps that are passed in one slice of a copy at most, whether or not they are copied: a small one takes
-/// 3 us.
-pub const COPY_RECORDS_MAX: usize = 1000;
+/// Records, gaps and statements of notes that are passed in one slice of a copy at most, whether or not they are copied,
+/// and one note more: a small one takes 3 us.
+pub const COPY_RECORDS_MAX: usize = 400;
 
 /// Bytes by which the file is cut in one slice of work that a copy has replaced.
 pub const CUT_STEP: u64 = 64 << 20;
