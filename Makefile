@@ -40,6 +40,11 @@ install: all
 	for page in man/*.[157]; do \
 		install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/} || exit; \
 	done
+	for file in bash:bash-completion/completions/strew zsh:zsh/site-functions/_strew \
+		fish:fish/vendor_completions.d/strew.fish; do \
+		$(TARGET)/release/strew completion $${file%%:*} | \
+			install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/$${file#*:} || exit; \
+	done
 
 clean:
 	$(CARGO) clean

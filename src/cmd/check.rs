@@ -6,8 +6,9 @@
 use super::client::{Peer, Trouble};
 use super::connect::connect;
 use super::failure::{Failure, Status};
-use super::options::{self, Common, Parsed};
+use super::options::{self, Common, Opt};
 use super::output;
+use super::parsed::Parsed;
 use super::progress::Line;
 use super::say;
 use crate::block::address::Address;
@@ -20,7 +21,6 @@ use crate::limits::{
     BLOCK_SIZE_MAX, COPIES_DEFAULT, COPIES_MAX, COUNTS_PER_CLIENT, FAN_OUT, OFFER_MAX,
 };
 use crate::wire::frame::{Counted, Frame, MissingReason};
-use getopts::Options;
 use std::collections::{BTreeMap, HashMap};
 
 /// Blocks whose counts are waited for at most.
@@ -29,39 +29,25 @@ const COUNTS_MAX: usize = COUNTS_PER_CLIENT / 2;
 /// Leaves that are being fetched or given to the peer at once, to be repaired: 4 MiB.
 const REPAIRS_MAX: usize = 16;
 
-/// The options of this command.
-pub fn options() -> Options {
-    let mut options = options::common();
-    options.optflag(
-        "",
-        "repair",
-        "bring blocks with fewer copies back to --copies",
-    );
-    options.optopt(
-        "",
-        "copies",
-        "copies that each block should have (default 8)",
-        "N",
-    );
-    options.optopt(
-        "",
-        "min-copies",
-        "fail with 5 if a block has fewer (default 1)",
-        "N",
-    );
-    options.optflag("", "json", "print one JSON object");
-    options
-}
+/// The options of this command beside those that all have.
+pub const OPTIONS: &[&Opt] = &[
+    options::REPAIR,
+    options::COPIES,
+    options::MIN_COPIES,
+    options::JSON,
+];
 
 /// Counts, repairs if so wished, and prints what there is.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
     let copies = parsed
-        .number("copies", 1..=COPIES_MAX)?
+        .number(options::COPIES, 1..=COPIES_MAX)?
         .unwrap_or(COPIES_DEFAULT);
-    let min_copies = parsed.number("min-copies", 0..=COPIES_MAX)?.unwrap_or(1);
-    let [text] = &parsed.matches.free[..] else {
-        let message = match parsed.matches.free.is_empty() {
+    let min_copies = parsed
+        .number(options::MIN_COPIES, 0..=COPIES_MAX)?
+        .unwrap_or(1);
+    let [text] = &parsed.arguments[..] else {
+        let message = match parsed.arguments.is_empty() {
             true => "check what? Give the ADDRESS that share printed",
             false => "check takes one address",
         };
@@ -71,7 +57,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let address: Address = text
         .parse()
         .map_err(|error| Failure::usage(format!("{text}: {error}")))?;
-    let repair = parsed.matches.opt_present("repair");
+    let repair = parsed.has(options::REPAIR)?;
     if repair && min_copies > copies {
         let message = format!("--min-copies {min_copies} is more than --copies {copies}");
         return Err(Failure::usage(message));
@@ -100,7 +86,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     peer.leave();
     result?;
     let summary = Summary::of(&tallies);
-    match parsed.matches.opt_present("json") {
+    match parsed.has(options::JSON)? {
         true => output::line(&summary.json(root))?,
         false => output::line(&summary.text(root).trim_end())?,
     }

@@ -3,8 +3,9 @@
 use super::client::{Peer, Trouble};
 use super::connect::connect;
 use super::failure::{Failure, Status};
-use super::options::{self, Common, Parsed};
+use super::options::{self, Common, Opt};
 use super::output::Output;
+use super::parsed::Parsed;
 use super::pin::pin;
 use super::progress::{human, Line};
 use super::say;
@@ -14,46 +15,25 @@ use crate::block::tree::TreeError;
 use crate::block::Block;
 use crate::limits::{BLOCK_SIZE_MAX, EGRESS_BLOCKS_MAX};
 use crate::wire::frame::Frame;
-use getopts::Options;
 
 /// Blocks asked of the peer and not answered at most, however large the buffer: what it queues for a client
 /// before it reads no more from it.
 const OUTSTANDING_MAX: usize = EGRESS_BLOCKS_MAX;
 
-/// The options of this command.
-pub fn options() -> Options {
-    let mut options = options::common();
-    options.optopt(
-        "o",
-        "output",
-        "write to FILE, by way of FILE.part; - is standard output",
-        "FILE",
-    );
-    options.optflag(
-        "f",
-        "force",
-        "replace FILE, and a FILE.part of something else",
-    );
-    options.optopt(
-        "",
-        "buffer",
-        "bytes fetched ahead of what is written (default 16M)",
-        "SIZE",
-    );
-    options.optflag(
-        "",
-        "pin",
-        "pin it in the data directory first, which fetches all of it",
-    );
-    options
-}
+/// The options of this command beside those that all have.
+pub const OPTIONS: &[&Opt] = &[
+    options::OUTPUT,
+    options::FORCE,
+    options::BUFFER,
+    options::PIN,
+];
 
 /// Fetches one address.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
     let buffer = options::buffer(parsed)?;
-    let [text] = &parsed.matches.free[..] else {
-        let message = match parsed.matches.free.is_empty() {
+    let [text] = &parsed.arguments[..] else {
+        let message = match parsed.arguments.is_empty() {
             true => "fetch what? Give the ADDRESS.KEY that share printed",
             false => "fetch takes one address",
         };
@@ -63,12 +43,12 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         .parse()
         .map_err(|error| Failure::usage(format!("{text}: {error}")))?;
     let mut output = Output::new(
-        parsed.path("output").as_deref(),
-        parsed.matches.opt_present("force"),
+        parsed.path(options::OUTPUT).as_deref(),
+        parsed.has(options::FORCE)?,
     )?;
     let mut peer = connect(&common)?;
     let mut line = Line::new(&common, &address.id.to_string()[..8]);
-    if parsed.matches.opt_present("pin") {
+    if parsed.has(options::PIN)? {
         if let Err(failure) = pin(&mut peer, address.id, &mut line) {
             peer.leave();
             return Err(output.give_up(failure));

@@ -1,7 +1,8 @@
 //! What is shared or hashed: files, or standard input.
 
 use super::failure::{Failure, Status};
-use super::options::Parsed;
+use super::options;
+use super::parsed::Parsed;
 use super::report;
 use crate::block::Form;
 use std::fs::File;
@@ -18,11 +19,11 @@ pub struct Input {
 }
 
 /// Whether content is encrypted: unless `--plain` is given.
-pub fn form(parsed: &Parsed) -> Form {
-    match parsed.matches.opt_present("plain") {
+pub fn form(parsed: &Parsed) -> Result<Form, Failure> {
+    Ok(match parsed.has(options::PLAIN)? {
         true => Form::Plain,
         false => Form::Encrypted,
-    }
+    })
 }
 
 /// Whether reading may succeed if it is tried again: a signal came, or somebody has made the input non-blocking.

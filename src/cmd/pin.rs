@@ -3,24 +3,22 @@
 use super::client::{Peer, Trouble};
 use super::connect::connect;
 use super::failure::{Failure, Status};
-use super::options::{self, Common, Parsed};
+use super::options::{Common, Opt};
 use super::output;
+use super::parsed::Parsed;
 use super::progress::{human, Line};
 use super::say;
 use crate::block::address::Address;
 use crate::id::BlockId;
 use crate::wire::frame::Frame;
-use getopts::Options;
 
-/// The options of this command.
-pub fn options() -> Options {
-    options::common()
-}
+/// The options of this command beside those that all have.
+pub const OPTIONS: &[&Opt] = &[];
 
 /// Adds, removes or lists pins.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
-    let Some((what, addresses)) = parsed.matches.free.split_first() else {
+    let Some((what, addresses)) = parsed.arguments.split_first() else {
         let message = "pin what? Give add ADDRESS, rm ADDRESS, or ls";
         return Err(Failure::usage(message));
     };

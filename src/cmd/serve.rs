@@ -2,14 +2,14 @@
 
 use super::client::{Patience, Peer};
 use super::failure::{plain, Failure, Status};
-use super::options::{self, Common, Parsed, DEFAULT_PORT};
+use super::options::{self, Common, Opt, DEFAULT_PORT};
+use super::parsed::Parsed;
 use super::{output, say};
 use crate::limits::{CAPACITY_DEFAULT, CAPACITY_MIN};
 use crate::reactor::{self, Reactor};
 use crate::store::pack::{Allotment, DirLock, LockError, Role};
 use crate::sys;
 use crate::wire::frame::{ByeReason, Frame, PeerRole};
-use getopts::Options;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -22,29 +22,15 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// How long a directory may be locked by somebody who does not answer.
 const SILENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The options of `serve`.
-pub fn options() -> Options {
-    let mut options = options::common();
-    options.optopt(
-        "l",
-        "listen",
-        "where to listen, UDP and TCP (default [::]:7873)",
-        "ADDR:PORT",
-    );
-    options
-}
-
-/// The options of a private peer.
-pub fn private_options() -> Options {
-    options::common()
-}
+/// The options of this command beside those that all have.
+pub const OPTIONS: &[&Opt] = &[options::LISTEN];
 
 /// Runs a peer that stores blocks for others.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
-    no_arguments(parsed)?;
+    parsed.no_arguments("serve")?;
     let address = "an address and a port, such as 0.0.0.0:7873 or [::1]:7873";
-    let listen = parsed.parsed("listen", |text| text.parse().ok(), address)?;
+    let listen = parsed.parsed(options::LISTEN, |text| text.parse().ok(), address)?;
     let signals = signals()?;
     let Some(lock) = lock(&common, &signals)? else {
         return Ok(());
@@ -67,15 +53,6 @@ pub fn run_private(parsed: &Parsed) -> Result<(), Failure> {
 fn signals() -> Result<OwnedFd, Failure> {
     let failed = |error| Failure::new(Status::Other, format!("set up signals: {}", plain(&error)));
     sys::signal_pipe().map_err(failed)
-}
-
-fn no_arguments(parsed: &Parsed) -> Result<(), Failure> {
-    match parsed.matches.free.first() {
-        Some(argument) => Err(Failure::usage(format!(
-            "{argument}: serve takes no arguments"
-        ))),
-        None => Ok(()),
-    }
 }
 
 fn in_use(dir: &Path, error: &LockError) -> Failure {
@@ -170,9 +147,10 @@ fn start(
     Reactor::start(options).map_err(failure)
 }
 
-/// 10 GiB, or half of what is free if that is less, but no less than can be used; what the pack uses already counts as
+/// Bytes allotted if nothing is said: 10 GiB, or half of what is free if that is less, but no less than can be used;
+/// what the pack uses already counts as
 /// free.
-fn default_capacity(dir: &Path) -> Result<u64, Failure> {
+pub fn default_capacity(dir: &Path) -> Result<u64, Failure> {
     let free = sys::free_space(dir).map_err(|error| Failure::file(dir, &error))?;
     let pack = std::fs::metadata(dir.join("pack")).map_or(0, |pack| pack.blocks() * 512);
     Ok(CAPACITY_DEFAULT

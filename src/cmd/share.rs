@@ -5,7 +5,8 @@ use super::client::{Patience, Peer, Trouble};
 use super::connect::connect;
 use super::failure::{Failure, Status};
 use super::input::{for_each_input, form, is_temporary, Input};
-use super::options::{self, Common, Parsed};
+use super::options::{self, Common, Opt};
+use super::parsed::Parsed;
 use super::pin::pin;
 use super::progress::{human, Line};
 use super::{output, say};
@@ -13,7 +14,6 @@ use crate::block::encode::Encoder;
 use crate::limits::{COPIES_DEFAULT, COPIES_MAX};
 use crate::sys;
 use crate::wire::frame::{Answer, Frame, Settled};
-use getopts::Options;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -22,42 +22,29 @@ use std::time::Instant;
 /// Blocks given to the peer and not answered at most: 16 MiB.
 const WINDOW: usize = 64;
 
-/// The options of this command.
-pub fn options() -> Options {
-    let mut options = options::common();
-    options.optopt(
-        "",
-        "copies",
-        "copies of each block to place (default 8)",
-        "N",
-    );
-    options.optopt(
-        "",
-        "min-copies",
-        "fail with 5 or 7 if there are fewer (default 1)",
-        "N",
-    );
-    options.optflag("", "plain", "share public data: do not encrypt");
-    options.optflag(
-        "",
-        "pin",
-        "pin the own copy: keep it until it is taken back",
-    );
-    options
-}
+/// The options of this command beside those that all have.
+pub const OPTIONS: &[&Opt] = &[
+    options::COPIES,
+    options::MIN_COPIES,
+    options::PLAIN,
+    options::PIN,
+];
 
 /// Shares each input and prints one address a line.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
     let copies = parsed
-        .number("copies", 1..=COPIES_MAX)?
+        .number(options::COPIES, 1..=COPIES_MAX)?
         .unwrap_or(COPIES_DEFAULT);
-    let min_copies = parsed.number("min-copies", 0..=COPIES_MAX)?.unwrap_or(1);
+    let min_copies = parsed
+        .number(options::MIN_COPIES, 0..=COPIES_MAX)?
+        .unwrap_or(1);
     if min_copies > copies {
         let message = format!("--min-copies {min_copies} is more than --copies {copies}");
         return Err(Failure::usage(message));
     }
-    let form = form(parsed);
+    let form = form(parsed)?;
+    let pin = parsed.has(options::PIN)?;
     let mut peer: Option<Peer> = None;
     let patience = Patience::new(&common);
     let result = for_each_input(parsed, |input| {
@@ -70,7 +57,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
             peer: connected,
             copies,
             min_copies,
-            pin: parsed.matches.opt_present("pin"),
+            pin,
             patience,
             answers: Answers::default(),
         };

@@ -3,24 +3,18 @@
 use super::client::Trouble;
 use super::connect::connect;
 use super::failure::Failure;
-use super::options::{self, Common, Parsed};
+use super::options::{Common, Opt};
 use super::output;
+use super::parsed::Parsed;
 use crate::wire::frame::Frame;
-use getopts::Options;
 
-/// The options of this command.
-pub fn options() -> Options {
-    options::common()
-}
+/// The options of this command beside those that all have.
+pub const OPTIONS: &[&Opt] = &[];
 
 /// Prints the peer's page.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
-    if let Some(argument) = parsed.matches.free.first() {
-        return Err(Failure::usage(format!(
-            "{argument}: status takes no arguments"
-        )));
-    }
+    parsed.no_arguments("status")?;
     let mut peer = connect(&common)?;
     let failed = |trouble: Trouble| {
         trouble.into_failure(|| format!("the peer of {} does not answer", common.dir.display()))

@@ -3,24 +3,15 @@
 use super::client::Trouble;
 use super::connect::connect;
 use super::failure::{Failure, Status};
-use super::options::{self, Common, Parsed};
+use super::options::{self, Common, Opt};
 use super::output;
+use super::parsed::Parsed;
 use super::progress::{human, Line};
 use super::say;
 use crate::wire::frame::{Frame, Verifying};
-use getopts::Options;
 
-/// The options of this command.
-pub fn options() -> Options {
-    let mut options = options::common();
-    options.optopt(
-        "",
-        "subset",
-        "only the Nth of T parts of the blocks; T runs verify all",
-        "N/T",
-    );
-    options
-}
+/// The options of this command beside those that all have.
+pub const OPTIONS: &[&Opt] = &[options::SUBSET];
 
 /// Which part of all blocks: `N/T` with N from 1 to T. Counted from 0.
 fn subset(text: &str) -> Option<(u32, u32)> {
@@ -34,11 +25,12 @@ fn subset(text: &str) -> Option<(u32, u32)> {
 /// Lists what is damaged.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
-    if let Some(argument) = parsed.matches.free.first() {
-        let message = format!("{argument}: verify takes no arguments");
-        return Err(Failure::usage(message));
-    }
-    let subset = parsed.parsed("subset", subset, "N/T with N from 1 to T, such as 1/10")?;
+    parsed.no_arguments("verify")?;
+    let subset = parsed.parsed(
+        options::SUBSET,
+        subset,
+        "N/T with N from 1 to T, such as 1/10",
+    )?;
     let (part, of) = subset.unwrap_or((0, 1));
     let mut peer = connect(&common)?;
     let mut line = Line::new(&common, "verify");

@@ -105,9 +105,11 @@ impl Lab {
             .env("XDG_DATA_HOME", self.path("home/data"))
             .env("STREW", env!("CARGO_BIN_EXE_strew"))
             .env_remove("RUST_LOG");
-        for name in ["STREW_DIR", "STREW_PEERS", "STREW_LOG"] {
+        let variables = std::env::vars_os().map(|variable| variable.0);
+        for name in variables.filter(|name| name.as_encoded_bytes().starts_with(b"STREW_")) {
             command.env_remove(name);
         }
+        command.env_remove("XDG_CONFIG_HOME");
         command.stdin(Stdio::null());
         Run {
             command,

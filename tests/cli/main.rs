@@ -5,6 +5,7 @@
 
 mod answers;
 mod check;
+mod completions;
 mod files;
 mod harness;
 mod injected;
@@ -15,6 +16,7 @@ mod patience;
 mod pins;
 mod refused;
 mod room;
+mod settings;
 mod space;
 mod streams;
 mod talker;
