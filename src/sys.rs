@@ -125,6 +125,17 @@ pub struct Ready {
     pub write: bool,
 }
 
+/// Columns of the terminal behind a descriptor; `None` if there is none, or it does not say.
+pub fn terminal_width(fd: RawFd) -> Option<usize> {
+    // SAFETY: the structure is of the type that the request has, borrowed for the length of the call.
+    let size = unsafe {
+        let mut size: libc::winsize = std::mem::zeroed();
+        check(libc::ioctl(fd, libc::TIOCGWINSZ, &raw mut size)).ok()?;
+        size
+    };
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
 /// Waits until a descriptor is ready to be read or written, whichever is wanted, or the time is over. A signal
 /// ends the wait early.
 pub fn wait_for(

@@ -6,11 +6,12 @@
 use super::client::{Peer, Trouble};
 use super::connect::connect;
 use super::failure::{Failure, Status};
+use super::json::Object;
 use super::options::{self, Common, Opt};
 use super::output;
 use super::parsed::Parsed;
 use super::progress::Line;
-use super::say;
+use super::voice::say;
 use crate::block::address::Address;
 use crate::block::tree::TreeError;
 use crate::block::walk::{Place, Walk};
@@ -30,12 +31,7 @@ const COUNTS_MAX: usize = COUNTS_PER_CLIENT / 2;
 const REPAIRS_MAX: usize = 16;
 
 /// The options of this command beside those that all have.
-pub const OPTIONS: &[&Opt] = &[
-    options::REPAIR,
-    options::COPIES,
-    options::MIN_COPIES,
-    options::JSON,
-];
+pub const OPTIONS: &[&Opt] = &[options::REPAIR, options::COPIES, options::MIN_COPIES];
 
 /// Counts, repairs if so wished, and prints what there is.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
@@ -86,10 +82,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     peer.leave();
     result?;
     let summary = Summary::of(&tallies);
-    match parsed.has(options::JSON)? {
-        true => output::line(&summary.json(root))?,
-        false => output::line(&summary.text(root).trim_end())?,
-    }
+    output::answer(&summary.text(root).trim_end(), || summary.json(root))?;
     summary.judge(root, &tallies, min_copies)?;
     let short = tallies.iter().filter(|it| it.can_be_repaired(copies));
     let short = short.count() as u64;
@@ -155,6 +148,11 @@ enum Heard {
 }
 
 impl Check<'_> {
+    /// Bytes of the file, once they are known.
+    fn total(&self) -> Option<u64> {
+        Some(self.length).filter(|&length| length > 0)
+    }
+
     /// Walks the whole tree and has every block counted once.
     fn walk(&mut self) -> Result<(), Failure> {
         let mut walk = Walk::new(self.root);
@@ -234,8 +232,7 @@ impl Check<'_> {
                 counted.into_iter().for_each(|it| self.take_down(it));
                 let done = (self.counted * BLOCK_SIZE_MAX) as u64;
                 let more = format!(", {} of {} blocks", self.counted, self.tallies.len());
-                self.line
-                    .update(done.min(self.length), Some(self.length), &more);
+                self.line.update(done.min(self.length), self.total(), &more);
                 Ok(Heard::Nothing)
             }
             Ok(Frame::Block { id, kind, payload }) => {
@@ -332,7 +329,7 @@ impl Check<'_> {
             under_way -= 1;
             done += 1;
             let more = format!(", repairing: {done} of {} blocks", blocks.len());
-            self.line.update(self.length, Some(self.length), &more);
+            self.line.update(self.length, self.total(), &more);
         }
         Ok(lost)
     }
@@ -431,18 +428,17 @@ impl Summary {
     }
 
     /// As one object. A mean without a fraction is written without one, which is a number, too.
-    fn json(&self, root: BlockId) -> String {
-        let Summary {
-            blocks, min, mean, ..
-        } = self;
-        let bars = self.histogram.iter();
-        let bars = bars.map(|(copies, blocks)| format!("\"{copies}\":{blocks}"));
-        let bars: Vec<String> = bars.collect();
-        format!(
-            "{{\"v\":1,\"type\":\"result\",\"address\":\"{root}\",\"blocks\":{blocks},\
-             \"min_copies\":{min},\"mean_copies\":{mean},\"histogram\":{{{}}}}}",
-            bars.join(",")
-        )
+    fn json(&self, root: BlockId) -> Object {
+        let histogram = self.histogram.iter();
+        let histogram = histogram.fold(Object::inner(), |all, (copies, blocks)| {
+            all.number(&copies.to_string(), blocks)
+        });
+        Object::new("result")
+            .text("address", root)
+            .number("blocks", self.blocks)
+            .number("min_copies", self.min)
+            .number("mean_copies", self.mean)
+            .object("histogram", histogram)
     }
 
     /// Whether that is enough.
@@ -515,7 +511,7 @@ mod tests {
             "{{\"v\":1,\"type\":\"result\",\"address\":\"{hex}\",\"blocks\":4,\"min_copies\":8,\
              \"mean_copies\":8.75,\"histogram\":{{\"8\":2,\"9\":1,\"10\":1}}}}"
         );
-        assert_eq!(summary.json(root), object);
+        assert_eq!(summary.json(root).to_string(), object);
     }
 
     #[test]

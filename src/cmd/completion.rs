@@ -2,6 +2,7 @@
 //! options.
 
 use super::failure::Failure;
+use super::json::Object;
 use super::options::{Opt, Value};
 use super::output;
 use super::parsed::Parsed;
@@ -28,7 +29,9 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
             )));
         }
     };
-    output::line(&script.trim_end())
+    output::answer(&script.trim_end(), || {
+        Object::new("result").text("script", &script)
+    })
 }
 
 /// What is completed where no option is: words, or files.
@@ -41,7 +44,7 @@ fn arguments(command: &Command) -> &'static [&'static str] {
 }
 
 fn takes_files(command: &Command) -> bool {
-    command.synopsis.contains("FILE...")
+    command.synopsis.contains("[FILE...")
 }
 
 fn names(option: &Opt) -> String {

@@ -1,12 +1,14 @@
 //! `strew config` and `strew paths`: what holds, and where that comes from.
 
 use super::failure::Failure;
+use super::json::Object;
 use super::options::{self, Opt, ALL};
 use super::output;
 use super::parsed::Parsed;
 use super::serve::default_capacity;
 use super::settings::{paths, Source};
 use crate::reactor::control;
+use std::path::Path;
 
 /// The options of these commands beside those that all have.
 pub const OPTIONS: &[&Opt] = &[];
@@ -19,21 +21,19 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     parsed.no_arguments("config")?;
     let dir = options::dir(parsed)?;
     for option in ALL.iter().filter(|option| option.is_setting) {
-        let name = option.long;
         let values = parsed.values(option);
         for given in &values {
-            let line = format!("{name} = {}", given.value.display());
             let source = match &given.source {
                 Source::Line => "command line".to_string(),
                 Source::Environment(variable) => format!("${variable}"),
                 Source::File(path, line) => format!("{} line {line}", path.display()),
             };
-            output::line(&format_args!("{line:WIDTH$} # {source}"))?;
+            say_setting(option, Some(&given.value.display().to_string()), &source)?;
         }
         if !values.is_empty() {
             continue;
         }
-        let default = match name {
+        let default = match option.long {
             "dir" => dir.display().to_string(),
             // Of a directory that is not there yet, the next that is tells what is free.
             "capacity" => {
@@ -43,24 +43,33 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
             _ => option.default.to_string(),
         };
         match default.is_empty() {
-            true => output::line(&format_args!("{:WIDTH$} # not set", format!("# {name}")))?,
-            false => output::line(&format_args!(
-                "{:WIDTH$} # default",
-                format!("{name} = {default}")
-            ))?,
+            true => say_setting(option, None, "not set")?,
+            false => say_setting(option, Some(&default), "default")?,
         }
     }
     Ok(())
+}
+
+fn say_setting(option: &Opt, value: Option<&str>, source: &str) -> Result<(), Failure> {
+    let name = option.long;
+    let line = match value {
+        Some(value) => format!("{name} = {value}"),
+        None => format!("# {name}"),
+    };
+    output::answer(&format_args!("{line:WIDTH$} # {source}"), || {
+        let object = Object::new("setting").text("name", name);
+        object.text_or_null("value", value).text("source", source)
+    })
 }
 
 /// Prints where everything lies, and whether it is there.
 pub fn run_paths(parsed: &Parsed) -> Result<(), Failure> {
     parsed.no_arguments("paths")?;
     for path in paths() {
-        say("config", &path)?;
+        say_path("config", &path)?;
     }
     let dir = options::dir(parsed)?;
-    say("dir", &dir)?;
+    say_path("dir", &dir)?;
     let files = [
         ("pack", "pack"),
         ("key", "key"),
@@ -71,13 +80,14 @@ pub fn run_paths(parsed: &Parsed) -> Result<(), Failure> {
     ];
     files
         .into_iter()
-        .try_for_each(|(what, name)| say(what, &dir.join(name)))
+        .try_for_each(|(what, name)| say_path(what, &dir.join(name)))
 }
 
-fn say(what: &str, path: &std::path::Path) -> Result<(), Failure> {
-    let is_there = match path.exists() {
-        true => "there",
-        false => "missing",
-    };
-    output::line(&format_args!("{what} {is_there} {}", path.display()))
+fn say_path(what: &str, path: &Path) -> Result<(), Failure> {
+    let (is_there, shown) = (path.exists(), &path.display());
+    let state = if is_there { "there" } else { "missing" };
+    output::answer(&format_args!("{what} {state} {shown}"), || {
+        let object = Object::new("path").text("name", what);
+        object.text("path", shown).boolean("exists", is_there)
+    })
 }

@@ -3,12 +3,13 @@
 use super::client::{Peer, Trouble};
 use super::connect::connect;
 use super::failure::{Failure, Status};
+use super::json::Object;
 use super::options::{self, Common, Opt};
 use super::output::Output;
 use super::parsed::Parsed;
 use super::pin::pin;
 use super::progress::{human, Line};
-use super::say;
+use super::voice::{is_json, say, write_line};
 use crate::block::address::Address;
 use crate::block::decode::Decoder;
 use crate::block::tree::TreeError;
@@ -76,6 +77,14 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     match result {
         Ok(()) => {
             log::info!("{} bytes of {} given out", given_out, address.id);
+            if is_json() {
+                let object = Object::new("result")
+                    .text("address", address.id)
+                    .number("bytes", given_out);
+                let path = parsed.path(options::OUTPUT);
+                let path = path.as_ref().map(|path| path.display());
+                write_line(&object.text_or_null("output", path));
+            }
             Ok(())
         }
         Err(failure) => Err(output.give_up(failure)),

@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::input::{for_each_input, form, Input};
+use super::json::Object;
 use super::options::{self, Common, Opt};
 use super::output;
 use super::parsed::Parsed;
@@ -18,13 +19,19 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     Common::new(parsed)?;
     let form = form(parsed)?;
     for_each_input(parsed, |input: Input| {
-        let Input { name, mut reader } = input;
+        let Input {
+            name, mut reader, ..
+        } = input;
         let address = encode::hash(form, |space| {
             // Where somebody has made the input non-blocking, what is not there yet is waited for.
             sys::wait_for(reader.as_raw_fd(), true, false, None)?;
             reader.read(space)
         });
         let address = address.map_err(|error| Failure::file(name.as_ref(), &error))?;
-        output::line(&address)
+        output::answer(&address, || {
+            Object::new("result")
+                .text("name", name.display())
+                .text("address", address)
+        })
     })
 }

@@ -10,6 +10,7 @@ mod failure;
 mod fetch;
 mod hash;
 mod input;
+mod json;
 mod nearest;
 mod options;
 mod output;
@@ -22,16 +23,16 @@ mod share;
 mod status;
 mod values;
 mod verify;
+mod voice;
 
 use crate::reactor::resolve;
 use crate::sys;
 use failure::{Failure, Status};
 use nearest::did_you_mean;
-use options::{Common, Opt, COMMON};
+use options::{Opt, COMMON};
 use parsed::Parsed;
-use settings::{Settings, Source};
+use settings::Settings;
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
 
 /// A row of the table.
@@ -59,7 +60,7 @@ const HIDDEN: &[&str] = &[connect::PRIVATE];
 const COMMANDS: &[Command] = &[
     Command {
         name: "share",
-        synopsis: "[OPTION...] [FILE...]",
+        synopsis: "[OPTION...] [FILE... | -- COMMAND [ARG...]]",
         summary: "share files, or standard input; prints an address for each",
         options: share::OPTIONS,
         run: share::run,
@@ -147,10 +148,11 @@ const COMMANDS: &[Command] = &[
 pub fn main() -> ExitCode {
     sys::keep_freed_memory();
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    voice::choose(&args);
     match dispatch(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            report(&failure);
+            voice::report(&failure);
             ExitCode::from(failure.status as u8)
         }
     }
@@ -177,14 +179,8 @@ fn dispatch(args: &[OsString]) -> Result<(), Failure> {
         }
         _ => {
             let command = find(&name)?;
-            if let Some(dashes) = rest.iter().position(|arg| arg == "--") {
-                if command.name == "share" && dashes + 1 < rest.len() {
-                    let message = "share -- COMMAND is not available in this version; \
-                        for a file of such a name give ./NAME";
-                    return Err(Failure::usage(message));
-                }
-            }
-            let mut parsed = parsed::parse(&command.all_options(), rest).map_err(|failure| {
+            let mut parsed = parsed::parse(&command.all_options(), command.name == "share", rest)
+                .map_err(|failure| {
                 let message = format!("{name}: {}; see strew {name} --help", failure.message);
                 Failure::usage(message)
             })?;
@@ -195,7 +191,7 @@ fn dispatch(args: &[OsString]) -> Result<(), Failure> {
                 return version();
             }
             parsed.add_settings(Settings::load()?);
-            start_log(&parsed)?;
+            voice::start_log(&parsed)?;
             (command.run)(&parsed)
         }
     }
@@ -253,59 +249,4 @@ fn version() -> Result<(), Failure> {
 
 fn print(text: &str) -> Result<(), Failure> {
     output::line(&text.trim_end())
-}
-
-/// The log goes to standard error: warnings, with `-v` more, with `-q` errors only. `--log` or its variable overrides
-/// these, and they a configuration.
-fn start_log(parsed: &Parsed) -> Result<(), Failure> {
-    let chosen = parsed.value(options::LOG);
-    let verbose = parsed.count(options::VERBOSE);
-    let is_line_silent = parsed.count(options::QUIET) + verbose == 0;
-    let chosen = chosen.filter(|given| is_line_silent || !matches!(given.source, Source::File(..)));
-    let level = match (&chosen, parsed.has(options::QUIET)?, verbose) {
-        (Some(given), ..) => given.text()?,
-        (None, true, _) => "error",
-        (None, false, 0) => "warn",
-        (None, false, 1) => "info",
-        (None, false, 2) => "debug",
-        (None, false, _) => "trace",
-    };
-    let mut builder = env_logger::Builder::new();
-    builder
-        .parse_filters(level)
-        .format(|out, record| match record.level() {
-            log::Level::Error | log::Level::Warn => writeln!(out, "strew: {}", record.args()),
-            level => writeln!(
-                out,
-                "strew: {}: {}",
-                level.as_str().to_lowercase(),
-                record.args()
-            ),
-        });
-    builder.init();
-    Ok(())
-}
-
-/// Tells the user why something failed, unless that has been done.
-fn report(failure: &Failure) {
-    if !failure.message.is_empty() {
-        tell(&failure.message);
-    }
-}
-
-fn tell(message: &str) {
-    // A user whose terminal is gone is not told.
-    let _ = writeln!(std::io::stderr(), "strew: {message}");
-}
-
-/// Tells the user something, unless `-q` was given.
-fn say(common: &Common, message: &str) {
-    if !common.quiet {
-        tell(message);
-    }
-}
-
-/// Warns the user.
-fn warn_user(message: &str) {
-    log::warn!("{message}");
 }

@@ -222,7 +222,7 @@ options! {
     };
     JSON = Opt {
         long: "json",
-        help: "print one JSON object",
+        help: "say all in JSON, an object a line",
         ..OPTION
     };
     SUBSET = Opt {
@@ -235,11 +235,12 @@ options! {
 
 /// The options that every command has.
 pub const COMMON: &[&Opt] = &[
-    DIR, PEER, CAPACITY, MIN_FREE, QUIET, VERBOSE, LOG, PROGRESS, STALL, TIMEOUT, HELP, VERSION,
+    DIR, PEER, CAPACITY, MIN_FREE, QUIET, VERBOSE, LOG, PROGRESS, JSON, STALL, TIMEOUT, HELP,
+    VERSION,
 ];
 
 /// Options that come with what they would belong to in a later version: refused, never ignored.
-pub const LATER: &[&str] = &["json", "keep", "secret"];
+pub const LATER: &[&str] = &["keep", "secret"];
 
 /// The parser of these options.
 pub fn parser<'a>(options: impl Iterator<Item = &'a Opt>) -> Options {

@@ -19,10 +19,13 @@ pub struct Parsed {
     settings: Settings,
     /// What is not an option.
     pub arguments: Vec<String>,
+    /// What follows `--` in `share`: another program and its arguments.
+    pub program: Vec<OsString>,
 }
 
-/// Parses a command's arguments. Later versions' options are known, so that they can be refused by name.
-pub fn parse(options: &[&Opt], args: &[OsString]) -> Result<Parsed, Failure> {
+/// Parses a command's arguments; with `has_program`, what follows `--` is a program with its arguments. Later versions'
+/// options are known, so that they can be refused by name.
+pub fn parse(options: &[&Opt], has_program: bool, args: &[OsString]) -> Result<Parsed, Failure> {
     let options_end = args
         .iter()
         .position(|arg| arg == "--")
@@ -37,6 +40,13 @@ pub fn parse(options: &[&Opt], args: &[OsString]) -> Result<Parsed, Failure> {
             return Err(Failure::usage(message));
         }
     }
+    let (args, program) = match has_program {
+        true => (
+            &args[..options_end],
+            args.get(options_end + 1..).unwrap_or(&[]),
+        ),
+        false => (args, &[][..]),
+    };
     let mut raw = Vec::new();
     let text = args.iter().map(|arg| match arg.to_str() {
         Some(text) => text.to_string(),
@@ -54,6 +64,7 @@ pub fn parse(options: &[&Opt], args: &[OsString]) -> Result<Parsed, Failure> {
         raw,
         settings: Settings::default(),
         arguments,
+        program: program.to_vec(),
     })
 }
 
@@ -197,34 +208,43 @@ impl Parsed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cmd::options::{COMMON, DIR, JSON};
+    use crate::cmd::options::{COMMON, DIR};
 
     #[test]
     fn names_that_are_no_text_come_back_as_they_were() {
         use std::os::unix::ffi::OsStringExt;
         let odd = OsString::from_vec(vec![b'f', 0xff, b'.']);
         let args = [odd.clone(), "-d".into(), odd.clone(), "plain".into()];
-        let parsed = parse(COMMON, &args).expect("parsed");
+        let parsed = parse(COMMON, false, &args).expect("parsed");
         assert_eq!(parsed.files(), [PathBuf::from(odd.clone()), "plain".into()]);
         assert_eq!(parsed.path(DIR), Some(odd.into()));
         let attached = OsString::from_vec(b"--dir=\xff".to_vec());
         assert!(
-            parse(COMMON, &[attached]).is_err(),
+            parse(COMMON, false, &[attached]).is_err(),
             "and is not taken for a file"
         );
     }
 
     #[test]
     fn options_of_later_versions_are_refused_by_name() {
-        for arg in ["--json", "--keep=30d", "--secret=x"] {
-            let failure = parse(COMMON, &[arg.into()]).err().expect("refused");
+        for arg in ["--keep=30d", "--secret=x"] {
+            let failure = parse(COMMON, false, &[arg.into()]).err().expect("refused");
             assert!(
                 failure.message.contains("not available in this version"),
                 "{failure}"
             );
         }
-        let options = [COMMON, &[JSON]].concat();
-        let parsed = parse(&options, &["--json".into()]).expect("it has that");
-        assert!(parsed.has(JSON).expect("a flag"));
+    }
+
+    #[test]
+    fn program_takes_all_that_follows_the_dashes() {
+        let args = ["-q", "--", "ls", "-d", "--", "x"].map(OsString::from);
+        let parsed = parse(COMMON, true, &args).expect("parsed");
+        assert!(parsed.count(options::QUIET) == 1 && parsed.arguments.is_empty());
+        assert_eq!(parsed.program, ["ls", "-d", "--", "x"]);
+        let parsed = parse(COMMON, false, &args).expect("parsed");
+        assert_eq!((parsed.arguments.len(), parsed.program.len()), (4, 0));
+        let parsed = parse(COMMON, true, &args[..2]).expect("parsed");
+        assert!(parsed.program.is_empty());
     }
 }

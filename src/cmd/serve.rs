@@ -2,9 +2,11 @@
 
 use super::client::{Patience, Peer};
 use super::failure::{plain, Failure, Status};
+use super::json::Object;
 use super::options::{self, Common, Opt, DEFAULT_PORT};
+use super::output;
 use super::parsed::Parsed;
-use super::{output, say};
+use super::voice::say;
 use crate::limits::{CAPACITY_DEFAULT, CAPACITY_MIN};
 use crate::reactor::{self, Reactor};
 use crate::store::pack::{Allotment, DirLock, LockError, Role};
@@ -36,7 +38,10 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         return Ok(());
     };
     let reactor = start(&common, lock, listen, true, signals)?;
-    output::line(&format_args!("ready {} {}", reactor.addr(), reactor.id()))?;
+    let (addr, id) = (reactor.addr(), reactor.id());
+    output::answer(&format_args!("ready {addr} {id}"), || {
+        Object::new("ready").text("listen", addr).text("id", id)
+    })?;
     reactor.run().map_err(failure)
 }
 

@@ -5,11 +5,13 @@ use super::client::{Patience, Peer, Trouble};
 use super::connect::connect;
 use super::failure::{Failure, Status};
 use super::input::{for_each_input, form, is_temporary, Input};
+use super::json::Object;
 use super::options::{self, Common, Opt};
+use super::output;
 use super::parsed::Parsed;
 use super::pin::pin;
 use super::progress::{human, Line};
-use super::{output, say};
+use super::voice::say;
 use crate::block::encode::Encoder;
 use crate::limits::{COPIES_DEFAULT, COPIES_MAX};
 use crate::sys;
@@ -101,8 +103,12 @@ struct Answers {
 
 impl Share<'_> {
     /// The outer failure breaks the share off; the inner one is its outcome, after the address is printed.
-    fn run(&mut self, input: Input, mut encoder: Encoder) -> Result<Result<(), Failure>, Failure> {
-        let Input { name, mut reader } = input;
+    fn run(
+        &mut self,
+        mut input: Input,
+        mut encoder: Encoder,
+    ) -> Result<Result<(), Failure>, Failure> {
+        let name = input.name.clone();
         let mut line = Line::new(self.common, &name.display().to_string());
         let mut ended = false;
         let (copies, min_copies) = (self.copies, self.min_copies);
@@ -125,9 +131,10 @@ impl Share<'_> {
             if ended || encoder.outstanding() >= WINDOW {
                 self.receive(&mut encoder)?;
             } else {
-                self.wait_for_input(&reader)?;
-                match reader.read(encoder.space()) {
+                self.wait_for_input(&input.reader)?;
+                match input.reader.read(encoder.space()) {
                     Ok(0) => {
+                        input.end()?;
                         encoder.finish();
                         ended = true;
                     }
@@ -149,7 +156,15 @@ impl Share<'_> {
             line.update(encoder.length(), None, &self.answers.progress());
         };
         line.clear();
-        output::line(&address)?;
+        output::answer(&address, || {
+            Object::new("result")
+                .text("name", name.display())
+                .text("address", address)
+                .number("bytes", encoder.length())
+                .number("blocks", settled.blocks)
+                .number("copies", settled.least)
+                .number("peers", settled.holders)
+        })?;
         if self.pin {
             pin(&mut self.peer, address.id, &mut line)?;
         }
@@ -213,7 +228,7 @@ impl Share<'_> {
             refusal,
         } = settled;
         if length == 0 {
-            super::warn_user(&format!("{name}: is empty"));
+            super::voice::warn_user(&format!("{name}: is empty"));
         }
         let what = format!("{name}: {} in {}", human(length), count(blocks, "block"));
         let told = match holders {

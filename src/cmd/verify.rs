@@ -3,11 +3,12 @@
 use super::client::Trouble;
 use super::connect::connect;
 use super::failure::{Failure, Status};
+use super::json::Object;
 use super::options::{self, Common, Opt};
 use super::output;
 use super::parsed::Parsed;
 use super::progress::{human, Line};
-use super::say;
+use super::voice::{is_json, say};
 use crate::wire::frame::{Frame, Verifying};
 
 /// The options of this command beside those that all have.
@@ -45,8 +46,13 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
             Frame::Damaged { offset, len, id } => {
                 line.clear();
                 // Where no address can be told there is none to be shown.
-                let id = id.map_or("-".to_string(), |id| id.to_string());
-                output::line(&format_args!("{id} {offset} {len}"))?;
+                let shown = id.map_or("-".to_string(), |id| id.to_string());
+                output::answer(&format_args!("{shown} {offset} {len}"), || {
+                    Object::new("damage")
+                        .text_or_null("address", id)
+                        .number("offset", offset)
+                        .number("length", len)
+                })?;
             }
             Frame::Verifying(verifying) if verifying.is_done => break verifying,
             Frame::Verifying(verifying) => {
@@ -66,6 +72,10 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         damaged,
         ..
     } = verified;
+    if is_json() {
+        let object = Object::new("result").number("blocks", blocks);
+        output::line(&object.number("bytes", bytes).number("damaged", damaged))?;
+    }
     let read = format!("{blocks} blocks, {} read", human(bytes));
     let pack = common.dir.join("pack");
     match damaged {

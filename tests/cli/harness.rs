@@ -209,7 +209,7 @@ pub fn owner(dir: &Path) -> Option<u32> {
 }
 
 /// The first line of a stream, and its later ones as they come, when it has ended.
-fn first_line(stream: impl Read + Send + 'static) -> (String, mpsc::Receiver<String>) {
+pub fn first_line(stream: impl Read + Send + 'static) -> (String, mpsc::Receiver<String>) {
     let (first, first_there) = mpsc::channel();
     let (rest, rest_there) = mpsc::channel();
     thread::spawn(move || {
@@ -393,6 +393,7 @@ fn collect(mut stream: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
 }
 
 /// How a command ended.
+#[derive(Debug)]
 pub struct Outcome {
     what: String,
     pub status: ExitStatus,
@@ -439,7 +440,11 @@ impl Outcome {
     #[track_caller]
     pub fn expect_said(&self, said: &[&str]) {
         let Outcome { what, stderr, .. } = self;
-        assert!(stderr.starts_with("strew: "), "{what} said: {stderr}");
+        let begin = match what.contains("\"--json\"") {
+            true => "{\"v\":1,\"type\":\"",
+            false => "strew: ",
+        };
+        assert!(stderr.starts_with(begin), "{what} said: {stderr}");
         for part in said {
             assert!(
                 stderr.contains(part),

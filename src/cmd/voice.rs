@@ -1,0 +1,90 @@
+//! What is said to the user on standard error, in words, or with `--json` as objects.
+
+use super::failure::Failure;
+use super::json::Object;
+use super::options::{self, Common};
+use super::parsed::Parsed;
+use super::settings::Source;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether all is said in JSON, answers as well.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Finds out from the arguments how all is to be said: what is wrong with them, too.
+pub fn choose(args: &[OsString]) {
+    let mut options = args.iter().take_while(|arg| *arg != "--");
+    let is_json = options.any(|arg| arg == "--json");
+    IS_JSON.store(is_json, Ordering::Relaxed);
+}
+
+/// Whether all is to be said in JSON.
+pub fn is_json() -> bool {
+    IS_JSON.load(Ordering::Relaxed)
+}
+
+/// The log goes to standard error: warnings, with `-v` more, with `-q` errors only. `--log` or its variable overrides
+/// these, and they a configuration.
+pub fn start_log(parsed: &Parsed) -> Result<(), Failure> {
+    let chosen = parsed.value(options::LOG);
+    let verbose = parsed.count(options::VERBOSE);
+    let is_line_silent = parsed.count(options::QUIET) + verbose == 0;
+    let chosen = chosen.filter(|given| is_line_silent || !matches!(given.source, Source::File(..)));
+    let level = match (&chosen, parsed.has(options::QUIET)?, verbose) {
+        (Some(given), ..) => given.text()?,
+        (None, true, _) => "error",
+        (None, false, 0) => "warn",
+        (None, false, 1) => "info",
+        (None, false, 2) => "debug",
+        (None, false, _) => "trace",
+    };
+    let mut builder = env_logger::Builder::new();
+    builder.parse_filters(level).format(|out, record| {
+        let level = record.level().as_str().to_lowercase();
+        match record.level() {
+            _ if is_json() => {
+                let object = Object::new("log").text("level", level);
+                writeln!(out, "{}", object.text("message", record.args()))
+            }
+            log::Level::Error | log::Level::Warn => writeln!(out, "strew: {}", record.args()),
+            _ => writeln!(out, "strew: {level}: {}", record.args()),
+        }
+    });
+    builder.init();
+    Ok(())
+}
+
+/// Tells the user why something failed, unless that has been done.
+pub fn report(failure: &Failure) {
+    if failure.message.is_empty() {
+        return;
+    }
+    match is_json() {
+        true => {
+            let error = Object::new("error").number("status", failure.status as u8);
+            write_line(&error.text("message", &failure.message));
+        }
+        false => write_line(&format_args!("strew: {}", failure.message)),
+    }
+}
+
+/// Tells the user something, unless `-q` was given.
+pub fn say(common: &Common, message: &str) {
+    match (common.quiet, is_json()) {
+        (true, _) => {}
+        (false, true) => write_line(&Object::new("message").text("message", message)),
+        (false, false) => write_line(&format_args!("strew: {message}")),
+    }
+}
+
+/// Warns the user.
+pub fn warn_user(message: &str) {
+    log::warn!("{message}");
+}
+
+/// Writes a line to standard error. A user whose terminal is gone is not told.
+pub fn write_line(text: &impl Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
