@@ -18,15 +18,19 @@ pub struct Input {
     pub name: PathBuf,
     /// Its bytes.
     pub reader: File,
+    /// How many there are, of a regular file.
+    pub len: Option<u64>,
     /// The program that puts them out, if one does.
     program: Option<Child>,
 }
 
 impl Input {
     fn new(name: PathBuf, reader: File) -> Input {
+        let metadata = reader.metadata().ok().filter(|it| it.is_file());
         Input {
             name,
             reader,
+            len: metadata.map(|it| it.len()),
             program: None,
         }
     }
@@ -44,6 +48,7 @@ impl Input {
         Ok(Input {
             name,
             reader: reader.expect("it was piped").into(),
+            len: None,
             program: Some(child),
         })
     }

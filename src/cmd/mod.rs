@@ -11,6 +11,7 @@ mod fetch;
 mod hash;
 mod input;
 mod json;
+mod metrics;
 mod nearest;
 mod options;
 mod output;
@@ -21,6 +22,7 @@ mod serve;
 mod settings;
 mod share;
 mod status;
+mod unit;
 mod values;
 mod verify;
 mod voice;
@@ -127,6 +129,13 @@ const COMMANDS: &[Command] = &[
         summary: "show where everything lies that strew uses",
         options: config::OPTIONS,
         run: config::run_paths,
+    },
+    Command {
+        name: "unit",
+        synopsis: "",
+        summary: "print a service of systemd that runs a peer",
+        options: &[],
+        run: unit::run,
     },
     Command {
         name: "completion",

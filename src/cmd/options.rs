@@ -225,6 +225,16 @@ options! {
         help: "say all in JSON, an object a line",
         ..OPTION
     };
+    METRICS = Opt {
+        long: "metrics",
+        help: "print the numbers in the text format of Prometheus",
+        ..OPTION
+    };
+    READY = Opt {
+        long: "ready",
+        help: "print nothing; fail unless a serve has found its network",
+        ..OPTION
+    };
     SUBSET = Opt {
         long: "subset",
         value: Value::Any("N/T"),

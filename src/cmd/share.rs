@@ -143,7 +143,7 @@ impl Share<'_> {
                     Err(error) => return Err(Failure::file(&name, &error)),
                 }
             }
-            line.update(encoder.length(), None, &self.answers.progress());
+            line.update(encoder.length(), input.len, &self.answers.progress());
         };
         self.peer
             .send(&Frame::Settle)
@@ -153,7 +153,7 @@ impl Share<'_> {
                 break settled;
             }
             self.receive(&mut encoder)?;
-            line.update(encoder.length(), None, &self.answers.progress());
+            line.update(encoder.length(), input.len, &self.answers.progress());
         };
         line.clear();
         output::answer(&address, || {

@@ -5,6 +5,7 @@ use super::json::Object;
 use super::options::{self, Common};
 use super::parsed::Parsed;
 use super::settings::Source;
+use crate::sys;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::Write;
@@ -40,10 +41,21 @@ pub fn start_log(parsed: &Parsed) -> Result<(), Failure> {
         (None, false, 2) => "debug",
         (None, false, _) => "trace",
     };
+    let is_journal = sys::is_journal();
     let mut builder = env_logger::Builder::new();
-    builder.parse_filters(level).format(|out, record| {
+    builder.parse_filters(level).format(move |out, record| {
         let level = record.level().as_str().to_lowercase();
         match record.level() {
+            // The number is the priority of syslog(3); the journal adds the rest.
+            level if is_journal => {
+                let priority = match level {
+                    log::Level::Error => 3,
+                    log::Level::Warn => 4,
+                    log::Level::Info => 6,
+                    log::Level::Debug | log::Level::Trace => 7,
+                };
+                writeln!(out, "<{priority}>{}", record.args())
+            }
             _ if is_json() => {
                 let object = Object::new("log").text("level", level);
                 writeln!(out, "{}", object.text("message", record.args()))

@@ -7,6 +7,7 @@
 mod clock;
 pub mod control;
 pub mod files;
+mod notify;
 pub mod resolve;
 mod sockets;
 mod streams;
@@ -23,6 +24,7 @@ use log::{debug, info, trace, warn};
 use mio::net::UnixListener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use notify::Notify;
 use resolve::{Name, Resolving};
 use sockets::Sockets;
 use std::collections::BTreeMap;
@@ -112,6 +114,8 @@ pub struct Reactor {
     last_client: Option<Socket>,
     save_at: crate::time::Instant,
     save_pause: Duration,
+    /// Of a `serve` alone.
+    notify: Option<Notify>,
     /// The clients' socket has been taken away: no new ones.
     yielded: bool,
 }
@@ -203,6 +207,7 @@ impl Reactor {
             last_client: None,
             save_at: now + SAVE_FIRST,
             save_pause: SAVE_FIRST,
+            notify: serve.then(|| Notify::from_environment(now)),
             yielded: false,
             clock,
         };
@@ -230,6 +235,7 @@ impl Reactor {
     pub fn run(mut self) -> Result<(), Failure> {
         let mut events = Events::with_capacity(256);
         let mut stop = false;
+        self.notify("READY=1");
         while !stop {
             let deadline = self.drain_outputs();
             let now = self.clock.now();
@@ -265,8 +271,15 @@ impl Reactor {
             self.turn();
             stop |= self.has_ended();
         }
+        self.notify("STOPPING=1");
         self.stop();
         Ok(())
+    }
+
+    fn notify(&self, state: &str) {
+        if let Some(notify) = &self.notify {
+            notify.say(state);
+        }
     }
 
     /// One turn: each source of work gets its budget.
@@ -292,6 +305,9 @@ impl Reactor {
             self.save_at = now + self.save_pause;
         }
         self.start_resolvers(now);
+        if let Some(notify) = &mut self.notify {
+            notify.handle_timeout(now);
+        }
     }
 
     /// Whether a turn can do something without an event.
@@ -335,6 +351,7 @@ impl Reactor {
                         Some(self.save_at),
                         self.idle_deadline,
                         self.accept_at,
+                        self.notify.as_ref().and_then(Notify::next_timeout),
                         deadline,
                     ];
                     let names = self.names.iter().map(|name| name.at).min();

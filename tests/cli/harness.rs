@@ -283,6 +283,11 @@ impl Serve {
         self.process.wait(Duration::ZERO).is_none()
     }
 
+    /// Waits until it ends; `None` if it has not in this time.
+    pub fn wait(mut self, limit: Duration) -> Option<ExitStatus> {
+        self.process.wait(limit)
+    }
+
     /// What it has said on standard error.
     pub fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

@@ -18,6 +18,7 @@ mod pins;
 mod programs;
 mod refused;
 mod room;
+mod service;
 mod settings;
 mod space;
 mod streams;
