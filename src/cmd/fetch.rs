@@ -9,6 +9,7 @@ use super::output::Output;
 use super::parsed::Parsed;
 use super::pin::pin;
 use super::progress::{human, Line};
+use super::values;
 use super::voice::{is_json, say, write_line};
 use crate::block::address::Address;
 use crate::block::decode::Decoder;
@@ -25,6 +26,7 @@ const OUTSTANDING_MAX: usize = EGRESS_BLOCKS_MAX;
 pub const OPTIONS: &[&Opt] = &[
     options::OUTPUT,
     options::FORCE,
+    options::RANGE,
     options::BUFFER,
     options::PIN,
 ];
@@ -33,6 +35,8 @@ pub const OPTIONS: &[&Opt] = &[
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
     let buffer = options::buffer(parsed)?;
+    let what = "A-B or A-, the first and the last byte, counted from 0";
+    let range = parsed.parsed(options::RANGE, values::range, what)?;
     let [text] = &parsed.arguments[..] else {
         let message = match parsed.arguments.is_empty() {
             true => "fetch what? Give the ADDRESS.KEY that share printed",
@@ -55,16 +59,28 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
             return Err(output.give_up(failure));
         }
     }
+    let start = range.as_ref().map_or(0, |range| range.start);
+    let mut decoder = Decoder::new(address, buffer);
+    if let Some(range) = &range {
+        decoder.set_range(range.clone());
+    }
     let mut fetch = Fetch {
         line,
         common: &common,
         peer,
         address,
-        decoder: Decoder::new(address, buffer),
-        resuming: output.found() > 0,
-        given_out: 0,
+        decoder,
+        resuming: output.found() > 0 && range.is_none(),
+        given_out: start,
+        end: range.as_ref().map_or(u64::MAX, |range| range.end),
     };
-    let result = fetch.run(&mut output).and_then(|()| output.finish());
+    let begun = match range {
+        // What is there may be of another range.
+        Some(_) => output.end_found(),
+        None => Ok(()),
+    };
+    let result = begun.and_then(|()| fetch.run(&mut output));
+    let result = result.and_then(|()| output.finish());
     let Fetch {
         peer,
         given_out,
@@ -76,11 +92,12 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     peer.leave();
     match result {
         Ok(()) => {
-            log::info!("{} bytes of {} given out", given_out, address.id);
+            let bytes = given_out - start;
+            log::info!("{bytes} bytes of {} given out", address.id);
             if is_json() {
                 let object = Object::new("result")
                     .text("address", address.id)
-                    .number("bytes", given_out);
+                    .number("bytes", bytes);
                 let path = parsed.path(options::OUTPUT);
                 let path = path.as_ref().map(|path| path.display());
                 write_line(&object.text_or_null("output", path));
@@ -99,8 +116,10 @@ struct Fetch<'a> {
     line: Line,
     /// What an earlier attempt has left is being verified.
     resuming: bool,
-    /// Bytes of the file that are written or were found.
+    /// Up to here the file is written, was found, or is not wanted.
     given_out: u64,
+    /// Nothing is wanted from here on.
+    end: u64,
 }
 
 impl Fetch<'_> {
@@ -116,6 +135,11 @@ impl Fetch<'_> {
             }
             while let Some((offset, data)) = self.decoder.poll_data() {
                 self.write(output, offset, &data)?;
+            }
+            if let Some(length) = self.decoder.length().filter(|&it| self.given_out > it) {
+                let (id, start) = (self.address.id, self.given_out);
+                let message = format!("{id}: has {length} bytes, and none at {start}");
+                return Err(Failure::usage(message));
             }
             if self.decoder.is_done() {
                 if self.resuming {
@@ -187,9 +211,11 @@ impl Fetch<'_> {
             }
             self.stop_resuming(output)?;
         }
-        let skip = (self.given_out - offset) as usize;
-        output.write(&data[skip..])?;
-        self.given_out = offset + data.len() as u64;
+        let end = self.end.min(offset + data.len() as u64);
+        if self.given_out < end {
+            output.write(&data[(self.given_out - offset) as usize..(end - offset) as usize])?;
+            self.given_out = end;
+        }
         Ok(())
     }
 

@@ -215,6 +215,12 @@ options! {
         help: "bytes fetched ahead of what is written (default 16M)",
         ..SETTING
     };
+    RANGE = Opt {
+        long: "range",
+        value: Value::Any("A-B"),
+        help: "only the bytes from A to B, counted from 0; A- is to the end",
+        ..OPTION
+    };
     REPAIR = Opt {
         long: "repair",
         help: "bring blocks with fewer copies back to --copies",

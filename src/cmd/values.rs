@@ -1,5 +1,6 @@
 //! How values are written on a command line and in settings: sizes, times, addresses with ports.
 
+use std::ops::Range;
 use std::time::Duration;
 
 /// A size in bytes: a number, with K, M, G or T for powers of 1024.
@@ -39,6 +40,17 @@ pub fn is_host_port(text: &str) -> bool {
         }
         None => false,
     }
+}
+
+/// Bytes of a file: the first and the last of them, or the first and all that follow.
+pub fn range(text: &str) -> Option<Range<u64>> {
+    let (first, last) = text.split_once('-')?;
+    let first = digits(first)?;
+    let end = match last {
+        "" => u64::MAX,
+        last => digits(last)?.checked_add(1)?,
+    };
+    (first < end).then_some(first..end)
 }
 
 /// Yes or no.
@@ -85,6 +97,25 @@ mod tests {
         assert_eq!(duration("7"), Some(Duration::from_secs(7)));
         for bad in ["", "s", "0s", "-5s", "5y", "99999999999d"] {
             assert_eq!(duration(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn ranges_have_a_first_and_perhaps_a_last_byte() {
+        assert_eq!(range("0-0"), Some(0..1));
+        assert_eq!(range("5-"), Some(5..u64::MAX));
+        for bad in [
+            "",
+            "-",
+            "-5",
+            "5",
+            "5-4",
+            "a-",
+            "1-b",
+            "0-18446744073709551615",
+            "+1-2",
+        ] {
+            assert_eq!(range(bad), None, "{bad}");
         }
     }
 
