@@ -16,7 +16,7 @@ use crate::id::{BlockId, NodeId, NodeKey, Point};
 use crate::keep::{self, Counts, Keep, Pins, Quota};
 use crate::limits::*;
 use crate::rng::Rng;
-use crate::store::{Sequence, Shrunk, Store, StoreError};
+use crate::store::{Allotment, Sequence, Shrunk, Store, StoreError};
 use crate::time::Instant;
 use crate::transfer::{self, ConnId, Origin, Transfer};
 use crate::wire::contact::Contact;
@@ -240,6 +240,13 @@ impl<S: Store> Node<S> {
     /// The store.
     pub fn store(&self) -> &S {
         &self.store
+    }
+
+    /// The store may use this space from now on.
+    pub fn set_allotment(&mut self, now: Instant, allotment: Allotment) {
+        self.store.set_allotment(allotment);
+        (self.shrink_from, self.shrink_said) = (now, None);
+        self.pump(now);
     }
 
     /// Contacts worth saving for the next start.

@@ -52,8 +52,10 @@ extern "C" fn write_signal(signal: libc::c_int) {
             1,
         )
     };
-    // The next one ends the process at once.
-    default_signals();
+    if signal != libc::SIGHUP {
+        // The next one ends the process at once.
+        default_signals();
+    }
 }
 
 /// Has SIGTERM and SIGINT end the process at once.
@@ -64,8 +66,8 @@ fn default_signals() {
     }
 }
 
-/// From now on the first SIGTERM or SIGINT writes its number, as one byte, to the pipe whose reading end this is; the
-/// second ends the process at once. And a file
+/// From now on SIGHUP, and the first SIGTERM or SIGINT, write their number, as one byte, to the pipe whose reading end
+/// this is; the second of these ends the process at once. And a file
 /// that may grow no more (`ulimit -f`) is an error of the write, not the end. To be called once in a process.
 pub fn signal_pipe() -> io::Result<OwnedFd> {
     let mut fds: [RawFd; 2] = [0; 2];
@@ -78,7 +80,7 @@ pub fn signal_pipe() -> io::Result<OwnedFd> {
         (OwnedFd::from_raw_fd(fds[0]), fds[1])
     };
     SIGNAL_PIPE.store(writer, Ordering::Relaxed);
-    for signal in [libc::SIGTERM, libc::SIGINT] {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         // SAFETY: the action is zeroed, which is valid, and the handler only calls write.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();

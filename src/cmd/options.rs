@@ -171,6 +171,18 @@ options! {
         help: "where to listen, UDP and TCP (default [::]:7873)",
         ..SETTING
     };
+    UP_RATE = Opt {
+        long: "up-rate",
+        value: Value::Any("SIZE"),
+        help: "bytes a second to send to other peers (default as fast as can be)",
+        ..SETTING
+    };
+    DOWN_RATE = Opt {
+        long: "down-rate",
+        value: Value::Any("SIZE"),
+        help: "bytes a second to take from them (default as fast as can be)",
+        ..SETTING
+    };
     COPIES = Opt {
         long: "copies",
         value: Value::Any("N"),

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// What the command line and the settings say.
+#[derive(Clone)]
 pub struct Parsed {
     /// What getopts found.
     matches: Matches,

@@ -62,7 +62,7 @@ impl fmt::Display for Given {
 }
 
 /// What the environment and the configurations say.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Settings {
     /// Of the user first, then of the machine; each in order of its lines.
     files: Vec<Vec<Given>>,

@@ -6,13 +6,42 @@ use super::options::{self, Common};
 use super::parsed::Parsed;
 use super::settings::Source;
 use crate::sys;
+use log::{Log, Metadata, Record};
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 /// Whether all is said in JSON, answers as well.
 static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// A log whose level can be changed.
+struct ChangeableLog(RwLock<Option<env_logger::Logger>>);
+
+static LOG: ChangeableLog = ChangeableLog(RwLock::new(None));
+
+impl ChangeableLog {
+    fn with<R>(&self, call: impl FnOnce(&env_logger::Logger) -> R) -> Option<R> {
+        let logger = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        logger.as_ref().map(call)
+    }
+}
+
+impl Log for ChangeableLog {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.with(|logger| logger.enabled(metadata))
+            .unwrap_or(false)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        self.with(|logger| logger.log(record));
+    }
+
+    fn flush(&self) {
+        self.with(|logger| logger.flush());
+    }
+}
 
 /// Finds out from the arguments how all is to be said: what is wrong with them, too.
 pub fn choose(args: &[OsString]) {
@@ -29,6 +58,14 @@ pub fn is_json() -> bool {
 /// The log goes to standard error: warnings, with `-v` more, with `-q` errors only. `--log` or its variable overrides
 /// these, and they a configuration.
 pub fn start_log(parsed: &Parsed) -> Result<(), Failure> {
+    set_level(parsed)?;
+    // Fails only if there is a log already.
+    let _ = log::set_logger(&LOG);
+    Ok(())
+}
+
+/// The same while it is running.
+pub fn set_level(parsed: &Parsed) -> Result<(), Failure> {
     let chosen = parsed.value(options::LOG);
     let verbose = parsed.count(options::VERBOSE);
     let is_line_silent = parsed.count(options::QUIET) + verbose == 0;
@@ -64,7 +101,9 @@ pub fn start_log(parsed: &Parsed) -> Result<(), Failure> {
             _ => writeln!(out, "strew: {level}: {}", record.args()),
         }
     });
-    builder.init();
+    let logger = builder.build();
+    log::set_max_level(logger.filter());
+    *LOG.0.write().unwrap_or_else(PoisonError::into_inner) = Some(logger);
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! A store in memory: the same contract as the pack's, and gone with the process.
 
-use super::{Claim, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified};
+use super::{
+    Allotment, Claim, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified,
+};
 use crate::block::{Block, Kind};
 use crate::id::{BlockId, Point};
 use crate::limits::BLOCK_CHARGE_MIN;
@@ -105,6 +107,11 @@ fn charge(len: u64) -> u64 {
 impl Store for MemoryStore {
     fn set_time(&mut self, secs: u64) {
         self.time = secs;
+    }
+
+    /// Nothing of a disk is used.
+    fn set_allotment(&mut self, allotment: Allotment) {
+        self.capacity = allotment.capacity;
     }
 
     fn has(&self, id: &BlockId) -> bool {

@@ -16,6 +16,7 @@ mod nonsense;
 mod patience;
 mod pins;
 mod programs;
+mod rates;
 mod refused;
 mod room;
 mod service;

@@ -30,6 +30,7 @@ mod terms;
 mod verify;
 mod window;
 
+pub use super::Allotment;
 pub use lock::{make_dir, DirLock, LockError, Role};
 pub use opening::Opened;
 
@@ -51,15 +52,6 @@ use space::Space;
 use std::collections::BTreeMap;
 use std::io;
 use terms::TermsNotes;
-
-/// The space that a store may use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Allotment {
-    /// Bytes of the directory at most, as `du` counts them.
-    pub capacity: u64,
-    /// Bytes of the file system that are left free.
-    pub min_free: u64,
-}
 
 /// The blocks of a data directory.
 ///
@@ -273,6 +265,10 @@ impl Store for PackStore {
     /// 0 until it is set.
     fn set_time(&mut self, secs: u64) {
         self.time = secs;
+    }
+
+    fn set_allotment(&mut self, allotment: Allotment) {
+        self.space.allotment = allotment;
     }
 
     fn has(&self, id: &BlockId) -> bool {
