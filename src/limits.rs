@@ -278,6 +278,13 @@ pub const PLACING_MAX: usize = 4096;
 /// Blocks that are being placed at once, each with a lookup or offers on their way.
 pub const PLACING_AT_ONCE: usize = 256;
 
+/// Blocks that a peer sees to for no client of its own at once: enough that the latency of one is hidden by others,
+/// and fewer than clients have, who wait.
+pub const REPLICATING_AT_ONCE: usize = 64;
+
+/// Blocks that wait for that at most; more are not taken on.
+pub const REPLICATING_MAX: usize = 1024;
+
 /// A block offered or sent to a peer that has not got on with its answers for this long is offered to another as
 /// well.
 pub const LATE_AFTER: Duration = Duration::from_secs(5);

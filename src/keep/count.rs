@@ -3,7 +3,8 @@
 //! For each block its neighbourhood is located, then every peer there is asked by HAVE. Nothing is placed here and
 //! nothing is remembered: whoever asks again has it counted anew. Called by the node for its clients.
 
-use super::{Tools, WHOLE_NETWORK_FOR};
+use super::locate::Locating;
+use super::Tools;
 use crate::dht::{CountId, LocateId, LookupId};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
@@ -60,12 +61,7 @@ pub struct Counts {
     clients: BTreeMap<ConnId, Client>,
     /// At most `COUNTING_AT_ONCE`.
     tallies: BTreeMap<TallyId, Tally>,
-    /// Begun, and to be located with others.
-    unlocated: Vec<(BlockId, TallyId)>,
-    /// What is being located.
-    locates: BTreeMap<LocateId, Vec<(BlockId, TallyId)>>,
-    /// Blocks that are looked up alone, since some around them did not answer.
-    lookups: BTreeMap<LookupId, TallyId>,
+    locating: Locating<TallyId>,
     /// At most a neighbourhood for each tally.
     questions: BTreeMap<NodeId, Question>,
     /// Whose questions need not wait for more to go with them.
@@ -74,8 +70,6 @@ pub struct Counts {
     linger: Option<Instant>,
     /// What has been asked, block for block. At most `COUNT_REQUESTS_MAX`.
     asked: BTreeMap<CountId, Vec<TallyId>>,
-    /// The contacts of a network with fewer than K, and when they were found.
-    whole_network: Option<(Instant, Vec<Contact>)>,
     /// Whose block was the last to be begun.
     turn: Option<ConnId>,
     next_tally: u64,
@@ -106,20 +100,7 @@ impl Counts {
         }
         self.tallies.retain(|_, tally| tally.client != client);
         let tallies = &self.tallies;
-        self.locates.retain(|&locate, blocks| {
-            let is_wanted = blocks.iter().any(|(_, id)| tallies.contains_key(id));
-            if !is_wanted {
-                tools.dht.cancel_locate(tools.now, locate);
-            }
-            is_wanted
-        });
-        self.lookups.retain(|&lookup, id| {
-            let is_wanted = tallies.contains_key(id);
-            if !is_wanted {
-                tools.dht.cancel(tools.now, lookup);
-            }
-            is_wanted
-        });
+        self.locating.retain(tools, |id| tallies.contains_key(id));
         self.questions.retain(|_, question| {
             question.tallies.retain(|id| tallies.contains_key(id));
             !question.tallies.is_empty()
@@ -169,29 +150,18 @@ impl Counts {
             answered: 0,
         };
         self.tallies.insert(id, tally);
-        self.unlocated.push((block, id));
+        self.locating.add(block, id);
         true
     }
 
     /// Finds out who should have the blocks that were begun; [`Counts::located`] goes on from there. False if there are
     /// none.
     fn locate_all(&mut self, tools: &mut Tools<'_>) -> bool {
-        let blocks = std::mem::take(&mut self.unlocated);
-        if blocks.is_empty() {
+        let Some((ids, contacts)) = self.locating.begin(tools) else {
             return false;
-        }
-        match &self.whole_network {
-            Some((at, contacts)) if tools.now.since(*at) < WHOLE_NETWORK_FOR => {
-                let contacts = contacts.clone();
-                for (_, id) in blocks {
-                    self.located(tools, id, &contacts);
-                }
-            }
-            _ => {
-                let ids = blocks.iter().map(|it| it.0);
-                let locate = tools.dht.locate(tools.now, ids);
-                self.locates.insert(locate, blocks);
-            }
+        };
+        for id in ids {
+            self.located(tools, id, &contacts);
         }
         true
     }
@@ -204,20 +174,13 @@ impl Counts {
         blocks: &[BlockId],
         contacts: &[Contact],
     ) -> bool {
-        let Some(waiting) = self.locates.get_mut(&locate) else {
+        let located = self
+            .locating
+            .handle_located(tools.now, locate, blocks, contacts);
+        let Some(ids) = located else {
             return false;
         };
-        if !contacts.is_empty() && contacts.len() < K {
-            self.whole_network = Some((tools.now, contacts.to_vec()));
-        }
-        let (located, rest): (Vec<_>, Vec<_>) = std::mem::take(waiting)
-            .into_iter()
-            .partition(|(block, _)| blocks.contains(block));
-        match rest.is_empty() {
-            true => drop(self.locates.remove(&locate)),
-            false => *waiting = rest,
-        }
-        for (_, id) in located {
+        for id in ids {
             self.located(tools, id, contacts);
         }
         self.run(tools);
@@ -254,8 +217,7 @@ impl Counts {
             return self.finish(tools, id);
         }
         tally.is_looked_up = true;
-        let lookup = tools.dht.find_closest(tools.now, tally.block.into());
-        self.lookups.insert(lookup, id);
+        self.locating.look_up(tools, tally.block, id);
     }
 
     /// A lookup has ended; the contacts are live. False if it is not ours.
@@ -265,7 +227,7 @@ impl Counts {
         lookup: LookupId,
         contacts: &[Contact],
     ) -> bool {
-        let Some(id) = self.lookups.remove(&lookup) else {
+        let Some(id) = self.locating.handle_closest(lookup) else {
             return false;
         };
         if let Some(tally) = self.tallies.get_mut(&id) {
@@ -310,7 +272,7 @@ impl Counts {
         if self.asked.len() >= COUNT_REQUESTS_MAX {
             return false;
         }
-        if self.ready.is_empty() && self.locates.is_empty() && self.lookups.is_empty() {
+        if self.ready.is_empty() && self.locating.is_idle() {
             self.ask_all();
         }
         let Some(peer) = self.ready.pop_first() else {

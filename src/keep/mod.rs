@@ -5,7 +5,9 @@
 //! counts, for whoever wants to know.
 
 mod count;
+mod job;
 mod link;
+mod locate;
 mod pins;
 mod quota;
 mod session;
@@ -25,20 +27,23 @@ use crate::timers::Timers;
 use crate::transfer::{BlockHead, ConnId, Source, Transfer};
 use crate::wire::contact::Contact;
 use crate::wire::frame::{Answer, ByeReason, Frame, Offered, PayloadFrame, Settled};
+use job::{Job, JobId, Owner};
 use link::Link;
+use locate::Locating;
 use session::Session;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;
-
-/// How long a lookup that found fewer than K contacts, and so the whole network, serves for other blocks.
-const WHOLE_NETWORK_FOR: Duration = Duration::from_secs(10);
 
 /// Pause between two tries to place blocks that have too few copies.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often a client is told of progress at most.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(100);
+
+/// What is taken off what is left of a lifetime when a block is passed on: who takes it rounds up to whole hours, and
+/// its clock may be ahead by as much, and still it is kept no longer than here.
+const LIFETIME_SLACK: u32 = 1800;
 
 /// The machines that placing uses, lent for one call.
 pub struct Tools<'a> {
@@ -51,9 +56,6 @@ pub struct Tools<'a> {
     /// Has the blocks.
     pub store: &'a mut dyn Store,
 }
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct JobId(u64);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
@@ -89,43 +91,17 @@ enum Ending {
     Settled(ConnId, Settled),
 }
 
-/// One block on the way to its copies.
-struct Job {
-    session: ConnId,
-    block: BlockId,
-    role: Role,
-    /// Copies to reach.
-    wanted: usize,
-    /// Peers that could still be offered the block, the closest first.
-    candidates: VecDeque<Contact>,
-    /// Peers that have been candidates.
-    tried: BTreeSet<NodeId>,
-    /// Some of them could not be reached: others may live around the block.
-    is_lonely: bool,
-    /// Nobody else is to be found: it has been looked up alone, or the network has no more.
-    is_looked_up: bool,
-    /// Peers that say they have it.
-    holders: BTreeSet<NodeId>,
-    /// Peers that have been offered it and whose answer is waited for.
-    outstanding: usize,
-    /// Peers that have been offered it and are late with their answer.
-    late: BTreeSet<NodeId>,
-    /// Peers whose connection ended before they answered, once.
-    cut_off: BTreeSet<NodeId>,
-}
-
-/// All shares of a node's clients.
+/// All that a node places: its clients' shares, and what it sees to itself.
 #[derive(Default)]
 pub struct Keep {
     sessions: BTreeMap<ConnId, Session>,
-    /// At most `PLACING_AT_ONCE`.
+    /// At most `PLACING_AT_ONCE` of clients, and `REPLICATING_AT_ONCE` of nobody.
     jobs: BTreeMap<JobId, Job>,
-    /// Begun, and to be located with others.
-    unlocated: Vec<(BlockId, JobId)>,
-    /// What is being located.
-    locates: BTreeMap<LocateId, Vec<(BlockId, JobId)>>,
-    /// Blocks that are looked up alone, since some around them could not be reached.
-    lookups: BTreeMap<LookupId, JobId>,
+    /// Jobs of nobody.
+    replicating: usize,
+    /// What this peer sees to and has not begun, with the copies wanted; at most `REPLICATING_MAX`.
+    unreplicated: VecDeque<(BlockId, usize)>,
+    locating: Locating<JobId>,
     /// Peers that jobs are waiting for; a link goes with its connection.
     links: BTreeMap<NodeId, Link>,
     by_conn: BTreeMap<ConnId, NodeId>,
@@ -133,8 +109,6 @@ pub struct Keep {
     results: VecDeque<(JobId, NodeId, Outcome)>,
     /// Links that may be able to do something.
     ready: BTreeSet<NodeId>,
-    /// The contacts of a network with fewer than K, and when they were found.
-    whole_network: Option<(Instant, Vec<Contact>)>,
     /// What follows from the ends of shares, in order.
     endings: VecDeque<Ending>,
     /// Whether a block has been done with since this was asked last.
@@ -195,10 +169,26 @@ impl Keep {
         std::mem::take(&mut self.has_progressed)
     }
 
-    /// Whether no block is being placed, nor about to be.
+    /// Whether no client's block is being placed, nor about to be.
     pub fn is_idle(&self) -> bool {
         let mut sessions = self.sessions.values();
-        self.jobs.is_empty() && sessions.all(|session| session.pending.is_empty())
+        self.placing() == 0 && sessions.all(|session| session.pending.is_empty())
+    }
+
+    /// How many clients' blocks are being placed.
+    fn placing(&self) -> usize {
+        self.jobs.len() - self.replicating
+    }
+
+    /// Sees to it that so many of the K closest peers to a block have it, this one included if it is one of them. What
+    /// this peer does not have any more when its turn comes is left alone. False if as many wait as may.
+    pub fn replicate(&mut self, tools: &mut Tools<'_>, block: BlockId, wanted: usize) -> bool {
+        if self.unreplicated.len() >= REPLICATING_MAX {
+            return false;
+        }
+        self.unreplicated.push_back((block, wanted.min(K)));
+        self.run(tools);
+        true
     }
 
     /// Ends the leases of blocks of which as many copies are counted as could be had, though fewer than were aimed
@@ -224,7 +214,8 @@ impl Keep {
         let Some(session) = self.sessions.remove(&client) else {
             return;
         };
-        let jobs = self.jobs.values().filter(|job| job.session == client);
+        let jobs = self.jobs.values();
+        let jobs = jobs.filter(|job| job.owner.is_client(client));
         let placing = jobs.map(|job| Ending::Release(job.block));
         self.endings.extend(placing);
         self.endings.extend(session.leased().map(Ending::Release));
@@ -232,22 +223,9 @@ impl Keep {
         self.has_progressed = true;
         self.timers.stop(Timer::Retry(client));
         self.timers.stop(Timer::Progress(client));
-        self.jobs.retain(|_, job| job.session != client);
+        self.jobs.retain(|_, job| !job.owner.is_client(client));
         let jobs = &self.jobs;
-        self.locates.retain(|&locate, blocks| {
-            let is_wanted = blocks.iter().any(|(_, job)| jobs.contains_key(job));
-            if !is_wanted {
-                tools.dht.cancel_locate(tools.now, locate);
-            }
-            is_wanted
-        });
-        self.lookups.retain(|&lookup, job| {
-            let is_wanted = jobs.contains_key(job);
-            if !is_wanted {
-                tools.dht.cancel(tools.now, lookup);
-            }
-            is_wanted
-        });
+        self.locating.retain(tools, |job| jobs.contains_key(job));
         self.run(tools);
     }
 
@@ -259,7 +237,7 @@ impl Keep {
                 self.handle_result(tools, job, peer, outcome);
             } else if let Some(peer) = self.ready.pop_first() {
                 self.pump(tools, peer);
-            } else if !self.start_jobs() && !self.locate_all(tools) {
+            } else if !self.start_jobs(tools) && !self.locate_all(tools) {
                 return;
             }
         }
@@ -267,14 +245,24 @@ impl Keep {
 
     /// Begins as many jobs as may be under way, one of each session in turn: who shares much must not keep the
     /// others waiting. False if there is nothing to begin.
-    fn start_jobs(&mut self) -> bool {
+    fn start_jobs(&mut self, tools: &mut Tools<'_>) -> bool {
         let mut started = false;
-        while self.jobs.len() < PLACING_AT_ONCE {
+        while self.placing() < PLACING_AT_ONCE {
             let Some(client) = self.next_turn() else {
                 break;
             };
             self.turn = Some(client);
             started |= self.start_job(client);
+        }
+        while self.replicating < REPLICATING_AT_ONCE {
+            let Some((block, wanted)) = self.unreplicated.pop_front() else {
+                break;
+            };
+            if tools.store.has(&block) {
+                self.replicating += 1;
+                self.insert(Job::new(Owner::Nobody, block, wanted));
+                started = true;
+            }
         }
         started
     }
@@ -296,45 +284,25 @@ impl Keep {
         let Some((block, role)) = session.start_next() else {
             return false;
         };
+        let wanted = session.wanted(role);
+        self.insert(Job::new(Owner::Session(client, role), block, wanted));
+        true
+    }
+
+    fn insert(&mut self, job: Job) {
         let id = JobId(self.next_job);
         self.next_job += 1;
-        let job = Job {
-            session: client,
-            block,
-            role,
-            wanted: session.wanted(role),
-            candidates: VecDeque::new(),
-            tried: BTreeSet::new(),
-            is_lonely: false,
-            is_looked_up: false,
-            holders: BTreeSet::new(),
-            outstanding: 0,
-            late: BTreeSet::new(),
-            cut_off: BTreeSet::new(),
-        };
+        self.locating.add(job.block, id);
         self.jobs.insert(id, job);
-        self.unlocated.push((block, id));
-        true
     }
 
     /// Finds out where the blocks that were begun belong; false if there are none.
     fn locate_all(&mut self, tools: &mut Tools<'_>) -> bool {
-        let blocks = std::mem::take(&mut self.unlocated);
-        if blocks.is_empty() {
+        let Some((ids, contacts)) = self.locating.begin(tools) else {
             return false;
-        }
-        match &self.whole_network {
-            Some((at, contacts)) if tools.now.since(*at) < WHOLE_NETWORK_FOR => {
-                let contacts = contacts.clone();
-                for (_, id) in blocks {
-                    self.begin_placing(tools, id, contacts.clone());
-                }
-            }
-            _ => {
-                let ids = blocks.iter().map(|it| it.0);
-                let locate = tools.dht.locate(tools.now, ids);
-                self.locates.insert(locate, blocks);
-            }
+        };
+        for id in ids {
+            self.begin_placing(tools, id, contacts.clone());
         }
         true
     }
@@ -347,20 +315,13 @@ impl Keep {
         blocks: &[BlockId],
         contacts: &[Contact],
     ) -> bool {
-        let Some(waiting) = self.locates.get_mut(&locate) else {
+        let located = self
+            .locating
+            .handle_located(tools.now, locate, blocks, contacts);
+        let Some(ids) = located else {
             return false;
         };
-        if !contacts.is_empty() && contacts.len() < K {
-            self.whole_network = Some((tools.now, contacts.to_vec()));
-        }
-        let (located, rest): (Vec<_>, Vec<_>) = std::mem::take(waiting)
-            .into_iter()
-            .partition(|(block, _)| blocks.contains(block));
-        match rest.is_empty() {
-            true => drop(self.locates.remove(&locate)),
-            false => *waiting = rest,
-        }
-        for (_, id) in located {
+        for id in ids {
             self.begin_placing(tools, id, contacts.to_vec());
         }
         self.run(tools);
@@ -375,6 +336,18 @@ impl Keep {
         contacts.sort_by_cached_key(|contact| crate::id::Point::from(contact.id).distance(&target));
         contacts.truncate(2 * K);
         job.is_looked_up |= contacts.len() < K;
+        if job.owner == Owner::Nobody {
+            // It is one of the K itself, or was; nobody beyond them is to have the block.
+            let own = tools.dht.id();
+            let distance = |id: NodeId| crate::id::Point::from(id).distance(&target);
+            let closer = contacts
+                .iter()
+                .take_while(|it| distance(it.id) < distance(own));
+            if closer.count() < K {
+                job.holders.insert(own);
+            }
+            contacts.truncate(K - job.holders.len());
+        }
         contacts.retain(|contact| job.tried.insert(contact.id));
         job.candidates = contacts.into();
         self.place(tools, id);
@@ -387,7 +360,7 @@ impl Keep {
         lookup: LookupId,
         contacts: Vec<Contact>,
     ) -> Option<Vec<Contact>> {
-        let Some(job) = self.lookups.remove(&lookup) else {
+        let Some(job) = self.locating.handle_closest(lookup) else {
             return Some(contacts);
         };
         self.begin_placing(tools, job, contacts);
@@ -411,9 +384,7 @@ impl Keep {
         let is_over = job.outstanding == 0 && job.late.is_empty();
         if is_over && job.holders.len() < job.wanted && job.is_lonely && !job.is_looked_up {
             job.is_looked_up = true;
-            let lookup = tools.dht.find_closest(tools.now, job.block.into());
-            self.lookups.insert(lookup, id);
-            return;
+            return self.locating.look_up(tools, job.block, id);
         }
         if is_over || job.holders.len() >= job.wanted {
             self.finish(tools, id);
@@ -445,7 +416,7 @@ impl Keep {
             }
         }
         // Jobs may have ended without a late link. Each other is in its queue once.
-        if link.queue.len() >= PLACING_AT_ONCE {
+        if link.queue.len() >= PLACING_AT_ONCE + REPLICATING_AT_ONCE {
             link.queue.retain(|id| self.jobs.contains_key(id));
         }
         link.queue.push_back(id);
@@ -467,9 +438,10 @@ impl Keep {
             }
             Outcome::Refuses(reason) => {
                 job.is_lonely |= reason.is_none();
-                let session = self.sessions.get_mut(&job.session);
-                if let (Some(session), Some(reason)) = (session, reason) {
-                    session.handle_refusal(reason);
+                if let (Owner::Session(client, _), Some(reason)) = (job.owner, reason) {
+                    if let Some(session) = self.sessions.get_mut(&client) {
+                        session.handle_refusal(reason);
+                    }
                 }
             }
             // It may have been closed as idle just when we offered. Who is shunned is not offered it again.
@@ -483,9 +455,11 @@ impl Keep {
             }
         }
         // Every answer is a sign of life for the client, who gives up on a share that stands still.
-        let progress = Timer::Progress(job.session);
-        if !self.timers.is_set(progress) {
-            self.timers.set(progress, tools.now + PROGRESS_PERIOD);
+        if let Owner::Session(client, _) = job.owner {
+            let progress = Timer::Progress(client);
+            if !self.timers.is_set(progress) {
+                self.timers.set(progress, tools.now + PROGRESS_PERIOD);
+            }
         }
         self.place(tools, id);
     }
@@ -494,12 +468,16 @@ impl Keep {
         let Some(job) = self.jobs.remove(&id) else {
             return;
         };
+        let Owner::Session(client, role) = job.owner else {
+            self.replicating -= 1;
+            return;
+        };
         self.has_progressed = true;
-        if let Some(session) = self.sessions.get_mut(&job.session) {
-            if session.finish(job.block, job.role, &job.holders) {
+        if let Some(session) = self.sessions.get_mut(&client) {
+            if session.finish(job.block, role, &job.holders) {
                 tools.store.release(&job.block, Hold::Kept);
             }
-            self.check_settled(tools, job.session);
+            self.check_settled(tools, client);
         }
     }
 
@@ -568,10 +546,9 @@ impl Keep {
                 };
                 // The job may have ended with its client.
                 if let Some(job) = jobs.get(&id) {
-                    let lifetime = lifetime_left(tools.now, tools.store.terms(&job.block));
-                    let id_of_block = job.block;
+                    let lifetime = lifetime_to_give(tools, job);
                     offers.push(Offered {
-                        id: id_of_block,
+                        id: job.block,
                         lifetime,
                     });
                     link.offered.push((id, job.block));
@@ -587,9 +564,9 @@ impl Keep {
                 break;
             };
             // The job may have ended meanwhile, with its copies or with its client.
-            if !self.jobs.contains_key(&id) {
+            let Some(job) = self.jobs.get(&id) else {
                 continue;
-            }
+            };
             let Some((kind, len)) = tools.store.check(&block) else {
                 self.results.push_back((id, peer, Outcome::Refuses(None)));
                 continue;
@@ -600,7 +577,7 @@ impl Keep {
                 kind,
                 len,
             };
-            let lifetime = lifetime_left(tools.now, tools.store.terms(&block));
+            let lifetime = lifetime_to_give(tools, job);
             let put = PayloadFrame::Put { lifetime };
             tools.transfer.send_block(conn, put, head, Source::Store);
             tools.transfer.expect(tools.now, conn, 1);
@@ -720,9 +697,7 @@ impl Keep {
             self.by_conn.remove(&conn);
         }
         if tools.transfer.is_shunned(tools.now, &peer) {
-            if let Some((_, contacts)) = &mut self.whole_network {
-                contacts.retain(|contact| contact.id != peer);
-            }
+            self.locating.forget(&peer);
         }
         self.timers.stop(Timer::Late(peer));
         let results = link.jobs().map(|id| (id, peer, outcome(link.contact)));
@@ -734,7 +709,7 @@ impl Keep {
         while let Some(timer) = self.timers.pop_expired(tools.now) {
             match timer {
                 Timer::Retry(client) => {
-                    self.whole_network = None;
+                    self.locating.whole_network = None;
                     if let Some(session) = self.sessions.get_mut(&client) {
                         session.retry();
                     }
@@ -761,6 +736,15 @@ impl Keep {
 pub fn lifetime_left(now: Instant, terms: Option<Terms>) -> u32 {
     let end = terms.map_or(0, |terms| u64::from(terms.expires) * 3600);
     u32::try_from(end.saturating_sub(now.as_secs())).unwrap_or(u32::MAX)
+}
+
+/// For how many seconds others are to keep a job's block: only a client may lengthen its life.
+fn lifetime_to_give(tools: &Tools<'_>, job: &Job) -> u32 {
+    let left = lifetime_left(tools.now, tools.store.terms(&job.block));
+    match job.owner {
+        Owner::Session(..) => left,
+        Owner::Nobody => left.saturating_sub(LIFETIME_SLACK),
+    }
 }
 
 /// A peer answers what it was not asked.

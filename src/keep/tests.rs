@@ -52,10 +52,8 @@ impl World {
             port: 7873,
             role: PeerRole::Peer,
         };
-        let keep = Keep {
-            whole_network: Some((now, (1..=peers).map(contact).collect())),
-            ..Keep::default()
-        };
+        let mut keep = Keep::default();
+        keep.locating.whole_network = Some((now, (1..=peers).map(contact).collect()));
         World {
             now,
             keep,
@@ -160,7 +158,7 @@ impl World {
     /// Jobs under way for a client.
     fn jobs(&self, client: ConnId) -> usize {
         let jobs = self.keep.jobs.values();
-        jobs.filter(|job| job.session == client).count()
+        jobs.filter(|job| job.owner.is_client(client)).count()
     }
 }
 
@@ -168,7 +166,7 @@ impl World {
 fn sessions_take_turns() {
     let mut world = World::of(0);
     // Nobody answers its lookups: what is begun stays under way.
-    world.keep.whole_network = None;
+    world.keep.locating.whole_network = None;
     let first = world.client(1);
     for n in 0..PLACING_AT_ONCE * 2 {
         let id = BlockId([(n % 251) as u8; 32]);
@@ -278,4 +276,43 @@ fn peer_that_cannot_be_connected_to_is_not_tried_again() {
     world.transfer.handle_closed(now, conn, "refused");
     world.settle();
     assert_eq!((world.conns().len(), world.jobs(client)), (0, 0));
+}
+
+#[test]
+fn block_of_nobody_goes_to_as_many_of_the_closest_as_lack_it() {
+    let mut world = World::of(5);
+    let block = leaf(1);
+    world
+        .store
+        .put(&block, crate::store::Terms::default())
+        .expect("room");
+    let id = block.id();
+    assert!(world.with(|keep, tools| keep.replicate(tools, id, 3)));
+    let conns = world.conns();
+    assert_eq!(conns.len(), 2, "this peer has it, too");
+    for conn in conns {
+        assert!(world.open(conn).contains(&offer_of(&block)));
+        world.hears(conn.0, &Frame::Want(vec![Answer::Have]));
+    }
+    assert!(world.keep.jobs.is_empty() && world.keep.replicating == 0);
+}
+
+#[test]
+fn blocks_of_nobody_wait_for_their_turn_and_are_no_more_than_may_wait() {
+    let mut world = World::of(1);
+    world.keep.locating.whole_network = None;
+    for n in 0..REPLICATING_AT_ONCE + REPLICATING_MAX + 10 {
+        let bytes = [&[7; 24][..], &n.to_be_bytes()].concat();
+        let kind = leaf(0).kind();
+        let block = Block::new(kind, bytes).expect("a block");
+        world
+            .store
+            .put(&block, crate::store::Terms::default())
+            .expect("room");
+        let id = block.id();
+        let taken = world.with(|keep, tools| keep.replicate(tools, id, 3));
+        assert_eq!(taken, n < REPLICATING_AT_ONCE + REPLICATING_MAX);
+    }
+    assert_eq!(world.keep.replicating, REPLICATING_AT_ONCE);
+    assert!(world.keep.is_idle(), "no client waits for anything");
 }
