@@ -3,6 +3,7 @@
 //! For each block its neighbourhood is located, then every peer there is asked by HAVE. Nothing is placed here and
 //! nothing is remembered: whoever asks again has it counted anew. Called by the node for its clients.
 
+use super::ask::Asking;
 use super::locate::Locating;
 use super::Tools;
 use crate::dht::{CountId, LocateId, LookupId};
@@ -15,6 +16,7 @@ use crate::wire::datagram::Bitmap;
 use crate::wire::frame::{ByeReason, Counted, Frame};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
+use std::time::Duration;
 
 /// A block that is being counted. Never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -47,13 +49,6 @@ struct Client {
     counted: Vec<Counted>,
 }
 
-/// What one contact is to be asked.
-struct Question {
-    contact: Contact,
-    /// Some may have ended with their clients.
-    tallies: VecDeque<TallyId>,
-}
-
 /// All counting of a node.
 #[derive(Default)]
 pub struct Counts {
@@ -63,13 +58,7 @@ pub struct Counts {
     tallies: BTreeMap<TallyId, Tally>,
     locating: Locating<TallyId>,
     /// At most a neighbourhood for each tally.
-    questions: BTreeMap<NodeId, Question>,
-    /// Whose questions need not wait for more to go with them.
-    ready: BTreeSet<NodeId>,
-    /// When all others have waited for long enough; set while there are any.
-    linger: Option<Instant>,
-    /// What has been asked, block for block. At most `COUNT_REQUESTS_MAX`.
-    asked: BTreeMap<CountId, Vec<TallyId>>,
+    asking: Asking<TallyId>,
     /// Whose block was the last to be begun.
     turn: Option<ConnId>,
     next_tally: u64,
@@ -101,19 +90,13 @@ impl Counts {
         self.tallies.retain(|_, tally| tally.client != client);
         let tallies = &self.tallies;
         self.locating.retain(tools, |id| tallies.contains_key(id));
-        self.questions.retain(|_, question| {
-            question.tallies.retain(|id| tallies.contains_key(id));
-            !question.tallies.is_empty()
-        });
+        self.asking.retain(|id| tallies.contains_key(id));
         self.run(tools);
     }
 
     /// Does all that can be done now. Every step uses up a pending block or a question.
     fn run(&mut self, tools: &mut Tools<'_>) {
         while self.start_next() || self.locate_all(tools) || self.ask_next(tools) {}
-        if self.questions.is_empty() {
-            self.linger = None;
-        }
         self.report(tools);
     }
 
@@ -204,7 +187,7 @@ impl Counts {
             return self.finish(tools, id);
         }
         for contact in near {
-            self.question(tools.now, id, contact);
+            self.question(id, contact);
         }
     }
 
@@ -235,7 +218,7 @@ impl Counts {
             let others: Vec<Contact> = others.copied().collect();
             tally.waiting = others.len();
             for contact in others {
-                self.question(tools.now, id, contact);
+                self.question(id, contact);
             }
         }
         self.check_counted(tools, id);
@@ -244,97 +227,49 @@ impl Counts {
     }
 
     /// A contact is to be asked for a block.
-    fn question(&mut self, now: Instant, id: TallyId, contact: Contact) {
-        let question = self.questions.entry(contact.id);
-        let question = question.or_insert_with(|| Question {
-            contact,
-            tallies: VecDeque::new(),
-        });
-        question.tallies.push_back(id);
+    fn question(&mut self, id: TallyId, contact: Contact) {
         if let Some(tally) = self.tallies.get_mut(&id) {
             tally.asked.insert(contact.id);
+            self.asking.add(contact, tally.block, id);
         }
-        if question.tallies.len() >= HAVE_MAX {
-            self.ready.insert(contact.id);
-        }
-        self.linger.get_or_insert(now + COUNT_LINGER);
     }
 
-    /// No question waits for more to go with it.
-    fn ask_all(&mut self) {
-        self.ready.extend(self.questions.keys());
-        self.linger = None;
-    }
-
-    /// Asks a contact for as many blocks as a datagram holds: one for which there are as many, or anybody when nothing
-    /// is being located, or when some have waited for long enough. False if there is nobody, or enough is on its way.
+    /// Asks the next contact; when nothing is being located, nothing is waited for. False if there is nobody, or enough
+    /// is on its way.
     fn ask_next(&mut self, tools: &mut Tools<'_>) -> bool {
-        if self.asked.len() >= COUNT_REQUESTS_MAX {
-            return false;
-        }
-        if self.ready.is_empty() && self.locating.is_idle() {
-            self.ask_all();
-        }
-        let Some(peer) = self.ready.pop_first() else {
-            return false;
+        let linger = match self.locating.is_idle() {
+            true => Duration::ZERO,
+            false => COUNT_LINGER,
         };
-        let Some(question) = self.questions.get_mut(&peer) else {
-            return true;
-        };
-        let contact = question.contact;
-        let (mut ids, mut blocks) = (Vec::new(), Vec::new());
-        while ids.len() < HAVE_MAX {
-            let Some(id) = question.tallies.pop_front() else {
-                break;
-            };
-            if let Some(tally) = self.tallies.get(&id) {
-                ids.push(id);
-                blocks.push(tally.block);
-            }
-        }
-        match question.tallies.len() {
-            0 => {
-                self.questions.remove(&peer);
-            }
-            HAVE_MAX.. => {
-                self.ready.insert(peer);
-            }
-            _ => {
-                self.linger.get_or_insert(tools.now + COUNT_LINGER);
-            }
-        }
-        if !ids.is_empty() {
-            let count = tools.dht.count_have(tools.now, contact, &blocks);
-            self.asked.insert(count, ids);
-        }
-        true
+        self.asking.ask_next(tools, linger)
     }
 
-    /// A contact has said which blocks it has, or has not answered. A count that is not ours is ignored.
+    /// A contact has said which blocks it has, or has not answered. False if it was not asked here.
     pub fn handle_counted(
         &mut self,
         tools: &mut Tools<'_>,
         count: CountId,
         bitmap: Option<Bitmap>,
-    ) {
-        let Some(ids) = self.asked.remove(&count) else {
-            return;
+    ) -> bool {
+        let Some(answers) = self.asking.handle_counted(count, bitmap) else {
+            return false;
         };
-        for (index, id) in ids.into_iter().enumerate() {
+        for (id, has) in answers {
             let Some(tally) = self.tallies.get_mut(&id) else {
                 continue;
             };
-            if let Some(bitmap) = bitmap {
+            if let Some(has) = has {
                 tally.answered += 1;
-                tally.copies += u8::from(bitmap.holds(index));
+                tally.copies += u8::from(has);
             } else if let Some(spare) = tally.spares.pop() {
-                self.question(tools.now, id, spare);
+                self.question(id, spare);
                 continue;
             }
             tally.waiting -= 1;
             self.check_counted(tools, id);
         }
         self.run(tools);
+        true
     }
 
     fn finish(&mut self, tools: &mut Tools<'_>, id: TallyId) {
@@ -366,15 +301,14 @@ impl Counts {
 
     /// Asks what has waited for long enough. Early is harmless.
     pub fn handle_timeout(&mut self, tools: &mut Tools<'_>) {
-        if self.linger.is_some_and(|at| at <= tools.now) {
-            self.ask_all();
+        if self.asking.handle_timeout(tools.now) {
             self.run(tools);
         }
     }
 
     /// When to call [`Counts::handle_timeout`].
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.linger
+        self.asking.next_timeout()
     }
 }
 

@@ -11,7 +11,6 @@ use crate::wire::contact::Age;
 use crate::wire::frame::{FrameDecoder, Hello, PeerRole};
 use std::io::IoSlice;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 struct World {
     now: Instant,
@@ -133,12 +132,12 @@ impl World {
 
     /// Blocks in each question on its way.
     fn asked(&self) -> Vec<usize> {
-        self.counts.asked.values().map(Vec::len).collect()
+        self.counts.asking.asked.values().map(Vec::len).collect()
     }
 
     /// Everybody answers what has been asked so far: all blocks are there, or nothing is said.
     fn answer(&mut self, bitmap: Option<Bitmap>) {
-        let asked: Vec<CountId> = self.counts.asked.keys().copied().collect();
+        let asked: Vec<CountId> = self.counts.asking.asked.keys().copied().collect();
         for count in asked {
             self.with(|counts, tools| counts.handle_counted(tools, count, bitmap));
         }
@@ -155,7 +154,7 @@ fn each_of_the_neighbourhood_counts_by_what_it_says() {
     world.count(client, [1]);
     world.finds(&contacts(1..21));
     assert_eq!(world.asked(), [1; 20]);
-    let asked: Vec<CountId> = world.counts.asked.keys().copied().collect();
+    let asked: Vec<CountId> = world.counts.asking.asked.keys().copied().collect();
     for (index, count) in asked.into_iter().enumerate() {
         assert_eq!(world.told(client), []);
         let bitmap = [ALL, NONE, None][index.min(12) / 6];
@@ -249,7 +248,7 @@ fn what_is_under_way_is_bounded() {
             world.finds(&contacts(first..first + 20));
             let counts = &world.counts;
             assert!(counts.tallies.len() <= COUNTING_AT_ONCE);
-            assert!(counts.asked.len() <= COUNT_REQUESTS_MAX);
+            assert!(counts.asking.asked.len() <= COUNT_REQUESTS_MAX);
         }
         world.answer(NONE);
     }
@@ -296,7 +295,7 @@ fn clients_take_turns_and_who_goes_is_not_counted_for() {
     world.with(|counts, tools| counts.handle_client_closed(tools, first));
     assert_eq!(world.counts.tallies.len(), 1);
     assert_eq!(world.counts.locating.locates.len(), 1);
-    assert!(world.counts.questions.is_empty() && world.asked().is_empty());
+    assert!(world.counts.asking.questions.is_empty() && world.asked().is_empty());
     world.finds(&contacts(1..21));
     // What is on its way to those who have gone does no harm.
     world.with(|counts, tools| counts.handle_client_closed(tools, second));
