@@ -579,7 +579,10 @@ impl Keep {
                 len,
             };
             let lifetime = lifetime_to_give(tools, job);
-            let put = PayloadFrame::Put { lifetime };
+            let put = PayloadFrame::Put {
+                lifetime,
+                copies: 0,
+            };
             tools.transfer.send_block(conn, put, head, Source::Store);
             tools.transfer.expect(tools.now, conn, 1);
             link.in_flight.push((id, block, len));

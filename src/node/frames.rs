@@ -26,6 +26,7 @@ impl<S: Store> Node<S> {
                 id,
                 kind,
                 lifetime,
+                copies: _,
                 payload,
             } => match Block::verify(id, kind, payload) {
                 Ok(block) => self.handle_put(now, conn, &block, lifetime),
@@ -66,6 +67,7 @@ impl<S: Store> Node<S> {
                 let (keep, mut tools) = self.keep_tools(now);
                 keep.handle_stored(&mut tools, conn, id, Some(answer));
             }
+            Frame::Passed(_) => {}
             Frame::Dialed(nonce) => {
                 if let (Some(peer), Some(addr)) =
                     (self.transfer.peer(conn), self.transfer.addr(conn))
