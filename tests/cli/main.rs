@@ -11,6 +11,7 @@ mod injected;
 mod kills;
 mod life;
 mod nonsense;
+mod passing;
 mod patience;
 mod pins;
 mod refused;
