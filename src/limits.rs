@@ -278,9 +278,51 @@ pub const PLACING_MAX: usize = 4096;
 /// Blocks that are being placed at once, each with a lookup or offers on their way.
 pub const PLACING_AT_ONCE: usize = 256;
 
+/// Blocks that a peer sees to for no client of its own at once: enough that the latency of one is hidden by others,
+/// and fewer than clients have, who wait.
+pub const REPLICATING_AT_ONCE: usize = 64;
+
+/// Blocks that wait for that at most; more are not taken on.
+pub const REPLICATING_MAX: usize = 1024;
+
+/// Peers that a sharer gives a block to, to be passed on: one, and another if that one is late or does not do it. With
+/// more, one might as well send all copies.
+pub const PASSERS_MAX: usize = 2;
+
+/// A block whose copies have not grown in number for this long is not being passed on. Longer than a lookup, a count and
+/// a transfer take over bad links; short enough that who shares a small file waits.
+pub const PASS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a block is waited for at most while who passes it on gets on with others.
+pub const PASS_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long a peer that passes a block on leaves the shares of others to them.
+pub const PASS_AGAIN: Duration = Duration::from_secs(2);
+
+/// Bytes that a peer passes on in [`QUOTA_PERIOD`] for one IPv4 /24 or IPv6 /48 at most, private ranges exempt: what
+/// strangers can make it send is 12 kB/s for each network. Beyond it the sharer sends the copies itself.
+pub const PASS_BUDGET: u64 = 1 << 30;
+
+/// How long a peer that did not pass on what it was given is given nothing to pass on.
+pub const UNWILLING_FOR: Duration = Duration::from_secs(600);
+
+/// Such peers remembered at most; the first to be given something again is forgotten.
+pub const UNWILLING_MAX: usize = 1024;
+
+/// How long a question to a contact waits at most for others that can go in the same datagram, while many blocks are
+/// being placed.
+pub const PLACE_LINGER: Duration = Duration::from_millis(200);
+
+/// A peer that has been known for less is given blocks only where there are not enough others (DESIGN: an hour).
+pub const NEWCOMER_FOR: Duration = Duration::from_secs(3600);
+
 /// A block offered or sent to a peer that has not got on with its answers for this long is offered to another as
 /// well.
 pub const LATE_AFTER: Duration = Duration::from_secs(5);
+
+/// How long a peer is waited for to which no connection can be opened, since all are in use; then it counts as out of
+/// reach. Longer than one may be in use without getting on.
+pub const ROOM_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How long placing is tried again while fewer than `--min-copies` are counted.
 pub const PLACE_RETRY: Duration = Duration::from_secs(10);
@@ -336,9 +378,9 @@ pub const COUNTS_PER_CLIENT: usize = 4096;
 /// Blocks that are counted at once: enough that the contacts of a large network are asked for several in a datagram.
 pub const COUNTING_AT_ONCE: usize = 256;
 
-/// HAVEs that counting has on their way at most. Their answers have up to 1,200 bytes: as many fit the receive
-/// buffer of any socket.
-pub const COUNT_REQUESTS_MAX: usize = 64;
+/// HAVEs that counting, and placing, each have on their way at most. Their answers are short, as no contacts are asked
+/// for: as many fit the receive buffer of any socket.
+pub const COUNT_REQUESTS_MAX: usize = 128;
 
 /// How long a question to a contact waits at most for others that can go in the same datagram.
 pub const COUNT_LINGER: Duration = Duration::from_secs(1);

@@ -8,6 +8,7 @@ mod frames;
 mod pins;
 mod status;
 mod verify;
+mod volatile;
 
 use crate::block::Block;
 use crate::dht::{self, Dht, LocateId, LookupId};
@@ -26,6 +27,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use verify::Verifier;
+use volatile::Volatile;
 
 /// What a node is told of itself.
 pub struct Config {
@@ -153,6 +155,7 @@ pub struct Node<S> {
     acks: VecDeque<(Sequence, ConnId, Frame)>,
     /// The last put.
     written: Sequence,
+    volatile: Volatile,
     /// When the next commit is begun.
     commit_at: Option<Instant>,
     /// When the store does its next slice of work.
@@ -210,6 +213,7 @@ impl<S: Store> Node<S> {
             fetch: Fetch::default(),
             acks: VecDeque::new(),
             written: Sequence::default(),
+            volatile: Volatile::default(),
             commit_at: None,
             work_at: None,
             shrink_from: now,
@@ -304,9 +308,9 @@ impl<S: Store> Node<S> {
         self.store.set_time(now.as_secs());
         match input {
             Input::Datagram { from, payload } => {
-                let store = &self.store;
-                self.dht
-                    .handle_datagram(now, from, payload, &|id| store.has(id));
+                let (store, volatile) = (&self.store, &self.volatile);
+                let has = |id: &BlockId| store.has(id) && !volatile.contains(id);
+                self.dht.handle_datagram(now, from, payload, &has);
             }
             Input::Connected { conn } => self.transfer.handle_connected(conn),
             Input::Received { conn, bytes } => self.transfer.handle_received(now, conn, bytes),
@@ -399,6 +403,7 @@ impl<S: Store> Node<S> {
     }
 
     fn send_acks(&mut self, durable: Sequence) {
+        self.volatile.settle(durable);
         while self
             .acks
             .front()
@@ -660,7 +665,10 @@ impl<S: Store> Node<S> {
             dht::Event::OtherVersion { addr, version } => self.handle_other_version(addr, version),
             dht::Event::Counted { count, bitmap, .. } => {
                 let (counts, mut tools) = self.counts_tools(now);
-                counts.handle_counted(&mut tools, count, bitmap);
+                if !counts.handle_counted(&mut tools, count, bitmap) {
+                    let (keep, mut tools) = self.keep_tools(now);
+                    keep.handle_counted(&mut tools, count, bitmap);
+                }
             }
         }
     }

@@ -270,13 +270,9 @@ impl Lookup {
             .values()
             .filter(|candidate| candidate.state == State::Answered)
             .take(K)
-            .map(|candidate| {
-                let mut ages = candidate.ages.clone();
-                ages.sort_unstable();
-                Contact {
-                    age: ages[ages.len() / 2],
-                    ..candidate.contact
-                }
+            .map(|candidate| Contact {
+                age: Age::median(&candidate.ages),
+                ..candidate.contact
             })
             .collect()
     }

@@ -3,7 +3,9 @@
 //! For each block its neighbourhood is located, then every peer there is asked by HAVE. Nothing is placed here and
 //! nothing is remembered: whoever asks again has it counted anew. Called by the node for its clients.
 
-use super::{Tools, WHOLE_NETWORK_FOR};
+use super::ask::Asking;
+use super::locate::Locating;
+use super::Tools;
 use crate::dht::{CountId, LocateId, LookupId};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
@@ -14,6 +16,7 @@ use crate::wire::datagram::Bitmap;
 use crate::wire::frame::{ByeReason, Counted, Frame};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
+use std::time::Duration;
 
 /// A block that is being counted. Never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -46,13 +49,6 @@ struct Client {
     counted: Vec<Counted>,
 }
 
-/// What one contact is to be asked.
-struct Question {
-    contact: Contact,
-    /// Some may have ended with their clients.
-    tallies: VecDeque<TallyId>,
-}
-
 /// All counting of a node.
 #[derive(Default)]
 pub struct Counts {
@@ -60,22 +56,9 @@ pub struct Counts {
     clients: BTreeMap<ConnId, Client>,
     /// At most `COUNTING_AT_ONCE`.
     tallies: BTreeMap<TallyId, Tally>,
-    /// Begun, and to be located with others.
-    unlocated: Vec<(BlockId, TallyId)>,
-    /// What is being located.
-    locates: BTreeMap<LocateId, Vec<(BlockId, TallyId)>>,
-    /// Blocks that are looked up alone, since some around them did not answer.
-    lookups: BTreeMap<LookupId, TallyId>,
+    locating: Locating<TallyId>,
     /// At most a neighbourhood for each tally.
-    questions: BTreeMap<NodeId, Question>,
-    /// Whose questions need not wait for more to go with them.
-    ready: BTreeSet<NodeId>,
-    /// When all others have waited for long enough; set while there are any.
-    linger: Option<Instant>,
-    /// What has been asked, block for block. At most `COUNT_REQUESTS_MAX`.
-    asked: BTreeMap<CountId, Vec<TallyId>>,
-    /// The contacts of a network with fewer than K, and when they were found.
-    whole_network: Option<(Instant, Vec<Contact>)>,
+    asking: Asking<TallyId>,
     /// Whose block was the last to be begun.
     turn: Option<ConnId>,
     next_tally: u64,
@@ -106,33 +89,14 @@ impl Counts {
         }
         self.tallies.retain(|_, tally| tally.client != client);
         let tallies = &self.tallies;
-        self.locates.retain(|&locate, blocks| {
-            let is_wanted = blocks.iter().any(|(_, id)| tallies.contains_key(id));
-            if !is_wanted {
-                tools.dht.cancel_locate(tools.now, locate);
-            }
-            is_wanted
-        });
-        self.lookups.retain(|&lookup, id| {
-            let is_wanted = tallies.contains_key(id);
-            if !is_wanted {
-                tools.dht.cancel(tools.now, lookup);
-            }
-            is_wanted
-        });
-        self.questions.retain(|_, question| {
-            question.tallies.retain(|id| tallies.contains_key(id));
-            !question.tallies.is_empty()
-        });
+        self.locating.retain(tools, |id| tallies.contains_key(id));
+        self.asking.retain(|id| tallies.contains_key(id));
         self.run(tools);
     }
 
     /// Does all that can be done now. Every step uses up a pending block or a question.
     fn run(&mut self, tools: &mut Tools<'_>) {
         while self.start_next() || self.locate_all(tools) || self.ask_next(tools) {}
-        if self.questions.is_empty() {
-            self.linger = None;
-        }
         self.report(tools);
     }
 
@@ -169,29 +133,18 @@ impl Counts {
             answered: 0,
         };
         self.tallies.insert(id, tally);
-        self.unlocated.push((block, id));
+        self.locating.add(block, id);
         true
     }
 
     /// Finds out who should have the blocks that were begun; [`Counts::located`] goes on from there. False if there are
     /// none.
     fn locate_all(&mut self, tools: &mut Tools<'_>) -> bool {
-        let blocks = std::mem::take(&mut self.unlocated);
-        if blocks.is_empty() {
+        let Some((ids, contacts)) = self.locating.begin(tools) else {
             return false;
-        }
-        match &self.whole_network {
-            Some((at, contacts)) if tools.now.since(*at) < WHOLE_NETWORK_FOR => {
-                let contacts = contacts.clone();
-                for (_, id) in blocks {
-                    self.located(tools, id, &contacts);
-                }
-            }
-            _ => {
-                let ids = blocks.iter().map(|it| it.0);
-                let locate = tools.dht.locate(tools.now, ids);
-                self.locates.insert(locate, blocks);
-            }
+        };
+        for id in ids {
+            self.located(tools, id, &contacts);
         }
         true
     }
@@ -204,20 +157,13 @@ impl Counts {
         blocks: &[BlockId],
         contacts: &[Contact],
     ) -> bool {
-        let Some(waiting) = self.locates.get_mut(&locate) else {
+        let located = self
+            .locating
+            .handle_located(tools.now, locate, blocks, contacts);
+        let Some(ids) = located else {
             return false;
         };
-        if !contacts.is_empty() && contacts.len() < K {
-            self.whole_network = Some((tools.now, contacts.to_vec()));
-        }
-        let (located, rest): (Vec<_>, Vec<_>) = std::mem::take(waiting)
-            .into_iter()
-            .partition(|(block, _)| blocks.contains(block));
-        match rest.is_empty() {
-            true => drop(self.locates.remove(&locate)),
-            false => *waiting = rest,
-        }
-        for (_, id) in located {
+        for id in ids {
             self.located(tools, id, contacts);
         }
         self.run(tools);
@@ -241,7 +187,7 @@ impl Counts {
             return self.finish(tools, id);
         }
         for contact in near {
-            self.question(tools.now, id, contact);
+            self.question(id, contact);
         }
     }
 
@@ -254,8 +200,7 @@ impl Counts {
             return self.finish(tools, id);
         }
         tally.is_looked_up = true;
-        let lookup = tools.dht.find_closest(tools.now, tally.block.into());
-        self.lookups.insert(lookup, id);
+        self.locating.look_up(tools, tally.block, id);
     }
 
     /// A lookup has ended; the contacts are live. False if it is not ours.
@@ -265,7 +210,7 @@ impl Counts {
         lookup: LookupId,
         contacts: &[Contact],
     ) -> bool {
-        let Some(id) = self.lookups.remove(&lookup) else {
+        let Some(id) = self.locating.handle_closest(lookup) else {
             return false;
         };
         if let Some(tally) = self.tallies.get_mut(&id) {
@@ -273,7 +218,7 @@ impl Counts {
             let others: Vec<Contact> = others.copied().collect();
             tally.waiting = others.len();
             for contact in others {
-                self.question(tools.now, id, contact);
+                self.question(id, contact);
             }
         }
         self.check_counted(tools, id);
@@ -282,97 +227,49 @@ impl Counts {
     }
 
     /// A contact is to be asked for a block.
-    fn question(&mut self, now: Instant, id: TallyId, contact: Contact) {
-        let question = self.questions.entry(contact.id);
-        let question = question.or_insert_with(|| Question {
-            contact,
-            tallies: VecDeque::new(),
-        });
-        question.tallies.push_back(id);
+    fn question(&mut self, id: TallyId, contact: Contact) {
         if let Some(tally) = self.tallies.get_mut(&id) {
             tally.asked.insert(contact.id);
+            self.asking.add(contact, tally.block, id);
         }
-        if question.tallies.len() >= HAVE_MAX {
-            self.ready.insert(contact.id);
-        }
-        self.linger.get_or_insert(now + COUNT_LINGER);
     }
 
-    /// No question waits for more to go with it.
-    fn ask_all(&mut self) {
-        self.ready.extend(self.questions.keys());
-        self.linger = None;
-    }
-
-    /// Asks a contact for as many blocks as a datagram holds: one for which there are as many, or anybody when nothing
-    /// is being located, or when some have waited for long enough. False if there is nobody, or enough is on its way.
+    /// Asks the next contact; when nothing is being located, nothing is waited for. False if there is nobody, or enough
+    /// is on its way.
     fn ask_next(&mut self, tools: &mut Tools<'_>) -> bool {
-        if self.asked.len() >= COUNT_REQUESTS_MAX {
-            return false;
-        }
-        if self.ready.is_empty() && self.locates.is_empty() && self.lookups.is_empty() {
-            self.ask_all();
-        }
-        let Some(peer) = self.ready.pop_first() else {
-            return false;
+        let linger = match self.locating.is_idle() {
+            true => Duration::ZERO,
+            false => COUNT_LINGER,
         };
-        let Some(question) = self.questions.get_mut(&peer) else {
-            return true;
-        };
-        let contact = question.contact;
-        let (mut ids, mut blocks) = (Vec::new(), Vec::new());
-        while ids.len() < HAVE_MAX {
-            let Some(id) = question.tallies.pop_front() else {
-                break;
-            };
-            if let Some(tally) = self.tallies.get(&id) {
-                ids.push(id);
-                blocks.push(tally.block);
-            }
-        }
-        match question.tallies.len() {
-            0 => {
-                self.questions.remove(&peer);
-            }
-            HAVE_MAX.. => {
-                self.ready.insert(peer);
-            }
-            _ => {
-                self.linger.get_or_insert(tools.now + COUNT_LINGER);
-            }
-        }
-        if !ids.is_empty() {
-            let count = tools.dht.count_have(tools.now, contact, &blocks);
-            self.asked.insert(count, ids);
-        }
-        true
+        self.asking.ask_next(tools, linger)
     }
 
-    /// A contact has said which blocks it has, or has not answered. A count that is not ours is ignored.
+    /// A contact has said which blocks it has, or has not answered. False if it was not asked here.
     pub fn handle_counted(
         &mut self,
         tools: &mut Tools<'_>,
         count: CountId,
         bitmap: Option<Bitmap>,
-    ) {
-        let Some(ids) = self.asked.remove(&count) else {
-            return;
+    ) -> bool {
+        let Some((_, answers)) = self.asking.handle_counted(count, bitmap) else {
+            return false;
         };
-        for (index, id) in ids.into_iter().enumerate() {
+        for (id, has) in answers {
             let Some(tally) = self.tallies.get_mut(&id) else {
                 continue;
             };
-            if let Some(bitmap) = bitmap {
+            if let Some(has) = has {
                 tally.answered += 1;
-                tally.copies += u8::from(bitmap.holds(index));
+                tally.copies += u8::from(has);
             } else if let Some(spare) = tally.spares.pop() {
-                self.question(tools.now, id, spare);
+                self.question(id, spare);
                 continue;
             }
             tally.waiting -= 1;
             self.check_counted(tools, id);
         }
         self.run(tools);
+        true
     }
 
     fn finish(&mut self, tools: &mut Tools<'_>, id: TallyId) {
@@ -404,15 +301,14 @@ impl Counts {
 
     /// Asks what has waited for long enough. Early is harmless.
     pub fn handle_timeout(&mut self, tools: &mut Tools<'_>) {
-        if self.linger.is_some_and(|at| at <= tools.now) {
-            self.ask_all();
+        if self.asking.handle_timeout(tools.now) {
             self.run(tools);
         }
     }
 
     /// When to call [`Counts::handle_timeout`].
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.linger
+        self.asking.next_timeout()
     }
 }
 

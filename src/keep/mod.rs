@@ -1,38 +1,47 @@
-//! Placing: what clients share goes to the neighbourhoods of its blocks, and the copies are counted.
+//! Placing: what clients share goes to the neighbourhoods of its blocks, those who are given it pass it on, and the
+//! copies are counted.
 //!
-//! A [`Session`] is one client's share; a [`Job`] is one of its blocks on the way to its copies; a [`Link`] is
-//! what one peer is offered and sent. Called by the node with what lookups and connections bring. [`Counts`] only
-//! counts, for whoever wants to know.
+//! A [`Session`] is one client's share; a [`Job`] is one block on the way to its copies, for a client, for a peer that
+//! asks to have it passed on, or for nobody; a [`Link`] is what one peer is offered and sent. `place` says what a job
+//! does next. Called by the node with what lookups and connections bring. [`Counts`] only counts, for whoever wants to
+//! know.
 
+mod ask;
 mod count;
+mod job;
 mod link;
+mod locate;
+mod passers;
 mod pins;
+mod place;
 mod quota;
 mod session;
 
 pub use count::Counts;
+pub use link::lifetime_left;
 pub use pins::{Output as PinOutput, Pins};
-pub use quota::Quota;
+pub use quota::{storing_budget, Quota};
 pub use session::copies_wanted;
 
 use crate::block::Role;
-use crate::dht::{Dht, LocateId, LookupId};
+use crate::dht::Dht;
 use crate::id::{BlockId, NodeId};
 use crate::limits::*;
-use crate::store::{Hold, Store, Terms};
+use crate::store::{Hold, Store};
 use crate::time::Instant;
 use crate::timers::Timers;
-use crate::transfer::{BlockHead, ConnId, Source, Transfer};
+use crate::transfer::{ConnId, Transfer};
 use crate::wire::contact::Contact;
-use crate::wire::frame::{Answer, ByeReason, Frame, Offered, PayloadFrame, Settled};
+use crate::wire::frame::{Answer, Settled};
+use ask::Asking;
+use job::{Job, JobId, Owner};
 use link::Link;
+use locate::Locating;
+use passers::Passers;
 use session::Session;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;
-
-/// How long a lookup that found fewer than K contacts, and so the whole network, serves for other blocks.
-const WHOLE_NETWORK_FOR: Duration = Duration::from_secs(10);
 
 /// Pause between two tries to place blocks that have too few copies.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -52,9 +61,6 @@ pub struct Tools<'a> {
     pub store: &'a mut dyn Store,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct JobId(u64);
-
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     /// Try again to place the blocks of a session that have too few copies.
@@ -63,6 +69,10 @@ enum Timer {
     Progress(ConnId),
     /// Look whether a peer gets on with what it owes.
     Late(NodeId),
+    /// Count a job's copies again.
+    Count(JobId),
+    /// Look whether there is room for more connections.
+    Room,
     /// Do some of what follows from the ends of shares.
     End,
 }
@@ -71,6 +81,8 @@ enum Timer {
 enum Outcome {
     /// It has the block, durably.
     Holds,
+    /// It has it now, since it was sent.
+    Stores,
     /// It has not, and will not; why, if it said so.
     Refuses(Option<Answer>),
     /// It may still answer, but it is not waited for.
@@ -89,52 +101,32 @@ enum Ending {
     Settled(ConnId, Settled),
 }
 
-/// One block on the way to its copies.
-struct Job {
-    session: ConnId,
-    block: BlockId,
-    role: Role,
-    /// Copies to reach.
-    wanted: usize,
-    /// Peers that could still be offered the block, the closest first.
-    candidates: VecDeque<Contact>,
-    /// Peers that have been candidates.
-    tried: BTreeSet<NodeId>,
-    /// Some of them could not be reached: others may live around the block.
-    is_lonely: bool,
-    /// Nobody else is to be found: it has been looked up alone, or the network has no more.
-    is_looked_up: bool,
-    /// Peers that say they have it.
-    holders: BTreeSet<NodeId>,
-    /// Peers that have been offered it and whose answer is waited for.
-    outstanding: usize,
-    /// Peers that have been offered it and are late with their answer.
-    late: BTreeSet<NodeId>,
-    /// Peers whose connection ended before they answered, once.
-    cut_off: BTreeSet<NodeId>,
-}
-
-/// All shares of a node's clients.
+/// All that a node places: its clients' shares, and what it sees to itself.
 #[derive(Default)]
 pub struct Keep {
     sessions: BTreeMap<ConnId, Session>,
-    /// At most `PLACING_AT_ONCE`.
+    /// At most `PLACING_AT_ONCE` of clients, and `REPLICATING_AT_ONCE` of others.
     jobs: BTreeMap<JobId, Job>,
-    /// Begun, and to be located with others.
-    unlocated: Vec<(BlockId, JobId)>,
-    /// What is being located.
-    locates: BTreeMap<LocateId, Vec<(BlockId, JobId)>>,
-    /// Blocks that are looked up alone, since some around them could not be reached.
-    lookups: BTreeMap<LookupId, JobId>,
+    /// Jobs of no client.
+    replicating: usize,
+    /// What this peer sees to for no client and has not begun, with the copies wanted; at most `REPLICATING_MAX`.
+    unreplicated: VecDeque<(Owner, BlockId, usize)>,
+    locating: Locating<JobId>,
+    asking: Asking<JobId>,
+    passers: Passers,
+    /// What has been passed on for each network.
+    passed: Quota,
+    /// Blocks sent by PUT, and bytes of their payloads.
+    sent: (u64, u64),
     /// Peers that jobs are waiting for; a link goes with its connection.
     links: BTreeMap<NodeId, Link>,
     by_conn: BTreeMap<ConnId, NodeId>,
+    /// Links that wait for a connection, as all are in use.
+    unconnected: VecDeque<NodeId>,
     /// What peers have answered for jobs, not yet acted upon.
     results: VecDeque<(JobId, NodeId, Outcome)>,
     /// Links that may be able to do something.
     ready: BTreeSet<NodeId>,
-    /// The contacts of a network with fewer than K, and when they were found.
-    whole_network: Option<(Instant, Vec<Contact>)>,
     /// What follows from the ends of shares, in order.
     endings: VecDeque<Ending>,
     /// Whether a block has been done with since this was asked last.
@@ -195,10 +187,60 @@ impl Keep {
         std::mem::take(&mut self.has_progressed)
     }
 
-    /// Whether no block is being placed, nor about to be.
+    /// Whether no client's block is being placed, nor about to be.
     pub fn is_idle(&self) -> bool {
         let mut sessions = self.sessions.values();
-        self.jobs.is_empty() && sessions.all(|session| session.pending.is_empty())
+        self.placing() == 0 && sessions.all(|session| session.pending.is_empty())
+    }
+
+    /// How many clients' blocks are being placed.
+    fn placing(&self) -> usize {
+        self.jobs.len() - self.replicating
+    }
+
+    /// Sees to it that so many of the K closest peers to a block have it, this one included if it is one of them. What
+    /// this peer does not have any more when its turn comes is left alone. False if as many wait as may.
+    pub fn replicate(&mut self, tools: &mut Tools<'_>, block: BlockId, wanted: usize) -> bool {
+        if self.unreplicated.len() >= REPLICATING_MAX {
+            return false;
+        }
+        let task = (Owner::Nobody, block, wanted.min(K));
+        self.unreplicated.push_back(task);
+        self.run(tools);
+        true
+    }
+
+    /// A peer has sent a block that was not here over this connection, and asks this one to see to so many copies. If
+    /// enough is done for others already, or for its network, it is not: the sharer counts.
+    pub fn pass_on(
+        &mut self,
+        tools: &mut Tools<'_>,
+        conn: ConnId,
+        block: BlockId,
+        len: usize,
+        copies: u8,
+    ) {
+        let (peer, addr) = (tools.transfer.peer(conn), tools.transfer.addr(conn));
+        let Some((source, addr)) = peer.zip(addr).filter(|_| copies > 1) else {
+            return;
+        };
+        let (now, ip) = (tools.now, addr.ip());
+        let bytes = (len as u64).max(BLOCK_CHARGE_MIN) * u64::from(copies - 1);
+        let is_allowed = self.passed.allows(now, &ip, bytes, PASS_BUDGET);
+        // The other half is for what this peer does of its own accord.
+        if !is_allowed || self.unreplicated.len() >= REPLICATING_MAX / 2 {
+            log::debug!("{block:?} is not passed on for {addr}: enough is");
+            return;
+        }
+        self.passed.add(now, &ip, bytes, PASS_BUDGET);
+        let task = (Owner::Source(conn, source), block, copies.into());
+        self.unreplicated.push_back(task);
+        self.run(tools);
+    }
+
+    /// Blocks sent by PUT so far, and bytes of their payloads.
+    pub fn sent(&self) -> (u64, u64) {
+        self.sent
     }
 
     /// Ends the leases of blocks of which as many copies are counted as could be had, though fewer than were aimed
@@ -224,7 +266,8 @@ impl Keep {
         let Some(session) = self.sessions.remove(&client) else {
             return;
         };
-        let jobs = self.jobs.values().filter(|job| job.session == client);
+        let jobs = self.jobs.values();
+        let jobs = jobs.filter(|job| job.owner.is_client(client));
         let placing = jobs.map(|job| Ending::Release(job.block));
         self.endings.extend(placing);
         self.endings.extend(session.leased().map(Ending::Release));
@@ -232,22 +275,14 @@ impl Keep {
         self.has_progressed = true;
         self.timers.stop(Timer::Retry(client));
         self.timers.stop(Timer::Progress(client));
-        self.jobs.retain(|_, job| job.session != client);
+        let jobs = self.jobs.iter();
+        let jobs = jobs.filter(|(_, job)| job.owner.is_client(client));
+        for id in jobs.map(|(id, _)| *id).collect::<Vec<JobId>>() {
+            self.remove(id);
+        }
         let jobs = &self.jobs;
-        self.locates.retain(|&locate, blocks| {
-            let is_wanted = blocks.iter().any(|(_, job)| jobs.contains_key(job));
-            if !is_wanted {
-                tools.dht.cancel_locate(tools.now, locate);
-            }
-            is_wanted
-        });
-        self.lookups.retain(|&lookup, job| {
-            let is_wanted = jobs.contains_key(job);
-            if !is_wanted {
-                tools.dht.cancel(tools.now, lookup);
-            }
-            is_wanted
-        });
+        self.locating.retain(tools, |job| jobs.contains_key(job));
+        self.asking.retain(|job| jobs.contains_key(job));
         self.run(tools);
     }
 
@@ -259,22 +294,35 @@ impl Keep {
                 self.handle_result(tools, job, peer, outcome);
             } else if let Some(peer) = self.ready.pop_first() {
                 self.pump(tools, peer);
-            } else if !self.start_jobs() && !self.locate_all(tools) {
-                return;
+            } else if !self.start_jobs(tools) && !self.locate_all(tools) {
+                let linger = self.linger();
+                if !self.asking.ask_next(tools, linger) {
+                    return;
+                }
             }
         }
     }
 
     /// Begins as many jobs as may be under way, one of each session in turn: who shares much must not keep the
     /// others waiting. False if there is nothing to begin.
-    fn start_jobs(&mut self) -> bool {
+    fn start_jobs(&mut self, tools: &mut Tools<'_>) -> bool {
         let mut started = false;
-        while self.jobs.len() < PLACING_AT_ONCE {
+        while self.placing() < PLACING_AT_ONCE {
             let Some(client) = self.next_turn() else {
                 break;
             };
             self.turn = Some(client);
-            started |= self.start_job(client);
+            started |= self.start_job(tools.now, client);
+        }
+        while self.replicating < REPLICATING_AT_ONCE {
+            let Some((owner, block, wanted)) = self.unreplicated.pop_front() else {
+                break;
+            };
+            if tools.store.has(&block) {
+                self.replicating += 1;
+                self.insert(Job::new(tools.now, owner, block, wanted));
+                started = true;
+            }
         }
         started
     }
@@ -289,218 +337,24 @@ impl Keep {
             .map(|(&client, _)| client)
     }
 
-    fn start_job(&mut self, client: ConnId) -> bool {
+    fn start_job(&mut self, now: Instant, client: ConnId) -> bool {
         let Some(session) = self.sessions.get_mut(&client) else {
             return false;
         };
         let Some((block, role)) = session.start_next() else {
             return false;
         };
+        let wanted = session.wanted(role);
+        let owner = Owner::Session(client, role);
+        self.insert(Job::new(now, owner, block, wanted));
+        true
+    }
+
+    fn insert(&mut self, job: Job) {
         let id = JobId(self.next_job);
         self.next_job += 1;
-        let job = Job {
-            session: client,
-            block,
-            role,
-            wanted: session.wanted(role),
-            candidates: VecDeque::new(),
-            tried: BTreeSet::new(),
-            is_lonely: false,
-            is_looked_up: false,
-            holders: BTreeSet::new(),
-            outstanding: 0,
-            late: BTreeSet::new(),
-            cut_off: BTreeSet::new(),
-        };
+        self.locating.add(job.block, id);
         self.jobs.insert(id, job);
-        self.unlocated.push((block, id));
-        true
-    }
-
-    /// Finds out where the blocks that were begun belong; false if there are none.
-    fn locate_all(&mut self, tools: &mut Tools<'_>) -> bool {
-        let blocks = std::mem::take(&mut self.unlocated);
-        if blocks.is_empty() {
-            return false;
-        }
-        match &self.whole_network {
-            Some((at, contacts)) if tools.now.since(*at) < WHOLE_NETWORK_FOR => {
-                let contacts = contacts.clone();
-                for (_, id) in blocks {
-                    self.begin_placing(tools, id, contacts.clone());
-                }
-            }
-            _ => {
-                let ids = blocks.iter().map(|it| it.0);
-                let locate = tools.dht.locate(tools.now, ids);
-                self.locates.insert(locate, blocks);
-            }
-        }
-        true
-    }
-
-    /// Blocks have been located; the contacts are all around them. False if they are not ours.
-    pub fn handle_located(
-        &mut self,
-        tools: &mut Tools<'_>,
-        locate: LocateId,
-        blocks: &[BlockId],
-        contacts: &[Contact],
-    ) -> bool {
-        let Some(waiting) = self.locates.get_mut(&locate) else {
-            return false;
-        };
-        if !contacts.is_empty() && contacts.len() < K {
-            self.whole_network = Some((tools.now, contacts.to_vec()));
-        }
-        let (located, rest): (Vec<_>, Vec<_>) = std::mem::take(waiting)
-            .into_iter()
-            .partition(|(block, _)| blocks.contains(block));
-        match rest.is_empty() {
-            true => drop(self.locates.remove(&locate)),
-            false => *waiting = rest,
-        }
-        for (_, id) in located {
-            self.begin_placing(tools, id, contacts.to_vec());
-        }
-        self.run(tools);
-        true
-    }
-
-    fn begin_placing(&mut self, tools: &mut Tools<'_>, id: JobId, mut contacts: Vec<Contact>) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        let target = job.block.into();
-        contacts.sort_by_cached_key(|contact| crate::id::Point::from(contact.id).distance(&target));
-        contacts.truncate(2 * K);
-        job.is_looked_up |= contacts.len() < K;
-        contacts.retain(|contact| job.tried.insert(contact.id));
-        job.candidates = contacts.into();
-        self.place(tools, id);
-    }
-
-    /// A lookup has ended; the contacts are live, the closest first. They come back if it is not ours.
-    pub fn handle_closest(
-        &mut self,
-        tools: &mut Tools<'_>,
-        lookup: LookupId,
-        contacts: Vec<Contact>,
-    ) -> Option<Vec<Contact>> {
-        let Some(job) = self.lookups.remove(&lookup) else {
-            return Some(contacts);
-        };
-        self.begin_placing(tools, job, contacts);
-        self.run(tools);
-        None
-    }
-
-    /// Offers the job's block to as many candidates as it lacks copies, not counting on those that are late; ends
-    /// it when it has its copies or there is nobody left.
-    fn place(&mut self, tools: &mut Tools<'_>, id: JobId) {
-        while let Some(contact) = self.next_candidate(id) {
-            if !tools.transfer.is_shunned(tools.now, &contact.id) {
-                self.offer(id, contact);
-            } else if let Some(job) = self.jobs.get_mut(&id) {
-                job.is_lonely = true;
-            }
-        }
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        let is_over = job.outstanding == 0 && job.late.is_empty();
-        if is_over && job.holders.len() < job.wanted && job.is_lonely && !job.is_looked_up {
-            job.is_looked_up = true;
-            let lookup = tools.dht.find_closest(tools.now, job.block.into());
-            self.lookups.insert(lookup, id);
-            return;
-        }
-        if is_over || job.holders.len() >= job.wanted {
-            self.finish(tools, id);
-        }
-    }
-
-    /// The closest candidate that is to be offered the job's block, if one is; those that are late come last.
-    fn next_candidate(&mut self, id: JobId) -> Option<Contact> {
-        let job = self.jobs.get_mut(&id)?;
-        if job.holders.len() + job.outstanding >= job.wanted {
-            return None;
-        }
-        let links = &self.links;
-        let is_late = |peer: &NodeId| links.get(peer).is_some_and(|link| link.late);
-        let mut candidates = job.candidates.iter();
-        let in_time = candidates.position(|contact| !is_late(&contact.id));
-        job.candidates.remove(in_time.unwrap_or(0))
-    }
-
-    /// Has a link offer a job's block.
-    fn offer(&mut self, id: JobId, contact: Contact) {
-        let link = self.links.entry(contact.id);
-        let link = link.or_insert_with(|| Link::new(contact));
-        if let Some(job) = self.jobs.get_mut(&id) {
-            if link.late {
-                job.late.insert(contact.id);
-            } else {
-                job.outstanding += 1;
-            }
-        }
-        // Jobs may have ended without a late link. Each other is in its queue once.
-        if link.queue.len() >= PLACING_AT_ONCE {
-            link.queue.retain(|id| self.jobs.contains_key(id));
-        }
-        link.queue.push_back(id);
-        self.ready.insert(contact.id);
-    }
-
-    /// A peer has answered for a job's block, or never will, or not in time.
-    fn handle_result(&mut self, tools: &mut Tools<'_>, id: JobId, peer: NodeId, outcome: Outcome) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        let was_late = job.late.remove(&peer);
-        if !was_late {
-            job.outstanding -= 1;
-        }
-        match outcome {
-            Outcome::Holds => {
-                job.holders.insert(peer);
-            }
-            Outcome::Refuses(reason) => {
-                job.is_lonely |= reason.is_none();
-                let session = self.sessions.get_mut(&job.session);
-                if let (Some(session), Some(reason)) = (session, reason) {
-                    session.handle_refusal(reason);
-                }
-            }
-            // It may have been closed as idle just when we offered. Who is shunned is not offered it again.
-            Outcome::CutOff(contact) => match job.cut_off.insert(peer) {
-                true => job.candidates.push_front(contact),
-                false => job.is_lonely = true,
-            },
-            Outcome::Late => {
-                job.late.insert(peer);
-                return self.place(tools, id);
-            }
-        }
-        // Every answer is a sign of life for the client, who gives up on a share that stands still.
-        let progress = Timer::Progress(job.session);
-        if !self.timers.is_set(progress) {
-            self.timers.set(progress, tools.now + PROGRESS_PERIOD);
-        }
-        self.place(tools, id);
-    }
-
-    fn finish(&mut self, tools: &mut Tools<'_>, id: JobId) {
-        let Some(job) = self.jobs.remove(&id) else {
-            return;
-        };
-        self.has_progressed = true;
-        if let Some(session) = self.sessions.get_mut(&job.session) {
-            if session.finish(job.block, job.role, &job.holders) {
-                tools.store.release(&job.block, Hold::Kept);
-            }
-            self.check_settled(tools, job.session);
-        }
     }
 
     fn check_settled(&mut self, tools: &mut Tools<'_>, client: ConnId) {
@@ -539,208 +393,23 @@ impl Keep {
         self.timers.set(Timer::End, tools.now + WORK_PAUSE);
     }
 
-    /// Lets a link do what it can: connect, offer, send.
-    fn pump(&mut self, tools: &mut Tools<'_>, peer: NodeId) {
-        let Some(link) = self.links.get_mut(&peer) else {
-            return;
-        };
-        let conn = match link.conn {
-            Some(conn) => conn,
-            None => match tools.transfer.reach(tools.now, &link.contact) {
-                Some(conn) => {
-                    link.conn = Some(conn);
-                    self.by_conn.insert(conn, peer);
-                    conn
-                }
-                None => return self.drop_link(tools, peer, |_| Outcome::Refuses(None)),
-            },
-        };
-        if !tools.transfer.is_open(conn) {
-            return;
-        }
-        // One offer at a time: those that wait meanwhile make the next one larger.
-        if link.offered.is_empty() && !link.queue.is_empty() {
-            let jobs = &self.jobs;
-            let mut offers = Vec::new();
-            while offers.len() < OFFER_MAX {
-                let Some(id) = link.queue.pop_front() else {
-                    break;
-                };
-                // The job may have ended with its client.
-                if let Some(job) = jobs.get(&id) {
-                    let lifetime = lifetime_left(tools.now, tools.store.terms(&job.block));
-                    let id_of_block = job.block;
-                    offers.push(Offered {
-                        id: id_of_block,
-                        lifetime,
-                    });
-                    link.offered.push((id, job.block));
-                }
-            }
-            if !offers.is_empty() {
-                tools.transfer.send(conn, &Frame::Offer(offers));
-                tools.transfer.expect(tools.now, conn, 1);
-            }
-        }
-        while link.in_flight_bytes < PUT_WINDOW {
-            let Some((id, block)) = link.wanted.pop_front() else {
-                break;
-            };
-            // The job may have ended meanwhile, with its copies or with its client.
-            if !self.jobs.contains_key(&id) {
-                continue;
-            }
-            let Some((kind, len)) = tools.store.check(&block) else {
-                self.results.push_back((id, peer, Outcome::Refuses(None)));
-                continue;
-            };
-            let len = len as usize;
-            let head = BlockHead {
-                id: block,
-                kind,
-                len,
-            };
-            let lifetime = lifetime_left(tools.now, tools.store.terms(&block));
-            let put = PayloadFrame::Put { lifetime };
-            tools.transfer.send_block(conn, put, head, Source::Store);
-            tools.transfer.expect(tools.now, conn, 1);
-            link.in_flight.push((id, block, len));
-            link.in_flight_bytes += len;
-        }
-        let timer = Timer::Late(peer);
-        let owes = tools.transfer.owed_since(conn).is_some();
-        if owes && !link.late && !self.timers.is_set(timer) {
-            self.timers.set(timer, tools.now + LATE_AFTER);
-        }
-    }
-
-    /// If a peer has not got on with what it owes, others are offered what it was to take: one that is slow, or
-    /// means ill, must not hold up a share.
-    fn check_late(&mut self, tools: &mut Tools<'_>, peer: NodeId) {
-        let Some(link) = self.links.get_mut(&peer) else {
-            return;
-        };
-        let since = link.conn.and_then(|conn| tools.transfer.owed_since(conn));
-        let Some(at) = since.map(|since| since + LATE_AFTER) else {
-            return;
-        };
-        if at > tools.now {
-            return self.timers.set(Timer::Late(peer), at);
-        }
-        link.late = true;
-        let late = link.jobs().map(|id| (id, peer, Outcome::Late));
-        self.results.extend(late);
-        self.run(tools);
-    }
-
-    /// Both sides of a connection have greeted.
-    pub fn handle_opened(&mut self, tools: &mut Tools<'_>, conn: ConnId) {
-        if let Some(&peer) = self.by_conn.get(&conn) {
-            self.ready.insert(peer);
-            self.run(tools);
-        }
-    }
-
-    /// A peer answers our oldest offer.
-    pub fn handle_want(&mut self, tools: &mut Tools<'_>, conn: ConnId, answers: Vec<Answer>) {
-        let peer = self.by_conn.get(&conn).copied();
-        let Some((peer, link)) = peer.and_then(|peer| Some((peer, self.links.get_mut(&peer)?)))
-        else {
-            return unasked(tools, conn);
-        };
-        if link.offered.is_empty() || answers.len() != link.offered.len() {
-            return unasked(tools, conn);
-        }
-        tools.transfer.answered(tools.now, conn);
-        link.late = false;
-        for ((id, block), answer) in std::mem::take(&mut link.offered).into_iter().zip(answers) {
-            match answer {
-                Answer::Want => link.wanted.push_back((id, block)),
-                Answer::Have => self.results.push_back((id, peer, Outcome::Holds)),
-                Answer::Full
-                | Answer::NotServing
-                | Answer::Failed
-                | Answer::TooFar
-                | Answer::Quota => {
-                    let refuses = Outcome::Refuses(Some(answer));
-                    self.results.push_back((id, peer, refuses));
-                }
-            }
-        }
-        self.ready.insert(peer);
-        self.run(tools);
-    }
-
-    /// A peer has stored a block, or says why it will not.
-    pub fn handle_stored(
-        &mut self,
-        tools: &mut Tools<'_>,
-        conn: ConnId,
-        block: BlockId,
-        refusal: Option<Answer>,
-    ) {
-        let peer = self.by_conn.get(&conn).copied();
-        let Some((peer, link)) = peer.and_then(|peer| Some((peer, self.links.get_mut(&peer)?)))
-        else {
-            return unasked(tools, conn);
-        };
-        let Some(id) = link.take_in_flight(&block) else {
-            return unasked(tools, conn);
-        };
-        tools.transfer.answered(tools.now, conn);
-        link.late = false;
-        let outcome = match refusal {
-            None => Outcome::Holds,
-            refusal => Outcome::Refuses(refusal),
-        };
-        self.results.push_back((id, peer, outcome));
-        self.ready.insert(peer);
-        self.run(tools);
-    }
-
-    /// A connection is over: what it was to bring is looked for elsewhere.
-    pub fn handle_closed(&mut self, tools: &mut Tools<'_>, conn: ConnId) {
-        if let Some(peer) = self.by_conn.get(&conn).copied() {
-            self.drop_link(tools, peer, Outcome::CutOff);
-            self.run(tools);
-        }
-    }
-
-    /// Nothing more is heard of a peer: this is the outcome for all jobs that wait for it.
-    fn drop_link(
-        &mut self,
-        tools: &mut Tools<'_>,
-        peer: NodeId,
-        outcome: impl Fn(Contact) -> Outcome,
-    ) {
-        let Some(link) = self.links.remove(&peer) else {
-            return;
-        };
-        if let Some(conn) = link.conn {
-            self.by_conn.remove(&conn);
-        }
-        if tools.transfer.is_shunned(tools.now, &peer) {
-            if let Some((_, contacts)) = &mut self.whole_network {
-                contacts.retain(|contact| contact.id != peer);
-            }
-        }
-        self.timers.stop(Timer::Late(peer));
-        let results = link.jobs().map(|id| (id, peer, outcome(link.contact)));
-        self.results.extend(results);
-    }
-
-    /// Tries again what has too few copies; tells clients how far they are. Early is harmless.
+    /// Tries again what has too few copies, and counts others; tells clients how far they are. Early is harmless.
     pub fn handle_timeout(&mut self, tools: &mut Tools<'_>) {
+        if self.asking.handle_timeout(tools.now) {
+            self.run(tools);
+        }
         while let Some(timer) = self.timers.pop_expired(tools.now) {
             match timer {
                 Timer::Retry(client) => {
-                    self.whole_network = None;
+                    self.locating.whole_network = None;
                     if let Some(session) = self.sessions.get_mut(&client) {
                         session.retry();
                     }
                     self.run(tools);
                 }
                 Timer::Late(peer) => self.check_late(tools, peer),
+                Timer::Count(id) => self.count_again(tools, id),
+                Timer::Room => self.offer_room_to_all(tools),
                 Timer::End => self.end_some(tools),
                 Timer::Progress(client) => {
                     if let Some(session) = self.sessions.get(&client) {
@@ -753,21 +422,9 @@ impl Keep {
 
     /// When to call [`Keep::handle_timeout`].
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        let all = [self.timers.next(), self.asking.next_timeout()];
+        all.into_iter().flatten().min()
     }
-}
-
-/// What is left of a block's lifetime, in seconds; 0 of one that is not here.
-pub fn lifetime_left(now: Instant, terms: Option<Terms>) -> u32 {
-    let end = terms.map_or(0, |terms| u64::from(terms.expires) * 3600);
-    u32::try_from(end.saturating_sub(now.as_secs())).unwrap_or(u32::MAX)
-}
-
-/// A peer answers what it was not asked.
-fn unasked(tools: &mut Tools<'_>, conn: ConnId) {
-    tools
-        .transfer
-        .bye(conn, ByeReason::Protocol, "an answer to what was not asked");
 }
 
 #[cfg(test)]

@@ -54,6 +54,8 @@ impl<S: Store> Node<S> {
         line("tcp_bytes_received", &self.transfer.bytes.0);
         line("blocks_given", &self.served_blocks);
         line("blocks_taken", &self.stored_blocks);
+        line("blocks_put", &self.keep.sent().0);
+        line("put_bytes", &self.keep.sent().1);
         let refused = |answer: Answer| self.refused.get(&answer).copied().unwrap_or(0);
         line("refused_full", &refused(Answer::Full));
         line("refused_far", &refused(Answer::TooFar));

@@ -48,6 +48,13 @@ impl Age {
         let steps = (span.as_secs() as f64 + 1.0).log2() * 8.0;
         Age(steps.clamp(0.0, 255.0) as u8)
     }
+
+    /// The median of what several said, the older of two; 0 of nothing.
+    pub fn median(ages: &[Age]) -> Age {
+        let mut ages = ages.to_vec();
+        ages.sort_unstable();
+        ages.get(ages.len() / 2).copied().unwrap_or_default()
+    }
 }
 
 /// Writes lists of contacts: a count and 39 bytes for each with an IPv4 address (key 32, address 4, port 2,

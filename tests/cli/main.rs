@@ -13,6 +13,7 @@ mod json;
 mod kills;
 mod life;
 mod nonsense;
+mod passing;
 mod patience;
 mod pins;
 mod programs;

@@ -19,9 +19,29 @@ pub enum Manner {
     Resetting,
     /// Says that it has not what it says it has.
     Denying,
+    /// As a node does, but passes nothing on.
+    Hoarding,
 }
 
 impl World {
+    /// What a peer is made to hear of what is said to it: all frames that are whole.
+    pub fn misheard(&mut self, stream: StreamId, end: usize, mut bytes: &[u8]) -> Vec<u8> {
+        let mut heard = Vec::new();
+        while let Some(both) = self.streams.get_mut(&stream) {
+            let frame = both.ends[end].decoder.take(&mut bytes);
+            match frame.expect("a node sends no nonsense") {
+                Some(mut frame) => {
+                    if let Frame::Put { copies, .. } = &mut frame {
+                        *copies = 0;
+                    }
+                    frame.encode(&mut heard);
+                }
+                None => break,
+            }
+        }
+        heard
+    }
+
     /// Bytes for a scripted end of a stream.
     pub fn script_reads(&mut self, peer: PeerId, stream: StreamId, end: usize, mut bytes: &[u8]) {
         while let Some(both) = self.streams.get_mut(&stream) {
@@ -53,7 +73,7 @@ impl World {
                     },
                     payload: self.rng.bytes::<100>().to_vec(),
                 },
-                Manner::Honest | Manner::Mute | Manner::Silent => return,
+                Manner::Honest | Manner::Hoarding | Manner::Mute | Manner::Silent => return,
             },
             _ => return,
         };

@@ -8,6 +8,7 @@ mod files;
 mod hostile;
 mod lookups;
 mod network;
+mod passing;
 mod peers;
 mod room;
 mod stranger;

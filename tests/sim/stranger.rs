@@ -69,10 +69,22 @@ impl World {
 
     /// Sends a block for so many seconds; for how many it is stored, or why it is not.
     pub fn put(&mut self, stranger: Stranger, block: &Block, lifetime: u32) -> Result<u32, Answer> {
+        self.put_to_pass(stranger, block, lifetime, 0)
+    }
+
+    /// The same, to be passed on until there are so many copies.
+    pub fn put_to_pass(
+        &mut self,
+        stranger: Stranger,
+        block: &Block,
+        lifetime: u32,
+        copies: u8,
+    ) -> Result<u32, Answer> {
         let put = Frame::Put {
             id: block.id(),
             kind: block.kind(),
             lifetime,
+            copies,
             payload: block.payload().to_vec(),
         };
         self.say_frame(stranger, &put);

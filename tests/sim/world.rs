@@ -611,7 +611,7 @@ impl World {
             Some((_, peer)) if !peer.plugged || peer.born.firewalled => {}
             Some((_, peer)) if peer.node.is_none() && !peer.refuses => {}
             Some((accepting, peer)) if peer.node.is_some() => {
-                let honest = peer.manner == Manner::Honest;
+                let honest = matches!(peer.manner, Manner::Honest | Manner::Hoarding);
                 self.schedule(at, Happening::Opened(id));
                 if let Some(stream) = self.streams.get_mut(&id) {
                     stream.opened = true;
@@ -820,7 +820,14 @@ impl World {
         }
     }
 
-    fn arrived(&mut self, id: StreamId, end: usize, bytes: Vec<u8>) {
+    fn arrived(&mut self, id: StreamId, end: usize, mut bytes: Vec<u8>) {
+        let owner = self.streams.get(&id).map(|stream| stream.ends[end].owner);
+        if let Some(Owner::Node(peer, _)) = owner {
+            let local = self.streams.get(&id).is_some_and(|stream| stream.local);
+            if self.peers[peer].manner == Manner::Hoarding && !local {
+                bytes = self.misheard(id, end, &bytes);
+            }
+        }
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.ends[end].inbox.push_back(bytes);
             self.read(id, end);

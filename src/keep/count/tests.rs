@@ -11,7 +11,6 @@ use crate::wire::contact::Age;
 use crate::wire::frame::{FrameDecoder, Hello, PeerRole};
 use std::io::IoSlice;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 struct World {
     now: Instant,
@@ -114,7 +113,7 @@ impl World {
 
     /// The first block that is being located is found to be where these contacts are.
     fn finds(&mut self, found: &[Contact]) {
-        let first = self.counts.locates.first_key_value();
+        let first = self.counts.locating.locates.first_key_value();
         let (&locate, blocks) = first.expect("something is being located");
         let block = blocks[0].0;
         self.with(|counts, tools| {
@@ -124,7 +123,7 @@ impl World {
 
     /// The block that is looked up alone has these around it.
     fn finds_alone(&mut self, found: &[Contact]) {
-        let lookup = self.counts.lookups.keys().next();
+        let lookup = self.counts.locating.lookups.keys().next();
         let lookup = *lookup.expect("a lookup is under way");
         self.with(|counts, tools| {
             assert!(counts.handle_closest(tools, lookup, found));
@@ -133,12 +132,13 @@ impl World {
 
     /// Blocks in each question on its way.
     fn asked(&self) -> Vec<usize> {
-        self.counts.asked.values().map(Vec::len).collect()
+        let asked = self.counts.asking.asked.values();
+        asked.map(|(_, blocks)| blocks.len()).collect()
     }
 
     /// Everybody answers what has been asked so far: all blocks are there, or nothing is said.
     fn answer(&mut self, bitmap: Option<Bitmap>) {
-        let asked: Vec<CountId> = self.counts.asked.keys().copied().collect();
+        let asked: Vec<CountId> = self.counts.asking.asked.keys().copied().collect();
         for count in asked {
             self.with(|counts, tools| counts.handle_counted(tools, count, bitmap));
         }
@@ -155,7 +155,7 @@ fn each_of_the_neighbourhood_counts_by_what_it_says() {
     world.count(client, [1]);
     world.finds(&contacts(1..21));
     assert_eq!(world.asked(), [1; 20]);
-    let asked: Vec<CountId> = world.counts.asked.keys().copied().collect();
+    let asked: Vec<CountId> = world.counts.asking.asked.keys().copied().collect();
     for (index, count) in asked.into_iter().enumerate() {
         assert_eq!(world.told(client), []);
         let bitmap = [ALL, NONE, None][index.min(12) / 6];
@@ -198,7 +198,7 @@ fn blocks_of_a_small_network_are_located_by_one_lookup_and_share_datagrams() {
     world.answer(ALL);
     assert_eq!(world.told(client).len(), 1);
     world.count(client, 1..101);
-    assert!(world.counts.locates.is_empty());
+    assert!(world.counts.locating.locates.is_empty());
     let mut asked = world.asked();
     asked.sort();
     assert_eq!(asked, [[4; 5].as_slice(), &[32; 15]].concat());
@@ -207,9 +207,9 @@ fn blocks_of_a_small_network_are_located_by_one_lookup_and_share_datagrams() {
     assert_eq!(told.len(), 100);
     assert!(told.iter().all(|&(_, copies, ..)| copies == 5));
     // Later somebody may have come.
-    world.now = world.now + WHOLE_NETWORK_FOR;
+    world.now = world.now + crate::keep::locate::WHOLE_NETWORK_FOR;
     world.count(client, [101]);
-    assert_eq!(world.counts.locates.len(), 1);
+    assert_eq!(world.counts.locating.locates.len(), 1);
 }
 
 #[test]
@@ -243,13 +243,13 @@ fn what_is_under_way_is_bounded() {
     // A large network: nobody has the neighbourhood of another block.
     let mut found = 0;
     while world.told(client).len() < COUNTS_PER_CLIENT / 8 && found < COUNTS_PER_CLIENT {
-        while !world.counts.locates.is_empty() {
+        while !world.counts.locating.locates.is_empty() {
             let first = (found * 7 % 230) as u8;
             found += 1;
             world.finds(&contacts(first..first + 20));
             let counts = &world.counts;
             assert!(counts.tallies.len() <= COUNTING_AT_ONCE);
-            assert!(counts.asked.len() <= COUNT_REQUESTS_MAX);
+            assert!(counts.asking.asked.len() <= COUNT_REQUESTS_MAX);
         }
         world.answer(NONE);
     }
@@ -265,7 +265,7 @@ fn every_block_of_a_large_network_is_counted_to_the_end() {
     world.count(client, 0..1000);
     let (mut found, mut told) = (0, Vec::new());
     while told.len() < 1000 {
-        if !world.counts.locates.is_empty() {
+        if !world.counts.locating.locates.is_empty() {
             let first = (found * 7 % 230) as u8;
             found += 1;
             world.finds(&contacts(first..first + 20));
@@ -295,8 +295,8 @@ fn clients_take_turns_and_who_goes_is_not_counted_for() {
     assert_eq!(begun, 1, "it does not wait for all of the other's");
     world.with(|counts, tools| counts.handle_client_closed(tools, first));
     assert_eq!(world.counts.tallies.len(), 1);
-    assert_eq!(world.counts.locates.len(), 1);
-    assert!(world.counts.questions.is_empty() && world.asked().is_empty());
+    assert_eq!(world.counts.locating.locates.len(), 1);
+    assert!(world.counts.asking.questions.is_empty() && world.asked().is_empty());
     world.finds(&contacts(1..21));
     // What is on its way to those who have gone does no harm.
     world.with(|counts, tools| counts.handle_client_closed(tools, second));
