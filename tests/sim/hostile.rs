@@ -1,6 +1,7 @@
 //! Peers that are honest about what they hold and treat connections badly: scripts at the level of frames.
 
-use crate::world::{PeerId, StreamId, World};
+use crate::streams::StreamId;
+use crate::world::{PeerId, World};
 use strew::block::{Form, Kind, Role};
 use strew::wire::frame::{Frame, Hello, PeerRole};
 
