@@ -4,6 +4,7 @@
 //! [`Output::Timeout`], and do what it says; then wait for the next input, or until that time and give
 //! [`Input::Timeout`]. Inputs may be batched. The reactor and the simulator are two drivers of this.
 
+mod check;
 mod frames;
 mod pins;
 mod status;
@@ -240,6 +241,11 @@ impl<S: Store> Node<S> {
     /// The store.
     pub fn store(&self) -> &S {
         &self.store
+    }
+
+    /// The end of the node, and what is left of it: the store.
+    pub fn into_store(self) -> S {
+        self.store
     }
 
     /// Contacts worth saving for the next start.

@@ -4,6 +4,7 @@
 //! what one peer is offered and sent. Called by the node with what lookups and connections bring. [`Counts`] only
 //! counts, for whoever wants to know.
 
+mod check;
 mod count;
 mod link;
 mod pins;
