@@ -4,7 +4,7 @@ use crate::world::World;
 use std::time::Duration;
 
 /// What the network does to what is sent.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Links {
     /// The shortest and the longest way; each datagram and each piece of a stream draws its own.
     pub latency: (Duration, Duration),

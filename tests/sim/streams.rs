@@ -18,6 +18,14 @@ const WINDOW: usize = 256 << 10;
 /// How far a local client is from its peer.
 const LOCAL_LATENCY: Duration = Duration::from_micros(20);
 
+/// First and longest pause before what the network did not carry is sent again, and the one at which the stream is
+/// given up: as TCP has it, whose pauses double for a quarter of an hour.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(512);
+
+/// Up to so much later than it could a stream writes that has waited for a slow line, so that each of several gets on.
+const HELD_MAX: Duration = Duration::from_millis(100);
+
 pub type StreamId = u64;
 
 /// Whose an end of a stream is.
@@ -48,6 +56,14 @@ pub struct End {
     pub inbox: VecDeque<Vec<u8>>,
     /// The other end has closed, which is learned once the inbox has been read.
     pub ended: bool,
+    /// What this end has written and the network does not carry at present.
+    pub stalled: VecDeque<Vec<u8>>,
+    /// This end has closed, which the network does not carry at present.
+    pub is_gone_stalled: bool,
+    /// The pause before what is stalled is sent again; `None` if nothing is.
+    pub retry: Option<Duration>,
+    /// It waits for a slow line.
+    pub is_held: bool,
 }
 
 pub struct Stream {
@@ -71,6 +87,10 @@ impl World {
             last_arrival: self.now,
             inbox: VecDeque::new(),
             ended: false,
+            stalled: VecDeque::new(),
+            is_gone_stalled: false,
+            retry: None,
+            is_held: false,
         });
         let stream = Stream {
             ends,
@@ -100,16 +120,19 @@ impl World {
         if !stream.ends[0].open {
             return;
         }
-        let Owner::Node(dialer, _) = stream.ends[0].owner else {
+        let (Owner::Node(dialer, _) | Owner::Script(dialer)) = stream.ends[0].owner else {
             return;
         };
-        let peer = self.by_addr.get(&stream.to).copied();
+        let peer = self.peer_at(stream.to);
+        if peer.is_some_and(|peer| !self.are_linked(dialer, peer)) {
+            return;
+        }
         let at = self.now + self.latency();
         match peer.map(|peer| (peer, &self.peers[peer])) {
-            Some((_, peer)) if !peer.plugged || peer.born.firewalled => {}
-            Some((_, peer)) if peer.node.is_none() && !peer.refuses => {}
-            Some((accepting, peer)) if peer.node.is_some() => {
-                let honest = peer.manner == Manner::Honest;
+            Some((_, peer)) if peer.born.firewalled || peer.access.nat.is_some() => {}
+            Some((_, peer)) if !peer.is_up() && !peer.refuses => {}
+            Some((accepting, peer)) if peer.is_up() => {
+                let honest = peer.node.is_some() && peer.manner == Manner::Honest;
                 self.schedule(at, Happening::Opened(id));
                 if let Some(stream) = self.streams.get_mut(&id) {
                     stream.opened = true;
@@ -150,10 +173,13 @@ impl World {
         let Some(stream) = self.streams.get(&id) else {
             return;
         };
-        if let (true, Owner::Node(peer, conn)) = (stream.ends[0].open, stream.ends[0].owner) {
-            self.input(peer, |now, node| {
+        match stream.ends[0].owner {
+            _ if !stream.ends[0].open => {}
+            Owner::Node(peer, conn) => self.input(peer, |now, node| {
                 node.handle_input(now, Input::Connected { conn });
-            });
+            }),
+            Owner::Script(peer) => self.villain_connected(peer, id),
+            _ => {}
         }
     }
 
@@ -192,12 +218,52 @@ impl World {
         }
     }
 
-    /// Whether there is room for more bytes from this end.
-    pub fn may_write(&self, id: StreamId, end: usize) -> bool {
-        self.streams.get(&id).is_some_and(|stream| {
-            let this = &stream.ends[end];
-            stream.opened && this.open && this.in_flight < WINDOW
-        })
+    /// Whose machines bytes of this end leave and come to.
+    pub fn way(&self, id: StreamId, end: usize) -> (Option<PeerId>, Option<PeerId>) {
+        let peer = |owner: &Owner| match owner {
+            Owner::Node(peer, _) | Owner::Script(peer) => Some(*peer),
+            _ => None,
+        };
+        match self.streams.get(&id) {
+            Some(stream) if !stream.local => {
+                let owner = |end: usize| peer(&stream.ends[end].owner);
+                (owner(end), owner(1 - end))
+            }
+            _ => (None, None),
+        }
+    }
+
+    /// Whether the network carries what this end writes.
+    pub fn is_carried(&self, id: StreamId, end: usize) -> bool {
+        match self.way(id, end) {
+            (Some(one), Some(other)) => self.are_linked(one, other),
+            (Some(one), None) => self.peers[one].plugged,
+            _ => true,
+        }
+    }
+
+    /// Whether there is room for more bytes from this end. If a slow line has none, it is told when that has.
+    pub fn may_write(&mut self, id: StreamId, end: usize) -> bool {
+        let Some(stream) = self.streams.get(&id) else {
+            return false;
+        };
+        let this = &stream.ends[end];
+        if !stream.opened || !this.open || this.in_flight >= WINDOW || this.is_held {
+            return false;
+        }
+        let (from, to) = self.way(id, end);
+        let Some(clear) = self.clear_at(from, to) else {
+            return true;
+        };
+        let late = self.rng.below(HELD_MAX.as_micros() as u64);
+        self.schedule(
+            clear + Duration::from_micros(late),
+            Happening::Room(id, end),
+        );
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.ends[end].is_held = true;
+        }
+        false
     }
 
     /// How many bytes one write takes: odd pieces, sometimes tiny, mostly large.
@@ -206,11 +272,13 @@ impl World {
             .streams
             .get(&id)
             .map_or(0, |stream| stream.ends[end].written);
-        match self.links.first_cut {
+        let piece = match self.links.first_cut {
             Some(cut) if written < cut => cut - written,
             _ if self.rng.below(4) == 0 => 1 + self.rng.below(64) as usize,
             _ => 1 + self.rng.below(WINDOW as u64 / 2) as usize,
-        }
+        };
+        let (from, to) = self.way(id, end);
+        piece.min(self.piece_max(from, to))
     }
 
     /// A client or script writes a piece; false if there is none to write or no room.
@@ -284,26 +352,14 @@ impl World {
 
     /// Bytes set out from an end.
     pub fn carry(&mut self, id: StreamId, end: usize, mut bytes: Vec<u8>) {
-        let Some(stream) = self.streams.get(&id) else {
-            return;
-        };
-        let local = stream.local;
-        let (mut plugged, mut limit) = (true, None);
-        for (place, this) in stream.ends.iter().enumerate() {
-            if let Owner::Node(peer, _) | Owner::Script(peer) = this.owner {
-                plugged &= local || self.peers[peer].plugged;
-                if place == end {
-                    limit = self.peers[peer].breaks_after;
-                }
-            }
-        }
-        let latency = if local { LOCAL_LATENCY } else { self.latency() };
-        let now = self.now;
+        let limit = self.way(id, end).0;
+        let limit = limit.and_then(|peer| self.peers[peer].breaks_after);
+        let is_carried = self.is_carried(id, end);
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         let this = &mut stream.ends[end];
-        if let (Some(limit), false) = (limit, local) {
+        if let Some(limit) = limit {
             // What is beyond the break never arrives, though it was written.
             let keep = limit.saturating_sub(this.written);
             this.written += bytes.len().saturating_sub(keep);
@@ -311,17 +367,91 @@ impl World {
         }
         this.written += bytes.len();
         this.in_flight += bytes.len();
-        this.last_arrival = this.last_arrival.max(now + latency);
+        if bytes.is_empty() {
+            return;
+        }
+        if is_carried && this.retry.is_none() {
+            return self.deliver(id, end, bytes);
+        }
+        this.stalled.push_back(bytes);
+        self.stall(id, end);
+    }
+
+    /// Bytes go from an end to the other.
+    fn deliver(&mut self, id: StreamId, end: usize, bytes: Vec<u8>) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let latency = match stream.local {
+            true => LOCAL_LATENCY,
+            false => self.latency(),
+        };
+        let (from, to) = self.way(id, end);
+        let arrival = self.arrival(from, to, bytes.len(), latency);
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let this = &mut stream.ends[end];
+        this.last_arrival = this.last_arrival.max(arrival);
         let at = this.last_arrival;
-        if plugged && !bytes.is_empty() {
-            self.schedule(at, Happening::Bytes(id, 1 - end, bytes));
+        self.schedule(at, Happening::Bytes(id, 1 - end, bytes));
+    }
+
+    /// What an end has sent is sent again later.
+    fn stall(&mut self, id: StreamId, end: usize) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let this = &mut stream.ends[end];
+        if this.retry.is_none() {
+            this.retry = Some(RETRY_FIRST);
+            let at = self.now + RETRY_FIRST;
+            self.schedule(at, Happening::Retry(id, end));
         }
     }
 
+    /// What the network did not carry is sent again, or given up.
+    pub fn retry(&mut self, id: StreamId, end: usize) {
+        let is_carried = self.is_carried(id, end);
+        let now = self.now;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let this = &mut stream.ends[end];
+        let Some(pause) = this.retry else {
+            return;
+        };
+        if is_carried {
+            this.retry = None;
+            let is_gone = std::mem::take(&mut this.is_gone_stalled);
+            for bytes in std::mem::take(&mut this.stalled) {
+                self.deliver(id, end, bytes);
+            }
+            if is_gone {
+                self.part(id, end);
+            }
+        } else if pause < RETRY_MAX {
+            this.retry = Some(pause * 2);
+            self.schedule(now + pause * 2, Happening::Retry(id, end));
+        } else {
+            this.stalled.clear();
+            self.schedule(now, Happening::Gone(id, end));
+        }
+    }
+
+    /// Bytes have come to an end.
     pub fn arrived(&mut self, id: StreamId, end: usize, bytes: Vec<u8>) {
-        if let Some(stream) = self.streams.get_mut(&id) {
+        let to = self.way(id, end).0;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.ends[end].open {
             stream.ends[end].inbox.push_back(bytes);
             self.read(id, end);
+        } else if to.is_none_or(|peer| self.peers[peer].is_up() || self.peers[peer].refuses) {
+            // Its machine knows nothing of the stream any more, and says so.
+            let at = self.now + self.latency();
+            self.schedule(at, Happening::Gone(id, 1 - end));
         }
     }
 
@@ -344,6 +474,8 @@ impl World {
                     self.client_is_left(client);
                 }
             }
+            // A villain that opens connections reads from half of them.
+            Owner::Script(_) if end == 0 && id.is_multiple_of(2) => {}
             Owner::Script(peer) => {
                 while let Some(bytes) = self.take_inbox(id, end) {
                     self.script_reads(peer, id, end, &bytes);
@@ -420,8 +552,7 @@ impl World {
 
     /// The owner of an end has closed it: the other learns of it after all that was written.
     pub fn close_end(&mut self, id: StreamId, end: usize) {
-        let now = self.now;
-        let latency = self.latency();
+        let is_carried = self.is_carried(id, end);
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -429,8 +560,21 @@ impl World {
         stream.ends[end].inbox.clear();
         if !stream.ends[1 - end].open {
             self.streams.remove(&id);
-            return;
+        } else if is_carried && stream.ends[end].retry.is_none() {
+            self.part(id, end);
+        } else {
+            stream.ends[end].is_gone_stalled = true;
+            self.stall(id, end);
         }
+    }
+
+    /// The other end learns that this one has been closed, after all that was written.
+    fn part(&mut self, id: StreamId, end: usize) {
+        let latency = self.latency();
+        let now = self.now;
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
         let latency = if stream.local { LOCAL_LATENCY } else { latency };
         let at = stream.ends[end].last_arrival.max(now + latency);
         self.schedule(at, Happening::Gone(id, 1 - end));
@@ -451,10 +595,18 @@ impl World {
             }
         }
         for (stream, end) in ends {
-            if loud {
+            let Some(both) = self.streams.get_mut(&stream) else {
+                continue;
+            };
+            // A local client always sees that its peer is gone.
+            if loud || both.local {
                 self.close_end(stream, end);
-            } else if let Some(both) = self.streams.get_mut(&stream) {
-                both.ends[end].open = false;
+                continue;
+            }
+            both.ends[end].open = false;
+            both.ends[end].stalled.clear();
+            if !both.ends[1 - end].open {
+                self.streams.remove(&stream);
             }
         }
     }

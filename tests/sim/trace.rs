@@ -58,6 +58,9 @@ impl Trace {
             }
             Happening::Room(stream, end) => is(6, [*stream, *end as u64]),
             Happening::Gone(stream, end) => is(7, [*stream, *end as u64]),
+            Happening::Retry(stream, end) => is(8, [*stream, *end as u64]),
+            Happening::Save(id, ..) => is(9, [*id as u64, 0]),
+            Happening::Act(id) => is(10, [*id as u64, 0]),
         }
     }
 }

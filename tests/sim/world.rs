@@ -1,14 +1,17 @@
 //! The world that a simulation runs in: a clock, a network and its troubles, all made up from one seed. It drives
 //! the very nodes that the reactor drives, by the law of use of [`strew::node`], and hashes all that happens.
 
+use crate::access::Access;
 use crate::client::Client;
 use crate::hostile::Manner;
 pub use crate::links::Links;
 use crate::streams::{Stream, StreamId};
 use crate::trace::Trace;
 use crate::tracer::Tracer;
+use crate::villains::Villain;
+use crate::watch::Watch;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use strew::dht::{LocateId, LookupId};
 use strew::id::{BlockId, NodeKey, Point};
@@ -22,6 +25,15 @@ use strew::wire::frame::Frame;
 
 /// Wakes of one node at one instant at most: a node whose time-out does not move would keep a processor busy.
 const WAKES_MAX: u32 = 100;
+
+/// First and longest pause before a peer's contacts are saved again, and how many are, as the reactor has it.
+const SAVE_FIRST: Duration = Duration::from_secs(5);
+const SAVE_MAX: Duration = Duration::from_secs(600);
+const SAVED_CONTACTS_MAX: usize = 200;
+
+/// In a network of up to so many all limits of a node are looked at whenever it has done something; in a larger one
+/// now and then.
+const CHECKED_MAX: usize = 100;
 
 /// Which peer: its place in the order of birth.
 pub type PeerId = usize;
@@ -46,13 +58,20 @@ pub struct Peer {
     pub refuses: bool,
     /// Whether anything reaches it or comes from it.
     pub plugged: bool,
+    pub access: Access,
+    /// It is hostile, and has no node.
+    pub villain: Option<Villain>,
+    /// Lives so far.
+    pub lives: u32,
+    /// The blocks on the disk of a dead peer.
+    pub disk: Option<MemoryStore>,
     /// How it treats connections from others.
     pub manner: Manner,
     /// Datagrams it has sent.
     pub datagrams: u64,
     /// Streams it sends on break after so many bytes.
     pub breaks_after: Option<usize>,
-    /// The contacts it had when it died.
+    /// The contacts that it saved, for its next life.
     pub saved: Vec<Contact>,
     pub conns: BTreeMap<ConnId, (StreamId, usize)>,
     /// Connections with something to write.
@@ -62,6 +81,13 @@ pub struct Peer {
     pub wake: Option<Instant>,
     /// How often it has been woken at the present instant.
     pub wakes: u32,
+}
+
+impl Peer {
+    /// Whether somebody is there who takes what comes.
+    pub fn is_up(&self) -> bool {
+        self.node.is_some() || self.villain.is_some()
+    }
 }
 
 /// What a lookup for the closest has come to.
@@ -96,6 +122,12 @@ pub enum Happening {
     Room(StreamId, usize),
     /// An end learns that the other is gone.
     Gone(StreamId, usize),
+    /// What an end has written, and the network did not carry, is tried again.
+    Retry(StreamId, usize),
+    /// A peer saves its contacts, in this of its lives, and the next time after twice this pause.
+    Save(PeerId, u32, Duration),
+    /// A villain does something.
+    Act(PeerId),
 }
 
 pub struct World {
@@ -111,6 +143,13 @@ pub struct World {
     /// What calls by [`World::begin_locate`] have come to.
     pub located: Vec<Located>,
     pub tracer: Tracer,
+    pub watch: Watch,
+    /// Whether peers save their contacts from time to time; otherwise only when they die.
+    pub saves: bool,
+    /// The command that repeats a failure; that of the test at hand if empty.
+    pub command: String,
+    /// Hostile peers, who answer at all ports.
+    pub villains: BTreeMap<IpAddr, PeerId>,
     /// What strangers have heard and not looked at.
     pub heard: VecDeque<(StreamId, Frame)>,
     pub by_addr: BTreeMap<SocketAddr, PeerId>,
@@ -142,6 +181,10 @@ impl World {
             found: BTreeMap::new(),
             located: Vec::new(),
             tracer: Tracer::default(),
+            watch: Watch::default(),
+            saves: false,
+            command: String::new(),
+            villains: BTreeMap::new(),
             heard: VecDeque::new(),
             by_addr: BTreeMap::new(),
             agenda: BTreeMap::new(),
@@ -163,6 +206,12 @@ impl World {
         id
     }
 
+    /// A peer that will come to life when it is revived.
+    pub fn add_unborn(&mut self, born: Born) -> PeerId {
+        let key = NodeKey(self.rng.bytes());
+        self.add_dead(born, key)
+    }
+
     pub fn add_dead(&mut self, born: Born, key: NodeKey) -> PeerId {
         let id = self.peers.len();
         self.by_addr.insert(born.addr, id);
@@ -172,6 +221,10 @@ impl World {
             node: None,
             refuses: true,
             plugged: true,
+            access: Access::default(),
+            villain: None,
+            lives: 0,
+            disk: None,
             manner: Manner::Honest,
             datagrams: 0,
             breaks_after: None,
@@ -211,17 +264,35 @@ impl World {
         locate
     }
 
-    /// A dead peer starts again with its key and contacts and an empty store.
+    /// A dead peer starts again with its key, the contacts that it saved, and the blocks on its disk.
     pub fn revive(&mut self, id: PeerId) {
         let now = self.now;
         let mut node = self.new_node(id);
+        self.watch.forget(id);
         let peer = &mut self.peers[id];
-        node.load_contacts(now, std::mem::take(&mut peer.saved));
+        node.load_contacts(now, peer.saved.clone());
         for seed in &peer.born.seeds {
             node.add_seed(now, *seed);
         }
         peer.node = Some(node);
+        peer.lives += 1;
+        let lives = peer.lives;
+        if self.saves {
+            self.schedule(now + SAVE_FIRST, Happening::Save(id, lives, SAVE_FIRST));
+        }
         self.settle(id);
+    }
+
+    /// The same at another address.
+    pub fn revive_at(&mut self, id: PeerId, addr: SocketAddr) {
+        self.by_addr.retain(|_, there| *there != id);
+        self.by_addr.insert(addr, id);
+        let peer = &mut self.peers[id];
+        peer.born.addr = addr;
+        if let Some(nat) = &mut peer.access.nat {
+            nat.forget();
+        }
+        self.revive(id);
     }
 
     pub fn new_node(&mut self, id: PeerId) -> Node<MemoryStore> {
@@ -235,20 +306,57 @@ impl World {
             ipv4: true,
             ipv6: false,
         };
-        let store = MemoryStore::new(peer.born.capacity);
+        let capacity = peer.born.capacity;
+        let store = self.peers[id].disk.take();
+        let store = store.unwrap_or_else(|| MemoryStore::new(capacity));
         Node::new(self.now, config, store, rng)
     }
 
-    /// A peer dies at once. Either its machine lives on and refuses, or all is silent.
+    /// A peer ends, saves its contacts, and loses its blocks. Either its machine lives on and refuses, or all is
+    /// silent.
     pub fn kill(&mut self, id: PeerId, refuses: bool) {
         let now = self.now;
+        if let Some(node) = &self.peers[id].node {
+            self.peers[id].saved = node.contacts(now);
+        }
+        self.crash(id, false, refuses);
+    }
+
+    /// A peer dies at once. What it held in memory is lost; what is on its disk stays, or is lost as well.
+    pub fn crash(&mut self, id: PeerId, keeps_store: bool, refuses: bool) {
         let peer = &mut self.peers[id];
         if let Some(node) = peer.node.take() {
-            peer.saved = node.contacts(now);
+            let mut store = node.into_store();
+            store.reopen();
+            peer.disk = keeps_store.then_some(store);
+        }
+        if peer.villain.take().is_some() {
+            self.villains.remove(&peer.born.addr.ip());
         }
         peer.refuses = refuses;
         peer.wake = None;
         self.drop_streams(id, refuses);
+    }
+
+    fn save(&mut self, id: PeerId, lives: u32, pause: Duration) {
+        let now = self.now;
+        let peer = &mut self.peers[id];
+        let Some(node) = peer.node.as_ref().filter(|_| peer.lives == lives) else {
+            return;
+        };
+        let mut contacts = node.contacts(now);
+        contacts.truncate(SAVED_CONTACTS_MAX);
+        if !contacts.is_empty() {
+            peer.saved = contacts;
+        }
+        let pause = (pause * 2).min(SAVE_MAX);
+        self.schedule(now + pause, Happening::Save(id, lives, pause));
+    }
+
+    /// Who is at an address.
+    pub fn peer_at(&self, addr: SocketAddr) -> Option<PeerId> {
+        let villain = || self.villains.get(&addr.ip());
+        self.by_addr.get(&addr).or_else(villain).copied()
     }
 
     /// From now on connections to this peer are treated so; those there are break.
@@ -311,16 +419,22 @@ impl World {
         self.trace.note(self.now, &happening);
         match happening {
             Happening::Datagram { from, to, payload } => {
-                let Some(&id) = self.by_addr.get(&to) else {
+                let Some(id) = self.peer_at(to).filter(|&id| self.peers[id].plugged) else {
                     return;
                 };
-                if self.peers[id].plugged {
-                    let payload = &payload;
-                    self.tracer.handle_received(id, from, payload);
-                    self.input(id, |now, node| {
-                        node.handle_input(now, Input::Datagram { from, payload });
-                    });
+                let payload = &payload;
+                if self.peers[id].villain.is_some() {
+                    return self.villain_hears(id, from, to, payload);
                 }
+                if self.peers[id].node.is_none() || !self.is_let_in(id, from, to) {
+                    return;
+                }
+                self.tracer.handle_received(id, from, payload);
+                self.watch.handle_received(at, id, from, payload);
+                self.input(id, |now, node| {
+                    node.handle_input(now, Input::Datagram { from, payload });
+                });
+                self.watch.end_received();
             }
             Happening::Wake(id) => {
                 let peer = &mut self.peers[id];
@@ -338,7 +452,15 @@ impl World {
             Happening::Dialed(stream) => self.dialed(stream),
             Happening::Opened(stream) => self.opened(stream),
             Happening::Bytes(stream, end, bytes) => self.arrived(stream, end, bytes),
-            Happening::Room(stream, end) => self.flush(stream, end),
+            Happening::Room(stream, end) => {
+                if let Some(both) = self.streams.get_mut(&stream) {
+                    both.ends[end].is_held = false;
+                }
+                self.flush(stream, end);
+            }
+            Happening::Retry(stream, end) => self.retry(stream, end),
+            Happening::Save(id, lives, pause) => self.save(id, lives, pause),
+            Happening::Act(id) => self.villain_acts(id),
             Happening::Gone(stream, end) => {
                 if let Some(both) = self.streams.get_mut(&stream) {
                     both.ends[end].ended = true;
@@ -401,6 +523,7 @@ impl World {
                     if self.write_some(id) || self.read_some(id) {
                         continue;
                     }
+                    self.check(id, next);
                     let next = next.map(|next| next.max(self.now));
                     let peer = &mut self.peers[id];
                     if peer.wake != next {
@@ -415,20 +538,27 @@ impl World {
         }
     }
 
+    /// All that must hold of a node that has done what it wants, and wants to be woken then.
+    fn check(&self, id: PeerId, next: Option<Instant>) {
+        // Verification has steps that are due at once, and says so by the earliest of all times.
+        let is_past = next.is_some_and(|next| next < self.now && next > Instant::EPOCH);
+        assert!(
+            !is_past,
+            "peer {id} wants to be woken at a time that has passed"
+        );
+        if self.peers.len() <= CHECKED_MAX || self.counter.is_multiple_of(64) {
+            if let Some(node) = &self.peers[id].node {
+                node.check(self.now);
+            }
+        }
+    }
+
     pub fn transmit(&mut self, id: PeerId, to: SocketAddr, payload: Vec<u8>) {
-        let peer = &mut self.peers[id];
-        peer.datagrams += 1;
-        let from = peer.born.addr;
+        self.peers[id].datagrams += 1;
         self.tracer.handle_sent(id, to, &payload);
-        if !peer.plugged || self.rng.below(1000) < self.links.lost {
-            return;
-        }
-        let copies = 1 + u32::from(self.rng.below(1000) < self.links.doubled);
-        for _ in 0..copies {
-            let at = self.now + self.latency();
-            let payload = payload.clone();
-            self.schedule(at, Happening::Datagram { from, to, payload });
-        }
+        self.watch.handle_sent(self.now, id, to, &payload);
+        let from = self.outside(id, to);
+        self.send_datagram(id, from, to, payload);
     }
 }
 
@@ -439,7 +569,10 @@ impl Drop for World {
             let thread = std::thread::current();
             let name = thread.name().unwrap_or("");
             let seed = self.seed;
-            eprintln!("seed {seed}: STREW_SEED={seed} cargo test --test sim {name}");
+            match &self.command {
+                command if !command.is_empty() => eprintln!("seed {seed}: {command}"),
+                _ => eprintln!("seed {seed}: STREW_SEED={seed} cargo test --test sim {name}"),
+            }
         }
     }
 }
