@@ -20,7 +20,8 @@ bench: all
 	$(CARGO) bench --bench pack
 	STREW_BENCH_BLOCKS=1000000 $(CARGO) test --release --lib million -- --nocapture
 
-# Long: networks of up to 100,000 peers; prints the tables of the README.
+# Long: networks of up to 100,000 peers, and STREW_SIM_SEEDS small ones drawn from seeds; prints the tables of the
+# README.
 sim:
 	$(CARGO) test --release --test sim -- --include-ignored --nocapture --test-threads=1
 

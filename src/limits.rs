@@ -138,8 +138,11 @@ pub const UPKEEP_PINGS_MAX: usize = 16;
 /// Pause between the refresh of one bucket and the next.
 pub const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
-/// First pause before a peer that knows fewer than [`K`] looks for itself again; doubles up to [`REFRESH_AFTER`].
+/// First pause before a peer that knows fewer than [`K`] looks for itself again; it doubles.
 pub const THIN_RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Longest pause of that, and the shortest between two times that a peer looks for itself through a bootstrap
+/// address: what a network needs to be one again after it was split.
+pub const THIN_RETRY_MAX: Duration = Duration::from_secs(600);
 
 /// First pause before a bootstrap address that answered in client-mode is asked again; it doubles. It may leave
 /// client-mode just now, because we came.

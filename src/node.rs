@@ -4,6 +4,7 @@
 //! [`Output::Timeout`], and do what it says; then wait for the next input, or until that time and give
 //! [`Input::Timeout`]. Inputs may be batched. The reactor and the simulator are two drivers of this.
 
+mod check;
 mod frames;
 mod pins;
 mod status;
@@ -251,6 +252,11 @@ impl<S: Store> Node<S> {
         self.store.set_allotment(allotment);
         (self.shrink_from, self.shrink_said) = (now, None);
         self.pump(now);
+    }
+
+    /// The end of the node, and what is left of it: the store.
+    pub fn into_store(self) -> S {
+        self.store
     }
 
     /// Contacts worth saving for the next start.

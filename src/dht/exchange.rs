@@ -159,7 +159,7 @@ impl Dht {
         }
         self.silent.insert(addr, now + UNRESPONSIVE_FOR);
         if let Some(id) = outstanding.expected {
-            let failed = self.table.failed(now, &id, &addr);
+            let failed = self.table.failed(now, outstanding.sent, &id, &addr);
             if failed == Failed::Dropped {
                 log::debug!("contact {id:?} at {addr} dropped");
             }

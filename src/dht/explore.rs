@@ -103,7 +103,10 @@ impl Dht {
 
     /// Starts a lookup from the table.
     pub(super) fn start(&mut self, now: Instant, id: LookupId) {
-        let families = self.families();
+        let Some(target) = self.lookups.get(&id).map(|it| it.lookup.target()) else {
+            return;
+        };
+        let contacts = self.starting_points(now, &target);
         let Some(running) = self.lookups.get_mut(&id) else {
             return;
         };
@@ -111,9 +114,7 @@ impl Dht {
         if running.owner == Owner::User {
             self.running += 1;
         }
-        let target = running.lookup.target();
-        let usable = |contact: &Contact| families.include(&contact.addr);
-        for contact in self.table.closest(now, &target, LOOKUP_START_MAX, usable) {
+        for contact in contacts {
             running.lookup.add(contact);
         }
         let own = Point::from(self.id);
@@ -121,6 +122,20 @@ impl Dht {
             *touched = now;
         }
         self.pump(now, id);
+    }
+
+    /// Whom a search begins with: the closest that are known. Where all are passed over it may well be us who were cut
+    /// off, and none is.
+    pub(super) fn starting_points(&mut self, now: Instant, target: &Point) -> Vec<Contact> {
+        let families = self.families();
+        let usable = |contact: &Contact| families.include(&contact.addr);
+        let live = self.table.closest(now, target, LOOKUP_START_MAX, usable);
+        if !live.is_empty() {
+            return live;
+        }
+        self.silent.clear();
+        let later = now + UNRESPONSIVE_FOR;
+        self.table.closest(later, target, LOOKUP_START_MAX, usable)
     }
 
     /// Lets a lookup ask whom it wants, and ends it when it is done.

@@ -5,7 +5,7 @@ use super::explore::Owner;
 use super::{Dht, Event, LookupId, Timer};
 use crate::limits::{
     JOIN_TIMEOUT, K, REFRESH_AFTER, SAVED_AT_ONCE, SAVED_PAUSE, SEEDS_MAX, SEED_CLIENT_RETRY_FIRST,
-    SEED_RETRY_FIRST, SEED_RETRY_MAX, THIN_RETRY_FIRST,
+    SEED_RETRY_FIRST, SEED_RETRY_MAX, THIN_RETRY_FIRST, THIN_RETRY_MAX,
 };
 use crate::time::Instant;
 use crate::wire::contact::{normalise, Contact};
@@ -25,6 +25,8 @@ struct Seed {
     asking: bool,
     /// It has failed at least once, and not answered since.
     failed: bool,
+    /// It has answered, and is asked again much later, or when nobody else is known.
+    resting: bool,
     /// Pause before the next attempt.
     pause: Duration,
     /// The same where it answers, but in client-mode.
@@ -104,6 +106,7 @@ impl Dht {
             keep,
             asking: false,
             failed: false,
+            resting: false,
             pause: SEED_RETRY_FIRST,
             client_pause: SEED_CLIENT_RETRY_FIRST,
         };
@@ -116,6 +119,7 @@ impl Dht {
             return;
         };
         seed.asking = true;
+        seed.resting = false;
         self.timers.stop(Timer::Seed(addr));
         self.ask(now, addr, None, Purpose::Seed, Request::Ping);
     }
@@ -142,7 +146,8 @@ impl Dht {
         seed.asking = false;
         seed.failed = false;
         seed.pause = SEED_RETRY_FIRST;
-        if !seed.keep {
+        let keep = seed.keep;
+        if !keep {
             self.join.seeds.remove(&contact.addr);
         } else if client_mode && self.table.is_empty() {
             // It may leave client-mode just now, since it can ask us to connect to it.
@@ -151,8 +156,14 @@ impl Dht {
             self.timers.set(Timer::Seed(contact.addr), now + pause);
         } else {
             seed.client_pause = SEED_CLIENT_RETRY_FIRST;
+            seed.resting = true;
+            let pause = self.rng.jitter(REFRESH_AFTER);
+            self.timers.set(Timer::Seed(contact.addr), now + pause);
         }
         if self.join.joined {
+            if keep && !client_mode {
+                self.look_through(now, contact);
+            }
             return;
         }
         if self.join.starts.len() < SEEDS_MAX && !self.join.starts.contains(&contact) {
@@ -165,6 +176,21 @@ impl Dht {
             }
             self.pump(now, id);
         }
+    }
+
+    /// Looks for ourselves through this peer alone. After the network was split, those on the other side are known
+    /// to it and to none of our contacts, for these have forgotten them.
+    fn look_through(&mut self, now: Instant, seed: Contact) {
+        if now.since(self.near_refreshed) < THIN_RETRY_MAX {
+            return;
+        }
+        self.near_refreshed = now;
+        let id = self.new_lookup(Lookup::new(Goal::Closest(self.id.into())), Owner::Refresh);
+        if let Some(running) = self.lookups.get_mut(&id) {
+            running.started = true;
+            running.lookup.add(seed);
+        }
+        self.pump(now, id);
     }
 
     /// A request of our own came back to us: if it was to a seed, that seed is ourselves.
@@ -205,14 +231,12 @@ impl Dht {
 
     /// Seeds that answered once rest while others are known; now nobody is.
     fn retry_seeds(&mut self, now: Instant) {
-        let resting: Vec<SocketAddr> = self
-            .join
-            .seeds
-            .iter()
-            .filter(|(addr, seed)| !seed.asking && !self.timers.is_set(Timer::Seed(**addr)))
-            .map(|(addr, _)| *addr)
-            .collect();
-        for addr in resting {
+        for (&addr, seed) in &mut self.join.seeds {
+            let is_due = self.timers.is_set(Timer::Seed(addr)) && !seed.resting;
+            if seed.asking || is_due {
+                continue;
+            }
+            seed.resting = false;
             let pause = self.rng.jitter(SEED_RETRY_FIRST);
             self.timers.set(Timer::Seed(addr), now + pause);
         }
@@ -256,14 +280,22 @@ impl Dht {
     /// Looks for ourselves again while fewer than K are known. Peers that start together join through one that
     /// knows nobody yet: without this they would stay alone with it.
     pub(super) fn look_again(&mut self, now: Instant) {
-        if !self.join.joined || self.table.len() >= K {
+        if !self.join.joined {
             return;
         }
-        self.join.thin_pause = (self.join.thin_pause * 2).min(REFRESH_AFTER);
+        self.join.thin_pause = (self.join.thin_pause * 2).min(THIN_RETRY_MAX);
         let pause = self.rng.jitter(self.join.thin_pause);
         self.timers.set(Timer::Thin, now + pause);
+        if self.table.len() >= K {
+            return;
+        }
         let id = self.new_lookup(Lookup::new(Goal::Closest(self.id.into())), Owner::Refresh);
         self.start(now, id);
+        let seeds = self.join.seeds.iter();
+        let resting = seeds.filter(|(_, seed)| seed.resting).map(|it| *it.0);
+        for seed in resting.collect::<Vec<SocketAddr>>() {
+            self.ask_seed(now, seed);
+        }
     }
 
     /// Begins in the middle of a life: this node is reachable, and has met these contacts. For who makes up a whole

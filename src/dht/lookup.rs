@@ -121,6 +121,11 @@ impl Lookup {
         }
     }
 
+    /// How many contacts it remembers.
+    pub fn known(&self) -> usize {
+        self.candidates.len()
+    }
+
     /// How many contacts have been asked.
     pub fn asked(&self) -> usize {
         self.asked

@@ -7,6 +7,7 @@
 //! [`requests`] knows what is on its way, [`token`] who has proved an address. `exchange` sends requests and takes
 //! replies, `explore` runs lookups, `locate` enumerates regions, `serve` answers others, `join` finds the first peers, `reach` decides on client-mode.
 
+mod check;
 mod exchange;
 mod explore;
 mod join;

@@ -189,8 +189,15 @@ impl Table {
         Answered::Refused
     }
 
-    /// A contact left a request unanswered, whose attempts are used up.
-    pub fn failed(&mut self, now: Instant, id: &NodeId, addr: &SocketAddr) -> Failed {
+    /// A contact left a request unanswered, whose attempts are used up, and the first of which was sent at `sent`. If it
+    /// was passed over even then, and asked for want of others, nothing new is learned of it.
+    pub fn failed(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        id: &NodeId,
+        addr: &SocketAddr,
+    ) -> Failed {
         let Some(index) = self.bucket_of(id) else {
             return Failed::Unknown;
         };
@@ -205,6 +212,9 @@ impl Table {
         let Some(entry) = found else {
             return Failed::Unknown;
         };
+        if entry.silent_until - UNRESPONSIVE_FOR < sent && sent < entry.silent_until {
+            return Failed::Kept;
+        }
         entry.failures += 1;
         entry.silent_until = now + UNRESPONSIVE_FOR;
         if entry.failures < CONTACT_FAILURES_MAX {
@@ -380,7 +390,7 @@ mod tests {
 
         for nth in 1..CONTACT_FAILURES_MAX {
             assert_eq!(
-                table.failed(NOW, &far[3].id, &far[3].addr),
+                table.failed(NOW, NOW, &far[3].id, &far[3].addr),
                 Failed::Kept,
                 "{nth}"
             );
@@ -389,7 +399,10 @@ mod tests {
         assert_ne!(named[0].id, far[3].id, "who failed is not named");
         let later = NOW + UNRESPONSIVE_FOR;
         assert_eq!(table.stale(later, NOW, 9), [far[3]], "but tried again");
-        assert_eq!(table.failed(NOW, &far[3].id, &far[3].addr), Failed::Dropped);
+        assert_eq!(
+            table.failed(NOW, NOW, &far[3].id, &far[3].addr),
+            Failed::Dropped
+        );
         let spare = table.take_spare(&far[3].id).unwrap();
         assert_eq!(spare, far[2 * K - 1], "the latest spare is tried");
         assert_eq!(table.answered(NOW, spare), Answered::Entered);
@@ -403,7 +416,7 @@ mod tests {
         let one = contact(&mut rng, 1);
         table.answered(NOW, one);
         for _ in 0..10 {
-            assert_eq!(table.failed(NOW, &one.id, &one.addr), Failed::Kept);
+            assert_eq!(table.failed(NOW, NOW, &one.id, &one.addr), Failed::Kept);
             assert_eq!(table.answered(NOW, one), Answered::Known);
         }
         assert_eq!(table.closest(NOW, &one.id.into(), 1, |_| true), [one]);
@@ -438,7 +451,7 @@ mod tests {
         let mut moved = new;
         moved.addr.set_port(9);
         assert_eq!(table.answered(NOW, moved), Answered::Moved(new));
-        table.failed(NOW, &new.id, &new.addr);
+        table.failed(NOW, NOW, &new.id, &new.addr);
         assert_eq!(table.answered(NOW, moved), Answered::Entered);
         assert_eq!(table.contacts(NOW).collect::<Vec<_>>(), [moved]);
     }

@@ -7,6 +7,7 @@
 //! know.
 
 mod ask;
+mod check;
 mod count;
 mod job;
 mod link;

@@ -1,6 +1,7 @@
 //! Connections: opening, greeting, frames in, frames out, limits and time-outs. Knows nothing of what the
 //! frames are for: `keep` and `fetch` do, through [`Event`]s and the methods here. Called by the node.
 
+mod check;
 mod conn;
 mod egress;
 mod shun;

@@ -1,6 +1,7 @@
 //! A client's side of the control frames, in virtual time: what `share` and `fetch` say to their peer.
 
-use crate::world::{PeerId, StreamId, World};
+use crate::streams::StreamId;
+use crate::world::{PeerId, World};
 use std::time::Duration;
 use strew::block::address::Address;
 use strew::block::decode::Decoder;

@@ -1,8 +1,9 @@
 //! Peers that are honest about what they hold and treat connections badly: scripts at the level of frames.
 
-use crate::world::{PeerId, StreamId, World};
-use strew::block::{Form, Kind, Role};
-use strew::wire::frame::{Frame, Hello, PeerRole};
+use crate::streams::StreamId;
+use crate::world::{PeerId, World};
+use strew::block::{Block, Form, Kind, Role};
+use strew::wire::frame::{Answer, Frame, Hello, PeerRole};
 
 /// How a peer treats the connections that others open to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +22,8 @@ pub enum Manner {
     Denying,
     /// As a node does, but passes nothing on.
     Hoarding,
+    /// Takes every block and stores none; answers a GET with other bytes.
+    Robbing,
 }
 
 impl World {
@@ -57,6 +60,23 @@ impl World {
         let manner = self.peers[peer].manner;
         let answer = match frame {
             _ if manner == Manner::Mute => return,
+            Frame::Offer(offered) if manner == Manner::Robbing => {
+                Frame::Want(vec![Answer::Want; offered.len()])
+            }
+            Frame::Put {
+                id,
+                kind,
+                lifetime,
+                payload,
+                ..
+            } => {
+                Block::verify(id, kind, payload).expect("a node sends what it says it sends");
+                match manner {
+                    Manner::Robbing => Frame::Stored { id, lifetime },
+                    _ => return,
+                }
+            }
+            Frame::Hello(_) if end == 0 => return,
             Frame::Hello(_) => Frame::Hello(Hello {
                 key: self.peers[peer].key,
                 port: self.peers[peer].born.addr.port(),
@@ -65,7 +85,7 @@ impl World {
             Frame::Get(id) => match manner {
                 Manner::Resetting => return self.close_end(stream, end),
                 Manner::Denying => Frame::Absent(id),
-                Manner::Lying => Frame::Block {
+                Manner::Lying | Manner::Robbing => Frame::Block {
                     id,
                     kind: Kind {
                         role: Role::Leaf,

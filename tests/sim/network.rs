@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use strew::block::address::Address;
+use strew::block::encode::Encoder;
+use strew::block::{Block, Form};
 use strew::id::{BlockId, NodeId, NodeKey};
 use strew::limits::K;
 use strew::rng::Rng;
@@ -63,6 +65,30 @@ pub fn serve(addr: SocketAddr, seeds: &[SocketAddr]) -> Born {
         capacity: CAPACITY,
         seeds: seeds.iter().copied().filter(|seed| *seed != addr).collect(),
         firewalled: false,
+    }
+}
+
+/// The address of a file as it is shared, and all its blocks.
+pub fn blocks_of(data: &[u8]) -> (Address, Vec<Block>) {
+    let mut encoder = Encoder::new(Form::Encrypted);
+    let mut blocks = Vec::new();
+    let mut take = |encoder: &mut Encoder| {
+        while let Some((kind, payload)) = encoder.poll_put() {
+            let block = Block::new(kind, payload).expect("a block");
+            encoder.handle_put(block.id());
+            blocks.push(block);
+        }
+    };
+    for chunk in data.chunks(100_000) {
+        encoder.push(chunk);
+        take(&mut encoder);
+    }
+    encoder.finish();
+    loop {
+        take(&mut encoder);
+        if let Some(address) = encoder.outcome() {
+            return (address, blocks);
+        }
     }
 }
 

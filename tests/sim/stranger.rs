@@ -1,7 +1,8 @@
 //! A peer that a test plays itself: what it says, frame by frame, and what it is answered.
 
 use crate::network::secs;
-use crate::world::{Owner, PeerId, StreamId, World};
+use crate::streams::{Owner, StreamId};
+use crate::world::{PeerId, World};
 use std::net::{IpAddr, SocketAddr};
 use strew::block::Block;
 use strew::id::{BlockId, NodeKey};
