@@ -27,12 +27,21 @@ pub const NODES_PER_LEVEL: usize = 2;
 /// Contacts in a bucket, and peers in a neighbourhood (Kademlia's k; Maymounkov and Mazieres 2002, section 2.3).
 pub const K: usize = 20;
 
-/// Requests that a lookup has on their way at once, late ones not counted (Kademlia's alpha).
-pub const ALPHA: usize = 5;
+/// Requests that a lookup has on their way at once, late ones not counted (Kademlia's alpha), until the
+/// [`ALPHA_UNTIL`] closest have answered.
+pub const ALPHA: usize = 4;
 
 /// The same of a lookup for holders of a block: in a network of 10,000 with 8 copies it finds the first after 6.1
 /// requests, where 5 at once take 10.0 and a twentieth less time.
 pub const ALPHA_HOLDERS: usize = 3;
+
+/// How many of the closest contacts that a lookup knows have to answer before it goes faster: as many as hold a block.
+pub const ALPHA_UNTIL: usize = 8;
+
+/// Requests on their way at once from then on. Before it, more would go to contacts that turn out not to be close: in a
+/// network of 10,000 the 8 closest are found after asking 17, and after 20 with 5 at once all the time, which takes as
+/// long.
+pub const ALPHA_LATER: usize = 10;
 
 /// Bytes in a datagram at most: fits every path's MTU without fragments, IPv6's minimum of 1,280 less headers.
 /// A longer one is never sent, and dropped when it arrives.

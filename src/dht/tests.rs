@@ -306,6 +306,8 @@ fn requests_of_a_cancelled_lookup_make_room_for_those_that_are_held() {
     let lookups: Vec<LookupId> = (0..LOOKUPS_MAX as u8)
         .map(|n| node.find_closest(now, Point([n; 32])))
         .collect();
+    // Regions are enumerated beside them.
+    node.locate(now, (0..200).map(|n| BlockId([n; 32])));
     assert!(node.held && node.fresh == REQUESTS_MAX);
     let sent = node.statistics.requests_sent;
     node.cancel(now, lookups[0]);
