@@ -103,7 +103,8 @@ enum Timer {
 /// All connections of a node.
 pub struct Transfer {
     hello: Hello,
-    conns: BTreeMap<ConnId, Conn>,
+    /// Boxed, as an empty map keeps room for eleven.
+    conns: BTreeMap<ConnId, Box<Conn>>,
     /// A connection with this peer, or with somebody who says so: ask `Conn::leads_to`. Invariant: it is in `conns`
     /// and its `peer` is this.
     by_peer: BTreeMap<NodeId, ConnId>,
@@ -215,7 +216,7 @@ impl Transfer {
             frame_since: now,
             last_heard: now,
         };
-        self.conns.insert(id, conn);
+        self.conns.insert(id, Box::new(conn));
         id
     }
 
@@ -619,7 +620,7 @@ impl Transfer {
 
     /// Whether the driver should read from this connection; if not, TCP pushes back.
     pub fn wants_read(&self, id: ConnId) -> bool {
-        self.conns.get(&id).is_some_and(Conn::wants_read)
+        self.conns.get(&id).is_some_and(|conn| conn.wants_read())
     }
 
     /// Closes what has been silent for too long. Early is harmless.
