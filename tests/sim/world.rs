@@ -88,8 +88,9 @@ pub struct Peer {
     pub plugged: bool,
     /// How it treats connections from others.
     pub manner: Manner,
-    /// Datagrams it has sent.
+    /// Datagrams it has sent, and their bytes with headers of IPv4 and UDP.
     pub datagrams: u64,
+    pub datagram_bytes: u64,
     /// Streams it sends on break after so many bytes.
     pub breaks_after: Option<usize>,
     /// The contacts it had when it died.
@@ -254,6 +255,7 @@ impl World {
             plugged: true,
             manner: Manner::Honest,
             datagrams: 0,
+            datagram_bytes: 0,
             breaks_after: None,
             saved: Vec::new(),
             conns: BTreeMap::new(),
@@ -548,6 +550,7 @@ impl World {
     fn transmit(&mut self, id: PeerId, to: SocketAddr, payload: Vec<u8>) {
         let peer = &mut self.peers[id];
         peer.datagrams += 1;
+        peer.datagram_bytes += payload.len() as u64 + 28;
         let from = peer.born.addr;
         self.tracer.handle_sent(id, to, &payload);
         if !peer.plugged || self.rng.below(1000) < self.links.lost {
