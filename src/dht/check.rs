@@ -7,7 +7,7 @@ use super::{Dht, Timer};
 use crate::limits::*;
 use crate::time::Instant;
 use crate::wire::contact::{is_private, network};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Dht {
     /// Panics if a limit is exceeded or an invariant broken. Linear in what is held; for a driver that looks for faults.
@@ -48,7 +48,7 @@ impl Dht {
     }
 
     fn check_requests(&self) {
-        let (mut fresh, mut probing) = (0, 0);
+        let (mut fresh, mut probing) = (0, BTreeSet::new());
         for (transaction, outstanding) in &self.outstanding {
             let is_timed = self.timers.is_set(Timer::Resend(*transaction));
             assert!(is_timed, "a request is sent again or given up");
@@ -56,15 +56,14 @@ impl Dht {
             match outstanding.purpose {
                 Purpose::Lookup(_) | Purpose::Region(..) if outstanding.attempts == 1 => fresh += 1,
                 Purpose::Probe => {
-                    probing += 1;
-                    assert!(self.probing.contains(&outstanding.to));
+                    let is_alone = probing.insert(outstanding.to);
+                    assert!(is_alone, "one probe at a time for an address");
                 }
                 _ => {}
             }
         }
         assert_eq!(self.fresh, fresh, "requests of searches are counted");
         assert!(self.fresh <= REQUESTS_MAX);
-        assert_eq!(self.probing.len(), probing);
-        assert!(probing <= PROBES_MAX);
+        assert!(probing.len() <= PROBES_MAX);
     }
 }

@@ -3,7 +3,6 @@
 
 use super::lookup::{Goal, Lookup, Next};
 use super::requests::Purpose;
-use super::table::BUCKETS;
 use super::{may_name, Dht, Event, LookupId, Timer};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
@@ -17,7 +16,17 @@ use std::collections::BTreeSet;
 pub(super) enum Owner {
     User,
     Join,
+    /// Nobody: it makes us known to those around us, and them to us.
+    Near,
+    /// The bucket of its target.
     Refresh,
+}
+
+impl Owner {
+    /// Only the table is served.
+    fn is_table(self) -> bool {
+        matches!(self, Owner::Near | Owner::Refresh)
+    }
 }
 
 /// A lookup with what the machine knows of it.
@@ -97,7 +106,7 @@ impl Dht {
             owner,
             started: false,
         };
-        self.lookups.insert(id, running);
+        self.lookups.insert(id, Box::new(running));
         id
     }
 
@@ -118,9 +127,7 @@ impl Dht {
             running.lookup.add(contact);
         }
         let own = Point::from(self.id);
-        if let Some(touched) = self.touched.get_mut(own.common_prefix(&target)) {
-            *touched = now;
-        }
+        self.table.touch(now, own.common_prefix(&target));
         self.pump(now, id);
     }
 
@@ -145,7 +152,19 @@ impl Dht {
             let Some(running) = self.lookups.get_mut(&id).filter(|r| r.started) else {
                 return;
             };
+            let bucket = Point::from(self.id).common_prefix(&running.lookup.target());
+            if running.owner == Owner::Refresh && self.table.is_full(bucket) {
+                return self.finish(now, id);
+            }
             let contact = match running.lookup.next(may_ask) {
+                Next::Ask(contact)
+                    if running.owner.is_table()
+                        && running.lookup.answered() >= TELLERS
+                        && self.table.is_told(now, &contact.id) =>
+                {
+                    running.lookup.on_reply(&contact.id);
+                    continue;
+                }
                 Next::Ask(contact) => contact,
                 Next::Held => {
                     self.held = true;
@@ -154,7 +173,7 @@ impl Dht {
                 Next::Wait => {
                     // A dead peer delays nobody's join.
                     if running.owner == Owner::Join && running.lookup.waits_for_late_only() {
-                        self.self_lookup_settled(now);
+                        self.self_lookup_settled();
                     }
                     return;
                 }
@@ -253,6 +272,7 @@ impl Dht {
                 });
             }
             Owner::Join => self.self_lookup_ended(now),
+            Owner::Near => {}
             Owner::Refresh => {
                 let pause = self.rng.jitter(REFRESH_PAUSE);
                 self.timers.set(Timer::Refresh, now + pause);
@@ -271,19 +291,14 @@ impl Dht {
         point
     }
 
-    /// Looks up a random point of the next bucket that waits for it, or ourselves.
+    /// Looks up a random point of the next bucket that waits for it and has room.
     pub(super) fn refresh_next(&mut self, now: Instant) {
-        let Some(index) = self.refreshes.pop_front() else {
-            return;
-        };
-        let target = match index {
-            BUCKETS => {
-                self.near_refreshed = now;
-                self.id.into()
+        while let Some(index) = self.refreshes.pop_front() {
+            if !self.table.is_full(index) {
+                let target = self.random_point_of(index);
+                let id = self.new_lookup(Lookup::new(Goal::Closest(target)), Owner::Refresh);
+                return self.start(now, id);
             }
-            _ => self.random_point_of(index),
-        };
-        let id = self.new_lookup(Lookup::new(Goal::Closest(target)), Owner::Refresh);
-        self.start(now, id);
+        }
     }
 }

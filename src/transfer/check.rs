@@ -1,6 +1,6 @@
 //! What must hold of all connections between any two calls.
 
-use super::conn::{Conn, Stage};
+use super::conn::Stage;
 use super::{source, Timer, Transfer};
 use crate::limits::*;
 use crate::wire::contact::is_private;
@@ -13,8 +13,11 @@ const AT_ONCE: usize = 256 << 10;
 impl Transfer {
     /// Panics if a limit is exceeded or an invariant broken. Linear in what is held; for a driver that looks for faults.
     pub fn check(&self) {
-        let is_live = |conn: &&Conn| conn.stage != Stage::Closing;
-        let live = || self.conns.values().filter(is_live);
+        let live = || {
+            self.conns
+                .values()
+                .filter(|conn| conn.stage != Stage::Closing)
+        };
         let remote = live().filter(|conn| conn.addr.is_some()).count();
         // Those that are opened for DIAL_BACK are few, and make no room.
         assert!(remote <= CONNECTIONS_MAX + DIAL_BACKS_MAX);

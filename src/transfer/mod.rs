@@ -104,7 +104,8 @@ enum Timer {
 /// All connections of a node.
 pub struct Transfer {
     hello: Hello,
-    conns: BTreeMap<ConnId, Conn>,
+    /// Boxed, as an empty map keeps room for eleven.
+    conns: BTreeMap<ConnId, Box<Conn>>,
     /// A connection with this peer, or with somebody who says so: ask `Conn::leads_to`. Invariant: it is in `conns`
     /// and its `peer` is this.
     by_peer: BTreeMap<NodeId, ConnId>,
@@ -216,7 +217,7 @@ impl Transfer {
             frame_since: now,
             last_heard: now,
         };
-        self.conns.insert(id, conn);
+        self.conns.insert(id, Box::new(conn));
         id
     }
 
@@ -620,7 +621,7 @@ impl Transfer {
 
     /// Whether the driver should read from this connection; if not, TCP pushes back.
     pub fn wants_read(&self, id: ConnId) -> bool {
-        self.conns.get(&id).is_some_and(Conn::wants_read)
+        self.conns.get(&id).is_some_and(|conn| conn.wants_read())
     }
 
     /// Closes what has been silent for too long. Early is harmless.

@@ -67,8 +67,9 @@ pub struct Peer {
     pub disk: Option<MemoryStore>,
     /// How it treats connections from others.
     pub manner: Manner,
-    /// Datagrams it has sent.
+    /// Datagrams it has sent, and their bytes with headers of IPv4 and UDP.
     pub datagrams: u64,
+    pub datagram_bytes: u64,
     /// Streams it sends on break after so many bytes.
     pub breaks_after: Option<usize>,
     /// The contacts that it saved, for its next life.
@@ -227,6 +228,7 @@ impl World {
             disk: None,
             manner: Manner::Honest,
             datagrams: 0,
+            datagram_bytes: 0,
             breaks_after: None,
             saved: Vec::new(),
             conns: BTreeMap::new(),
@@ -555,6 +557,7 @@ impl World {
 
     pub fn transmit(&mut self, id: PeerId, to: SocketAddr, payload: Vec<u8>) {
         self.peers[id].datagrams += 1;
+        self.peers[id].datagram_bytes += payload.len() as u64 + 28;
         self.tracer.handle_sent(id, to, &payload);
         self.watch.handle_sent(self.now, id, to, &payload);
         let from = self.outside(id, to);
