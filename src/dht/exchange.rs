@@ -226,15 +226,17 @@ impl Dht {
         if outstanding.tells {
             self.table.tell(&id);
         }
-        if outstanding.probe_after && header.client_mode {
+        let is_expected = outstanding.expected.is_none_or(|expected| expected == id);
+        let is_asked_again = is_expected && header.shortened && !outstanding.asked_again;
+        if outstanding.probe_after && header.client_mode && !is_asked_again {
             self.probe(now, from, None);
         }
-        if outstanding.expected.is_some_and(|expected| expected != id) {
+        if !is_expected {
             // Somebody else lives there now: as good as no answer from who was meant.
             self.fail(now, outstanding);
             return Ok(());
         }
-        if header.shortened && !outstanding.asked_again {
+        if is_asked_again {
             outstanding.asked_again = true;
             outstanding.attempts = 1;
             outstanding.sent = now;
