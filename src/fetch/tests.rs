@@ -1,0 +1,182 @@
+//! What a fetch asks of whom, and when.
+
+use super::*;
+use crate::dht::Config;
+use crate::id::NodeKey;
+use crate::rng::Rng;
+use crate::transfer::Command;
+use crate::wire::contact::Age;
+use crate::wire::frame::{Hello, PeerRole};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A fetch with machines that reach nobody: what lookups find is said by the test.
+struct Alone {
+    now: Instant,
+    dht: Dht,
+    transfer: Transfer,
+    fetch: Fetch,
+}
+
+impl Alone {
+    fn new() -> Alone {
+        let now = Instant::since_epoch(Duration::from_secs(1_000_000));
+        let key = NodeKey([0; 32]);
+        let config = Config {
+            serve: false,
+            ipv4: true,
+            ipv6: true,
+        };
+        let hello = Hello {
+            key,
+            port: 7,
+            role: PeerRole::Private,
+        };
+        Alone {
+            now,
+            dht: Dht::new(now, key, config, Rng::new([1; 32])),
+            transfer: Transfer::new(hello),
+            fetch: Fetch::default(),
+        }
+    }
+
+    fn with<R>(&mut self, call: impl FnOnce(&mut Fetch, &mut Tools<'_>) -> R) -> R {
+        let mut tools = Tools {
+            now: self.now,
+            dht: &mut self.dht,
+            transfer: &mut self.transfer,
+        };
+        call(&mut self.fetch, &mut tools)
+    }
+
+    fn want(&self) -> &Want {
+        &self.fetch.wants[&BLOCK]
+    }
+
+    /// The connection by which a holder is asked.
+    fn source(&self, n: u8) -> ConnId {
+        let source = self.fetch.sources.of_peer(&holder(n).id);
+        source.expect("it is asked").conn
+    }
+
+    /// The lookup under way finds these and ends.
+    fn lookup_finds(&mut self, holders: &[Contact]) {
+        let lookup = self.want().lookup.expect("a lookup is under way");
+        for &holder in holders {
+            self.with(|fetch, tools| fetch.handle_holder(tools, lookup, holder));
+        }
+        self.with(|fetch, tools| fetch.handle_holders_done(tools, lookup, 20));
+    }
+
+    fn pass(&mut self, span: Duration) {
+        self.now = self.now + span;
+        self.with(|fetch, tools| fetch.handle_timeout(tools));
+    }
+
+    /// Connections begun since the last call.
+    fn connects(&mut self) -> Vec<SocketAddr> {
+        let commands = std::iter::from_fn(|| self.transfer.poll_command(self.now));
+        let to = commands.filter_map(|command| match command {
+            Command::Connect { to, .. } => Some(to),
+            _ => None,
+        });
+        to.collect()
+    }
+}
+
+const BLOCK: BlockId = BlockId([9; 32]);
+const CLIENT: ConnId = ConnId(u64::MAX);
+
+fn holder(n: u8) -> Contact {
+    let addr = SocketAddr::from(([10, 0, 0, n], 7));
+    Contact::new(NodeKey([n; 32]), addr, Age(0))
+}
+
+#[test]
+fn late_block_is_looked_for_beyond_a_holder_that_cannot_be_reached() {
+    let mut alone = Alone::new();
+    alone.with(|fetch, tools| fetch.want(tools, CLIENT, BLOCK));
+    alone.lookup_finds(&[holder(1)]);
+    assert_eq!(alone.connects(), [holder(1).addr]);
+    alone.pass(HEDGE_AFTER);
+    let now = alone.now;
+    alone.transfer.shun(now, holder(2).id, SHUN_FOR);
+    alone.lookup_finds(&[holder(2)]);
+    assert_eq!(alone.connects(), []);
+    alone.lookup_finds(&[holder(3)]);
+    assert_eq!(alone.connects(), [holder(3).addr]);
+    // When a lookup finds nobody new there is nobody else; those asked may yet give it.
+    alone.pass(HEDGE_AFTER);
+    alone.lookup_finds(&[]);
+    assert!(alone.want().lookup.is_none() && !alone.want().asked.is_empty());
+}
+#[test]
+fn silent_holders_are_given_ever_less_time_down_to_a_bound() {
+    let mut alone = Alone::new();
+    alone.with(|fetch, tools| fetch.want(tools, CLIENT, BLOCK));
+    let holders: Vec<Contact> = (1..=8).map(holder).collect();
+    alone.lookup_finds(&holders);
+    let mut pauses = Vec::new();
+    for asked in 1..=holders.len() {
+        assert_eq!(alone.connects().len(), 1, "after {asked}");
+        let next = alone.fetch.next_timeout().expect("the next is due");
+        pauses.push(next.since(alone.now));
+        alone.pass(next.since(alone.now));
+    }
+    let millis = [2000, 1000, 500, 250, 250, 250, 250, 250];
+    assert_eq!(pauses, millis.map(Duration::from_millis));
+}
+
+#[test]
+fn holder_silent_about_one_block_is_asked_last_for_another_and_not_waited_for() {
+    let mut alone = Alone::new();
+    let find = |alone: &mut Alone, block: u8, found: u8| {
+        let block = BlockId([block; 32]);
+        if !alone.fetch.wants.contains_key(&block) {
+            alone.with(|fetch, tools| fetch.want(tools, CLIENT, block));
+        }
+        let lookup = alone.fetch.wants[&block].lookup.expect("it is sought");
+        alone.with(|fetch, tools| fetch.handle_holder(tools, lookup, holder(found)));
+    };
+    find(&mut alone, 1, 1);
+    alone.pass(HEDGE_AFTER);
+    // One holder owes more blocks, but sends.
+    find(&mut alone, 2, 2);
+    find(&mut alone, 3, 2);
+    find(&mut alone, 4, 3);
+    find(&mut alone, 4, 1);
+    find(&mut alone, 4, 2);
+    alone.now = alone.now + HEDGE_AFTER;
+    let (now, conn) = (alone.now, alone.source(2));
+    alone.transfer.handle_received(now, conn, &[0]);
+    alone.pass(Duration::ZERO);
+    let asked = |alone: &Alone, n| {
+        let want = &alone.fetch.wants[&BlockId([4; 32])];
+        want.asked.contains_key(&holder(n).id)
+    };
+    assert!(asked(&alone, 2) && !asked(&alone, 1));
+    // With nobody else left it is asked after all, and for a moment only.
+    alone.pass(HEDGE_AFTER / 2);
+    assert!(asked(&alone, 1));
+    let next = alone.fetch.next_timeout().expect("the next is due");
+    assert_eq!(next.since(alone.now), HEDGE_AFTER_MIN);
+}
+
+#[test]
+fn holder_that_sends_something_gives_the_next_the_full_time() {
+    let mut alone = Alone::new();
+    alone.with(|fetch, tools| fetch.want(tools, CLIENT, BLOCK));
+    alone.lookup_finds(&[holder(1), holder(2), holder(3), holder(4)]);
+    for _ in 0..2 {
+        alone.pass(alone.want().pause);
+    }
+    assert_eq!(alone.want().pause, HEDGE_AFTER / 4);
+    // Half a frame is something, too.
+    let conn = alone.source(1);
+    alone.now = alone.now + HEDGE_AFTER / 5;
+    let (now, byte) = (alone.now, [0]);
+    alone.transfer.handle_received(now, conn, &byte);
+    alone.pass(HEDGE_AFTER / 20);
+    assert_eq!(alone.want().asked.len(), 4);
+    assert_eq!(alone.want().pause, HEDGE_AFTER);
+}

@@ -1,0 +1,70 @@
+//! A block that somebody waits for: who, whom it can be asked of, whom it has been asked of.
+
+use super::Asker;
+use crate::dht::LookupId;
+use crate::id::NodeId;
+use crate::limits::HEDGE_AFTER;
+use crate::wire::contact::Contact;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Wants are served in the order in which they came.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Turn(pub u64);
+
+/// A block that somebody waits for.
+pub struct Want {
+    pub turn: Turn,
+    pub askers: Vec<Asker>,
+    /// Peers that say they hold it and have not been asked.
+    pub holders: Vec<Contact>,
+    /// Peers that have been asked and owe an answer.
+    pub asked: BTreeMap<NodeId, Contact>,
+    /// Peers whose connection ended before they answered, once.
+    pub cut_off: BTreeSet<NodeId>,
+    /// Peers that were asked and did not give it.
+    pub failed: BTreeSet<NodeId>,
+    /// The lookup that is under way for it.
+    pub lookup: Option<LookupId>,
+    /// Lookups that have been begun for it.
+    pub lookups: u32,
+    /// The latest of them has found a holder that had not been asked.
+    pub found: bool,
+    /// Who was asked is late, and there was nobody else to ask: the next holder found is asked at once.
+    pub late: bool,
+    /// How long the next that is asked has before it is late.
+    pub pause: Duration,
+    /// The most peers that answered one of its lookups.
+    pub answered: usize,
+}
+
+impl Want {
+    /// Nobody is known who has it.
+    pub fn new(turn: Turn, asker: Asker) -> Want {
+        Want {
+            turn,
+            askers: vec![asker],
+            holders: Vec::new(),
+            asked: BTreeMap::new(),
+            cut_off: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            lookup: None,
+            lookups: 0,
+            found: false,
+            late: false,
+            pause: HEDGE_AFTER,
+            answered: 0,
+        }
+    }
+
+    /// A peer says that it holds the block. Whether it was not known to.
+    pub fn add_holder(&mut self, contact: Contact) -> bool {
+        let is_known = self.failed.contains(&contact.id)
+            || self.asked.contains_key(&contact.id)
+            || self.holders.iter().any(|holder| holder.id == contact.id);
+        if !is_known {
+            self.holders.push(contact);
+        }
+        !is_known
+    }
+}
