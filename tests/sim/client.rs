@@ -2,6 +2,7 @@
 
 use crate::streams::StreamId;
 use crate::world::{PeerId, World};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use strew::block::address::Address;
 use strew::block::decode::Decoder;
@@ -17,6 +18,9 @@ const ADDS_MAX: usize = 16;
 
 /// Bytes of blocks that a fetch asks for ahead.
 const BUFFER: usize = 4 << 20;
+
+/// Blocks that a client asks for at once, as `fetch` does.
+const BLOCKS_AT_ONCE: usize = 64;
 
 /// Which client: its place in the order of their coming.
 pub type ClientId = usize;
@@ -37,6 +41,12 @@ enum Task {
         decoder: Decoder,
         data: Vec<u8>,
     },
+    Blocks {
+        /// What has not been asked for, each with a block that must have come before.
+        rest: VecDeque<(BlockId, Option<BlockId>)>,
+        outstanding: usize,
+        came: BTreeMap<BlockId, Duration>,
+    },
     Count {
         waiting: usize,
         counted: Vec<Counted>,
@@ -49,6 +59,8 @@ pub enum Outcome {
     Shared(Address, Settled),
     Placed(Settled),
     Fetched(Vec<u8>),
+    /// When each block came, from the beginning.
+    Came(BTreeMap<BlockId, Duration>),
     Missing(MissingReason, u32),
     Counted(Vec<Counted>),
     Failed(String),
@@ -100,6 +112,20 @@ impl World {
         let task = Task::Fetch {
             decoder: Decoder::new(address, BUFFER),
             data: Vec::new(),
+        };
+        self.begin(peer, task, Vec::new())
+    }
+
+    /// Begins to fetch blocks through a peer, in this order, each as soon as another has come that it depends on.
+    pub fn begin_blocks(
+        &mut self,
+        peer: PeerId,
+        blocks: impl IntoIterator<Item = (BlockId, Option<BlockId>)>,
+    ) -> ClientId {
+        let task = Task::Blocks {
+            rest: blocks.into_iter().collect(),
+            outstanding: 0,
+            came: BTreeMap::new(),
         };
         self.begin(peer, task, Vec::new())
     }
@@ -217,6 +243,24 @@ impl World {
                     frames.push(Frame::Add { kind, payload });
                 }
             }
+            Task::Blocks {
+                rest,
+                outstanding,
+                came,
+            } => {
+                while let Some(&(block, needs)) = rest.front() {
+                    let is_known = needs.is_none_or(|it| came.contains_key(&it));
+                    if *outstanding >= BLOCKS_AT_ONCE || !is_known {
+                        break;
+                    }
+                    rest.pop_front();
+                    frames.push(Frame::Fetch(block));
+                    *outstanding += 1;
+                }
+                if rest.is_empty() && *outstanding == 0 {
+                    outcome = Some(Outcome::Came(std::mem::take(came)));
+                }
+            }
             Task::Fetch { decoder, data } => {
                 loop {
                     let mut idle = true;
@@ -265,6 +309,7 @@ impl World {
     }
 
     fn client_hears(&mut self, id: ClientId, frame: Frame) {
+        let took = self.now.since(self.clients[id].began);
         let outcome = match (frame, &mut self.clients[id].task) {
             (Frame::Hello(_) | Frame::Progress { .. }, _) => None,
             (Frame::Added(block), Task::Share { encoder, .. }) => {
@@ -290,7 +335,18 @@ impl World {
                 decoder.handle_block(block).expect("the tree is sound");
                 None
             }
-            (Frame::Missing { reason, asked, .. }, Task::Fetch { .. }) => {
+            (
+                Frame::Block { id, kind, payload },
+                Task::Blocks {
+                    outstanding, came, ..
+                },
+            ) => {
+                Block::verify(id, kind, payload).expect("a peer passes on no wrong block");
+                *outstanding -= 1;
+                came.insert(id, took);
+                None
+            }
+            (Frame::Missing { reason, asked, .. }, Task::Fetch { .. } | Task::Blocks { .. }) => {
                 Some(Outcome::Missing(reason, asked))
             }
             (Frame::Counted(some), Task::Count { waiting, counted }) => {

@@ -8,6 +8,7 @@ mod access;
 mod client;
 mod counts;
 mod drawn;
+mod fetches;
 mod files;
 mod hostile;
 mod links;

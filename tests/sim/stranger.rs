@@ -32,6 +32,11 @@ impl World {
         stranger
     }
 
+    /// Ends a stranger's connection.
+    pub fn dismiss(&mut self, stranger: Stranger) {
+        self.close_end(stranger.stream, 0);
+    }
+
     fn say_frame(&mut self, stranger: Stranger, frame: &Frame) {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes);
