@@ -364,6 +364,22 @@ pub const HEDGE_AFTER: Duration = Duration::from_secs(2);
 /// peers that are alive have answered a new connection.
 pub const HEDGE_AFTER_MIN: Duration = Duration::from_millis(250);
 
+/// Leaves of a file that are located ahead of what a client has asked for, at least: as many as it asks for at once.
+/// Then twice as many as it has wanted, so that who stops early has cost little.
+pub const AHEAD_MIN: usize = 64;
+/// The same at most: the children of a node.
+pub const AHEAD_MAX: usize = FAN_OUT;
+
+/// Leaves, and nodes, of a client's file whose addresses are remembered at most, beyond [`NODES_PER_LEVEL`] nodes. Of
+/// more leaves the oldest are forgotten; they are looked up alone when they are wanted.
+pub const PLANNED_MAX: usize = 4 * FAN_OUT;
+
+/// How long it is believed who holds a block, and who lives in a region, before it is looked for anew.
+pub const HOLDERS_FOR: Duration = Duration::from_secs(300);
+
+/// Regions whose inhabitants are remembered at most, some 30 of 100 bytes in each; more are not.
+pub const AREAS_MAX: usize = 1024;
+
 /// How often a block's holders are looked up again when all of them failed to give it: each finds a holder not
 /// asked before or is the last, and there is room for a neighbourhood of them.
 pub const RELOCATE_MAX: u32 = K as u32;
@@ -585,6 +601,10 @@ const _: () = assert!(
 const _: () = assert!(
     COUNT_LINGER.as_secs() < STALL_DEFAULT.as_secs() && COUNTING_AT_ONCE <= COUNTS_PER_CLIENT,
     "who has blocks counted hears of some before it gives up"
+);
+const _: () = assert!(
+    PLANNED_MAX >= NODES_PER_LEVEL * FAN_OUT && AHEAD_MIN <= AHEAD_MAX,
+    "what a reader wants next is planned"
 );
 const _: () = assert!(
     RESERVATION < CAPACITY_MIN,

@@ -632,6 +632,10 @@ impl<S: Store> Node<S> {
                 if keep.handle_located(&mut tools, locate, &blocks, &contacts) {
                     return;
                 }
+                let (fetch, mut tools) = self.fetch_tools(now);
+                if fetch.handle_located(&mut tools, locate, &blocks, &contacts) {
+                    return;
+                }
                 self.outputs.push_back(Output::Event(Event::Located {
                     locate,
                     blocks,
@@ -669,11 +673,13 @@ impl<S: Store> Node<S> {
                     .push_back(Output::Event(Event::ClientMode(client_mode)));
             }
             dht::Event::OtherVersion { addr, version } => self.handle_other_version(addr, version),
-            dht::Event::Counted { count, bitmap, .. } => {
+            dht::Event::Counted { count, bitmap } => {
                 let (counts, mut tools) = self.counts_tools(now);
                 if !counts.handle_counted(&mut tools, count, bitmap) {
                     let (keep, mut tools) = self.keep_tools(now);
                     keep.handle_counted(&mut tools, count, bitmap);
+                    let (fetch, mut tools) = self.fetch_tools(now);
+                    fetch.handle_counted(&mut tools, count, bitmap);
                 }
             }
         }

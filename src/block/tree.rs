@@ -304,6 +304,13 @@ pub fn parse_node(
     Ok(links(ids, keys))
 }
 
+/// The addresses in the payload of a node of whatever size: what it names, right or wrong.
+pub fn children_of(payload: &[u8], form: Form) -> Vec<BlockId> {
+    let count = payload.len() / link_size(form);
+    let links = links(&payload[..count * 32], None);
+    links.into_iter().map(|link| link.id).collect()
+}
+
 fn exact(found: usize, expected: usize) -> Result<(), TreeError> {
     match found.cmp(&expected) {
         std::cmp::Ordering::Less => Err(Malformed::Truncated.into()),

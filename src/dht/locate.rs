@@ -49,6 +49,12 @@ impl Enumeration {
 }
 
 impl Dht {
+    /// By how many regions the network would be enumerated as a whole: to locate more blocks than that costs less than
+    /// to look each up.
+    pub fn region_count(&self, now: Instant) -> u64 {
+        1 << self.far_buckets(now).min(63)
+    }
+
     /// Locates these blocks: ends with an [`Event::Located`] for each, several together. Waits for the first join
     /// attempt; the caller bounds how many wait.
     pub fn locate(&mut self, now: Instant, blocks: impl IntoIterator<Item = BlockId>) -> LocateId {

@@ -76,6 +76,16 @@ impl Prefix {
         self.point.common_prefix(point) >= self.bits
     }
 
+    /// The first point in it.
+    pub fn first(&self) -> Point {
+        let mut first = self.point;
+        for (nth, byte) in first.0.iter_mut().enumerate() {
+            let kept = self.bits.saturating_sub(nth * 8).min(8);
+            *byte &= !(0xff_u16 >> kept) as u8;
+        }
+        first
+    }
+
     /// Its two halves, the one with the point first.
     fn halves(&self) -> [Prefix; 2] {
         let mut other = self.point;

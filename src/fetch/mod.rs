@@ -1,20 +1,26 @@
 //! Getting blocks from the network for clients: locating holders, choosing among them, asking another when one
 //! is late, and saying definitely when a block is nowhere. Called by the node.
 //!
-//! The client bounds what it has asked for and puts the answers in order; here every block stands alone.
+//! The client bounds what it has asked for and puts the answers in order. [`plan`] knows what it is going to want, of
+//! the nodes that have come by; [`holders`] finds out ahead who has that. What is not known by then is looked up alone.
 
+mod holders;
+mod plan;
 mod source;
 mod want;
 
-use crate::block::Block;
-use crate::dht::{Dht, LookupId};
+use crate::block::{Block, Kind};
+use crate::dht::{CountId, Dht, LocateId, LookupId};
 use crate::id::{BlockId, NodeId};
 use crate::limits::*;
 use crate::time::Instant;
 use crate::timers::Timers;
 use crate::transfer::{BlockHead, ConnId, Source as Payload, Transfer};
 use crate::wire::contact::Contact;
+use crate::wire::datagram::Bitmap;
 use crate::wire::frame::{ByeReason, Frame, MissingReason, PayloadFrame};
+use holders::Holders;
+use plan::Plan;
 use source::Sources;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -56,7 +62,7 @@ pub enum Arrival {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
-    /// Ask another holder as well.
+    /// Ask another holder as well; or, as long as nobody has been asked, look for one no longer by region only.
     Hedge(BlockId),
 }
 
@@ -67,6 +73,8 @@ pub struct Fetch {
     /// Wants with holders to ask, whose turn has not come as all of those are busy.
     waiting: BTreeSet<(Turn, BlockId)>,
     lookups: BTreeMap<LookupId, BlockId>,
+    plans: BTreeMap<Asker, Plan>,
+    holders: Holders,
     sources: Sources,
     next_turn: u64,
     arrivals: VecDeque<Arrival>,
@@ -105,6 +113,27 @@ impl Fetch {
                 self.take(tools, id);
             }
         }
+        if !self.is_waiting(Asker::Store) {
+            self.forget_plan(tools, Asker::Store);
+        }
+    }
+
+    fn is_waiting(&self, asker: Asker) -> bool {
+        let mut wants = self.wants.values();
+        wants.any(|want| want.askers.contains(&asker))
+    }
+
+    /// Somebody is going to want nothing more of what was planned.
+    fn forget_plan(&mut self, tools: &mut Tools<'_>, asker: Asker) {
+        if self.plans.remove(&asker).is_some() {
+            self.holders.forget_all(tools, asker);
+        }
+    }
+
+    /// A client has been given a block from the store.
+    pub fn handle_given(&mut self, client: ConnId, id: &BlockId, kind: Kind, payload: &[u8]) {
+        let plan = self.plans.entry(Asker::Client(client)).or_default();
+        plan.handle_block(id, kind, payload);
     }
 
     /// What has become of blocks that the node wants, one at a time.
@@ -113,15 +142,74 @@ impl Fetch {
     }
 
     fn want_for(&mut self, tools: &mut Tools<'_>, asker: Asker, id: BlockId) {
-        if let Some(want) = self.wants.get_mut(&id) {
-            want.askers.push(asker);
-            return;
+        let is_planned = |plan: &Plan| plan.names(&id);
+        if !self.plans.get(&asker).is_some_and(is_planned) && !self.is_waiting(asker) {
+            // Another file begins.
+            self.forget_plan(tools, asker);
         }
+        match self.wants.get_mut(&id) {
+            Some(want) => want.askers.push(asker),
+            None => self.begin(tools, asker, id),
+        }
+        let plan = self.plans.entry(asker).or_default();
+        let Some(place) = plan.handle_wanted(&id) else {
+            return;
+        };
+        if plan.total() >= tools.dht.region_count(tools.now) {
+            let ahead = plan.next_ahead(place);
+            self.holders.seek(tools, asker, ahead);
+        }
+    }
+
+    /// Whoever is known to have the block is asked for it; or it is waited until some are, if they are being sought.
+    fn begin(&mut self, tools: &mut Tools<'_>, asker: Asker, id: BlockId) {
         let turn = Turn(self.next_turn);
         self.next_turn += 1;
-        let want = Want::new(turn, asker);
-        self.wants.insert(id, want);
-        self.locate(tools, id);
+        self.wants.insert(id, Want::new(turn, asker));
+        if self.holders.is_seeking(&id) {
+            self.timers.set(Timer::Hedge(id), tools.now + HEDGE_AFTER);
+        }
+        self.handle_sought(tools, id);
+    }
+
+    /// There may be news of the holders of a block.
+    fn handle_sought(&mut self, tools: &mut Tools<'_>, id: BlockId) {
+        if let Some(want) = self.wants.get_mut(&id) {
+            for contact in self.holders.of(tools.now, &id) {
+                want.add_holder(*contact);
+            }
+            self.advance(tools, id);
+        }
+    }
+
+    /// Blocks have been located; the contacts are all around them. False if they are not ours.
+    pub fn handle_located(
+        &mut self,
+        tools: &mut Tools<'_>,
+        locate: LocateId,
+        blocks: &[BlockId],
+        contacts: &[Contact],
+    ) -> bool {
+        let is_ours = self.holders.handle_located(tools, locate, blocks, contacts);
+        if is_ours {
+            for id in blocks {
+                self.handle_sought(tools, *id);
+            }
+        }
+        is_ours
+    }
+
+    /// A contact has said which blocks it has, or has not answered. What was not asked here is ignored.
+    pub fn handle_counted(
+        &mut self,
+        tools: &mut Tools<'_>,
+        count: CountId,
+        bitmap: Option<Bitmap>,
+    ) {
+        let blocks = self.holders.handle_counted(tools, count, bitmap);
+        for id in blocks {
+            self.handle_sought(tools, id);
+        }
     }
 
     fn locate(&mut self, tools: &mut Tools<'_>, id: BlockId) {
@@ -166,8 +254,8 @@ impl Fetch {
         self.advance(tools, id);
     }
 
-    /// Does for a want what can be done next: ask a holder, wait for one to be less busy, look for holders again, or
-    /// give up. Nothing while those asked are not late.
+    /// Does for a want what can be done next: ask a holder, wait for one to be less busy or to be found, look for
+    /// holders, or give up. Nothing while those asked are not late.
     fn advance(&mut self, tools: &mut Tools<'_>, id: BlockId) {
         let Some(want) = self.wants.get_mut(&id) else {
             return;
@@ -185,7 +273,9 @@ impl Fetch {
                 self.waiting.insert((turn, id));
             } else if want.lookup.is_none() {
                 // Each further lookup is for those whom the failed ones hid; when there are none, that is all.
-                if want.found && want.lookups <= RELOCATE_MAX {
+                if self.holders.is_seeking(&id) && !want.late {
+                    // Whom it finds is asked, and it is not waited for longer than for a holder.
+                } else if want.lookups == 0 || want.found && want.lookups <= RELOCATE_MAX {
                     self.locate(tools, id);
                 } else if want.asked.is_empty() {
                     self.give_up(tools, id);
@@ -280,6 +370,9 @@ impl Fetch {
             self.lookups.remove(&lookup);
             tools.dht.cancel(tools.now, lookup);
         }
+        for asker in &want.askers {
+            self.holders.forget(&id, *asker);
+        }
         Some(want)
     }
 
@@ -292,6 +385,8 @@ impl Fetch {
         if let Some(want) = self.take(tools, id) {
             let block = Rc::new(block);
             for asker in want.askers {
+                let plan = self.plans.entry(asker).or_default();
+                plan.handle_block(&id, block.kind(), block.payload());
                 let Asker::Client(client) = asker else {
                     self.arrivals.push_back(Arrival::Block(block.clone()));
                     continue;
@@ -373,6 +468,7 @@ impl Fetch {
         for id in unwanted {
             self.take(tools, id);
         }
+        self.forget_plan(tools, Asker::Client(client));
     }
 
     /// Asks another holder for what is late. Early is harmless.
@@ -387,7 +483,9 @@ impl Fetch {
                     let heard = source.and_then(|source| tools.transfer.last_heard(source.conn));
                     heard.is_none_or(|heard| tools.now.since(heard) >= silent_for)
                 };
-                want.pause = if want.asked.keys().all(is_silent) {
+                want.pause = if want.asked.is_empty() {
+                    want.pause
+                } else if want.asked.keys().all(is_silent) {
                     silent_for.max(HEDGE_AFTER_MIN)
                 } else {
                     HEDGE_AFTER
@@ -405,7 +503,7 @@ impl Fetch {
 
     /// Panics if a limit is exceeded; for a driver that looks for faults.
     pub fn check(&self) {
-        for source in self.sources.values() {
+        for source in self.sources.all() {
             assert!(source.outstanding.len() <= GETS_PER_CONNECTION);
         }
     }

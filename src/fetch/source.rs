@@ -19,6 +19,11 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Source> {
+        self.by_peer.values()
+    }
+
     /// What is known of a peer, if any block has been asked of it over the connection that there is.
     pub fn of_peer(&self, peer: &NodeId) -> Option<&Source> {
         self.by_peer.get(peer)

@@ -2,7 +2,7 @@
 //! or handed to the machine whose business it is.
 
 use super::{Event, Node, Output};
-use crate::block::{Block, Kind};
+use crate::block::{Block, Kind, Role};
 use crate::id::BlockId;
 use crate::keep;
 use crate::limits::*;
@@ -36,7 +36,7 @@ impl<S: Store> Node<S> {
                 }
             },
             Frame::Get(id) => {
-                if !self.give(conn, id) {
+                if self.give(conn, id).is_none() {
                     self.transfer.send(conn, &Frame::Absent(id));
                 }
             }
@@ -205,11 +205,9 @@ impl<S: Store> Node<S> {
         }
     }
 
-    /// Queues a block from the store; false if it is not there, or damaged.
-    fn give(&mut self, conn: ConnId, id: BlockId) -> bool {
-        let Some((kind, len)) = self.store.check(&id) else {
-            return false;
-        };
+    /// Queues a block from the store, and says of which kind it is; `None` if it is not there, or damaged.
+    fn give(&mut self, conn: ConnId, id: BlockId) -> Option<Kind> {
+        let (kind, len) = self.store.check(&id)?;
         let head = BlockHead {
             id,
             kind,
@@ -218,7 +216,7 @@ impl<S: Store> Node<S> {
         self.transfer
             .send_block(conn, PayloadFrame::Block, head, Source::Store);
         self.served_blocks += 1;
-        true
+        Some(kind)
     }
 
     /// A frame from a client on this machine.
@@ -244,9 +242,13 @@ impl<S: Store> Node<S> {
                 keep.settle(&mut tools, conn);
             }
             Frame::Fetch(id) => {
-                if !self.give(conn, id) {
+                let Some(kind) = self.give(conn, id) else {
                     let (fetch, mut tools) = self.fetch_tools(now);
-                    fetch.want(&mut tools, conn, id);
+                    return fetch.want(&mut tools, conn, id);
+                };
+                if kind.role != Role::Leaf {
+                    let payload = self.store.payload(&id).unwrap_or_default();
+                    self.fetch.handle_given(conn, &id, kind, payload);
                 }
             }
             Frame::Count(blocks) => {

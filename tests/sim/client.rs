@@ -130,6 +130,19 @@ impl World {
         self.begin(peer, task, Vec::new())
     }
 
+    /// How many blocks have come so far.
+    pub fn came(&self, id: ClientId) -> usize {
+        match &self.clients[id].task {
+            Task::Blocks { came, .. } => came.len(),
+            _ => 0,
+        }
+    }
+
+    /// A client is interrupted.
+    pub fn abandon(&mut self, id: ClientId) {
+        self.client_ends(id, Outcome::Failed("interrupted".to_string()));
+    }
+
     /// Begins to have the copies of blocks counted by a peer.
     pub fn begin_count(&mut self, peer: PeerId, blocks: &[BlockId]) -> ClientId {
         let task = Task::Count {

@@ -1,6 +1,6 @@
 //! What it costs to fetch a file of many blocks, whose holders are found by regions, and how long it takes.
 
-use crate::client::{ClientId, Outcome};
+use crate::client::Outcome;
 use crate::lookups::{internet, Census};
 use crate::network::secs;
 use crate::world::{seed, PeerId, World};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use strew::block::{Block, Form, Kind, Role};
 use strew::id::BlockId;
 use strew::limits::{BLOCK_SIZE_MAX, FAN_OUT, K};
+use strew::wire::frame::MissingReason;
 
 /// For how long blocks are put, in seconds.
 const LIFETIME: u32 = 86_400;
@@ -62,6 +63,11 @@ impl File {
         }
     }
 
+    fn is_node(&self, id: &BlockId) -> bool {
+        let mut nodes = self.blocks.iter().filter(|it| it.kind().role != Role::Leaf);
+        nodes.any(|it| it.id() == *id)
+    }
+
     /// Puts each block into the stores of some of those who should have it: the closest, or any of the neighbourhood.
     fn spread(&self, world: &mut World, closest: bool) {
         let census = Census::of(world);
@@ -92,6 +98,15 @@ impl File {
     }
 }
 
+/// A network whose tables are loaded, with a file in it, and a peer to fetch it through.
+fn network_with(count: usize, leaves: usize, closest: bool) -> (World, File, PeerId) {
+    let mut world = World::loaded(seed(70), internet(), count);
+    let file = File::of(&mut world, leaves);
+    file.spread(&mut world, closest);
+    let peer = world.rng.below(count as u64) as usize;
+    (world, file, peer)
+}
+
 /// What a fetch has come to.
 struct Figures {
     requests: f64,
@@ -99,19 +114,10 @@ struct Figures {
     took: Duration,
 }
 
-impl World {
-    fn fetch_of(&mut self, peer: PeerId, file: &File) -> ClientId {
-        self.begin_blocks(peer, file.order.iter().copied())
-    }
-}
-
 fn measure(count: usize, leaves: usize, closest: bool) -> Figures {
-    let mut world = World::loaded(seed(70), internet(), count);
-    let file = File::of(&mut world, leaves);
-    file.spread(&mut world, closest);
-    let peer = world.rng.below(count as u64) as usize;
+    let (mut world, file, peer) = network_with(count, leaves, closest);
     let before = world.status(peer, "requests_sent");
-    let client = world.fetch_of(peer, &file);
+    let client = world.begin_blocks(peer, file.order.iter().copied());
     let (outcome, took) = world.finish(client, secs(600));
     let Outcome::Came(came) = outcome else {
         panic!("{outcome:?}");
@@ -123,8 +129,10 @@ fn measure(count: usize, leaves: usize, closest: bool) -> Figures {
         first_leaf: came[&file.first_leaf],
         took,
     };
+    let holders = if closest { "the closest" } else { "any around" };
     println!(
-        "{leaves} leaves among {count}, closest {closest}: {:.2} requests a block, first leaf after {:.1} s, all after {:.1} s",
+        "{leaves} leaves among {count}, {holders} hold them: {:.2} requests a block, first leaf after {:.1} s, all \
+         after {:.1} s",
         figures.requests,
         figures.first_leaf.as_secs_f64(),
         figures.took.as_secs_f64(),
@@ -133,10 +141,62 @@ fn measure(count: usize, leaves: usize, closest: bool) -> Figures {
 }
 
 #[test]
-fn many_blocks_are_located_together() {
+fn holders_of_many_blocks_are_found_with_less_than_two_requests_for_each() {
     for closest in [true, false] {
-        measure(1000, 1200, closest);
+        let figures = measure(1000, 1200, closest);
+        assert!(figures.requests <= 1.5, "{}", figures.requests);
+        assert!(figures.first_leaf <= secs(2) && figures.took <= secs(10));
     }
+}
+
+#[test]
+fn client_that_stops_early_has_cost_little_and_costs_nothing_more() {
+    let (mut world, file, peer) = network_with(1000, 1200, false);
+    let before = world.status(peer, "requests_sent");
+    let client = world.begin_blocks(peer, file.order.iter().copied());
+    // The first leaves are asked for, and the others are being located.
+    let is_begun = |world: &World| world.came(client) >= 3;
+    assert!(world.run_until(secs(10), is_begun));
+    world.run_for(Duration::from_millis(150));
+    world.abandon(client);
+    world.run_for(secs(1));
+    let spent = world.status(peer, "requests_sent") - before;
+    println!("{spent} requests until it stopped");
+    assert!(spent <= 400, "{spent}");
+    world.run_for(secs(20));
+    let after = world.status(peer, "requests_sent") - before - spent;
+    assert!(after <= 20, "{after} requests for nobody");
+    assert_eq!(world.status(peer, "wants"), 0);
+}
+
+#[test]
+fn who_wants_only_nodes_has_no_leaves_located() {
+    let (mut world, file, peer) = network_with(1000, 1200, true);
+    let before = world.status(peer, "requests_sent");
+    let nodes = file.order.iter().filter(|it| file.is_node(&it.0));
+    let client = world.begin_blocks(peer, nodes.copied());
+    let (outcome, _) = world.finish(client, secs(20));
+    assert!(matches!(outcome, Outcome::Came(_)), "{outcome:?}");
+    world.run_for(secs(5));
+    let spent = world.status(peer, "requests_sent") - before;
+    assert!(spent <= 60, "{spent} requests for three blocks");
+}
+
+#[test]
+fn leaf_that_nobody_has_is_said_to_be_absent_in_seconds() {
+    let mut world = World::loaded(seed(71), internet(), 1000);
+    let mut file = File::of(&mut world, 1200);
+    // One of those that are located ahead.
+    file.blocks.remove(30);
+    file.spread(&mut world, true);
+    let peer = world.rng.below(1000) as usize;
+    let client = world.begin_blocks(peer, file.order.iter().copied());
+    let (outcome, took) = world.finish(client, secs(60));
+    println!("{outcome:?} after {took:?}");
+    let is_absent =
+        matches!(outcome, Outcome::Missing(MissingReason::Absent, asked) if asked as usize >= K);
+    assert!(is_absent, "{outcome:?}");
+    assert!(took <= secs(5), "{took:?}");
 }
 
 #[test]
