@@ -166,8 +166,9 @@ impl World {
         let copy = is_doubled.then(|| payload.clone());
         for payload in [Some(payload), copy].into_iter().flatten() {
             let latency = self.latency();
-            let clear = self.clear_at(Some(id), there).is_none();
-            if clear {
+            // Streams leave room for some datagrams.
+            let clear = self.clear_at(Some(id), there);
+            if clear.is_none_or(|at| at.since(self.now) <= BACKLOG_MAX) {
                 let at = self.arrival(Some(id), there, payload.len(), latency);
                 self.schedule(at, Happening::Datagram { from, to, payload });
             }
@@ -196,8 +197,10 @@ impl World {
             at = line.pass(at, len);
         }
         at = at + latency;
+        let now = self.now;
         if let Some(line) = to.and_then(|id| self.peers[id].access.down.as_mut()) {
-            at = line.pass(at, len);
+            // It may arrive long after others that are sent later, and does not hold them up.
+            at = at.max(line.pass(now, len));
         }
         at
     }
