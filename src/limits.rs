@@ -252,6 +252,9 @@ pub const TEXT_MAX: usize = 8192;
 /// Blocks asked of one peer and not yet answered at most.
 pub const GETS_PER_CONNECTION: usize = 16;
 
+/// The same as long as it is not known how fast it gives them: one is on its way while the next is asked for.
+pub const GETS_MIN: usize = 2;
+
 /// Blocks that one peer may have asked of us, unanswered, at most: more and we stop reading from it.
 pub const EGRESS_BLOCKS_MAX: usize = 64;
 

@@ -21,7 +21,7 @@ use crate::wire::datagram::Bitmap;
 use crate::wire::frame::{ByeReason, Frame, MissingReason, PayloadFrame};
 use holders::Holders;
 use plan::Plan;
-use source::Sources;
+use source::{Source, Sources};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use want::{Turn, Want};
@@ -275,64 +275,113 @@ impl Fetch {
                 // Each further lookup is for those whom the failed ones hid; when there are none, that is all.
                 if self.holders.is_seeking(&id) && !want.late {
                     // Whom it finds is asked, and it is not waited for longer than for a holder.
-                } else if want.lookups == 0 || want.found && want.lookups <= RELOCATE_MAX {
+                } else if want.lookups == 0
+                    || want.lookups <= RELOCATE_MAX && (want.found || self.is_drowned(tools, want))
+                {
                     self.locate(tools, id);
-                } else if want.asked.is_empty() {
+                } else if want.asked.is_empty() && !self.holders.is_seeking(&id) {
                     self.give_up(tools, id);
                 }
             }
         }
     }
 
-    /// Asks the least busy holder that has not been asked, one that is silent only if there is no other. False if
-    /// there is none, or if all are busy.
+    /// Whether nobody has answered who was asked for holders, while blocks come in: the lines are full of them.
+    fn is_drowned(&self, tools: &Tools<'_>, want: &Want) -> bool {
+        let mut owing = self.sources.all().filter(|it| !it.outstanding.is_empty());
+        want.answered == 0 && owing.any(|source| !is_silent(tools, source))
+    }
+
+    /// Asks the holder of those not asked that will have given the block first, one that is silent only if there is no
+    /// other. False if there is none, or if all are busy.
     fn ask(&mut self, tools: &mut Tools<'_>, id: BlockId) -> bool {
+        let typical = self.sources.typical();
+        loop {
+            let Some(want) = self.wants.get(&id) else {
+                return false;
+            };
+            let rank = |contact: &Contact| match self.sources.of_peer(&contact.id) {
+                None => (false, false, typical),
+                Some(source) => {
+                    let is_silent = is_silent(tools, source);
+                    // What is late, and who is silent, is not left to others: there are none.
+                    let is_busy = match want.late || is_silent {
+                        true => source.outstanding.len() >= GETS_PER_CONNECTION,
+                        false => source.is_busy(tools.now),
+                    };
+                    let expected = source.expected(tools.now, typical, 1);
+                    (is_busy, is_silent, expected)
+                }
+            };
+            let holders = want.holders.iter().enumerate();
+            let best = holders.min_by_key(|(_, contact)| rank(contact));
+            let Some((index, (is_busy, ..))) = best.map(|(nth, it)| (nth, rank(it))) else {
+                return false;
+            };
+            if is_busy {
+                return false;
+            }
+            if self.ask_holder(tools, id, index) {
+                return true;
+            }
+        }
+    }
+
+    /// Asks one of the holders of a block; false if it cannot be reached.
+    fn ask_holder(&mut self, tools: &mut Tools<'_>, id: BlockId, index: usize) -> bool {
+        let typical = self.sources.typical();
         let Some(want) = self.wants.get_mut(&id) else {
             return false;
         };
-        loop {
-            let load = |contact: &Contact| {
-                let source = self.sources.of_peer(&contact.id);
-                source.map_or(0, |source| source.outstanding.len())
-            };
-            let is_busy = |contact: &Contact| load(contact) >= GETS_PER_CONNECTION;
-            // What it owes for other blocks, too: each block need not find out anew.
-            let is_silent = |contact: &Contact| {
-                let source = self.sources.of_peer(&contact.id);
-                let owing = source.filter(|source| !source.outstanding.is_empty());
-                let heard = owing.and_then(|source| tools.transfer.last_heard(source.conn));
-                heard.is_some_and(|heard| tools.now.since(heard) >= HEDGE_AFTER / 2)
-            };
-            let least =
-                want.holders.iter().enumerate().min_by_key(|(_, contact)| {
-                    (is_busy(contact), is_silent(contact), load(contact))
-                });
-            let Some((index, &contact)) = least else {
-                return false;
-            };
-            if is_busy(&contact) {
-                return false;
+        let contact = want.holders.swap_remove(index);
+        let Some(conn) = tools.transfer.reach(tools.now, &contact) else {
+            want.failed.insert(contact.id);
+            return false;
+        };
+        let source = self.sources.reach(contact.id, conn);
+        let (pause, patience) = match source.is_measured() {
+            _ if is_silent(tools, source) => (HEDGE_AFTER_MIN, HEDGE_AFTER_MIN),
+            true => {
+                let expected = source.expected(tools.now, typical, 1);
+                (want.pause, 2 * expected + HEDGE_AFTER_MIN)
             }
-            let pause = if is_silent(&contact) {
-                HEDGE_AFTER_MIN
-            } else {
-                want.pause
+            false => (want.pause, want.pause),
+        };
+        // A block that was given up and is wanted again may still be on its way from this peer.
+        if source.ask(tools.now, id) {
+            tools.transfer.send(source.conn, &Frame::Get(id));
+            tools.transfer.expect(tools.now, source.conn, 1);
+        }
+        want.asked.insert(contact.id, contact);
+        want.late = false;
+        want.due = tools.now + patience;
+        self.timers
+            .set(Timer::Hedge(id), tools.now + pause.min(patience));
+        true
+    }
+
+    /// A source that owes nothing any more is asked for what another is slow to give, what was wanted first before
+    /// the rest: at the end of a file nobody is waited for. No block is asked so of more than two. Looks at each want.
+    fn help(&mut self, tools: &mut Tools<'_>, conn: ConnId) {
+        let peer = self.sources.peer(conn);
+        let idle = peer.and_then(|peer| Some((peer, self.sources.of_peer(&peer)?)));
+        let Some((peer, source)) = idle.filter(|(_, source)| source.outstanding.is_empty()) else {
+            return;
+        };
+        let typical = self.sources.typical();
+        let enough = 2 * source.expected(tools.now, typical, 1) + HEDGE_AFTER_MIN;
+        let slow = self.wants.iter().filter_map(|(id, want)| {
+            let mut asked = want.asked.keys();
+            let (Some(asked), None) = (asked.next(), asked.next()) else {
+                return None;
             };
-            want.holders.swap_remove(index);
-            let Some(conn) = tools.transfer.reach(tools.now, &contact) else {
-                want.failed.insert(contact.id);
-                continue;
-            };
-            let source = self.sources.reach(contact.id, conn);
-            // A block that was given up and is wanted again may still be on its way from this peer.
-            if source.outstanding.insert(id) {
-                tools.transfer.send(source.conn, &Frame::Get(id));
-                tools.transfer.expect(tools.now, source.conn, 1);
-            }
-            want.asked.insert(contact.id, contact);
-            want.late = false;
-            self.timers.set(Timer::Hedge(id), tools.now + pause);
-            return true;
+            let asked = self.sources.of_peer(asked)?;
+            let is_slow = asked.expected(tools.now, typical, 0) > enough;
+            let index = want.holders.iter().position(|it| it.id == peer)?;
+            is_slow.then_some((want.turn, *id, index))
+        });
+        if let Some((_, id, index)) = slow.min() {
+            self.ask_holder(tools, id, index);
         }
     }
 
@@ -379,7 +428,7 @@ impl Fetch {
     /// A verified block came from a peer.
     pub fn handle_block(&mut self, tools: &mut Tools<'_>, conn: ConnId, block: Block) {
         let id = block.id();
-        if !self.handle_answer(tools, conn, id) {
+        if !self.handle_answer(tools, conn, id, true) {
             return;
         }
         if let Some(want) = self.take(tools, id) {
@@ -399,12 +448,13 @@ impl Fetch {
             }
         }
         self.serve_waiting(tools);
+        self.help(tools, conn);
     }
 
     /// A peer says that it does not have a block.
     pub fn handle_absent(&mut self, tools: &mut Tools<'_>, conn: ConnId, id: BlockId) {
         let peer = self.sources.peer(conn);
-        if !self.handle_answer(tools, conn, id) {
+        if !self.handle_answer(tools, conn, id, false) {
             return;
         }
         if let (Some(want), Some(peer)) = (self.wants.get_mut(&id), peer) {
@@ -416,9 +466,15 @@ impl Fetch {
     }
 
     /// Accounts for an answer; false, and the connection is ended, if it was not asked for.
-    fn handle_answer(&mut self, tools: &mut Tools<'_>, conn: ConnId, id: BlockId) -> bool {
+    fn handle_answer(
+        &mut self,
+        tools: &mut Tools<'_>,
+        conn: ConnId,
+        id: BlockId,
+        is_given: bool,
+    ) -> bool {
         let source = self.sources.of_conn(conn);
-        if source.is_some_and(|source| source.outstanding.remove(&id)) {
+        if source.is_some_and(|source| source.handle_answer(tools.now, &id, is_given)) {
             tools.transfer.answered(tools.now, conn);
             return true;
         }
@@ -440,7 +496,7 @@ impl Fetch {
         let Some((peer, source)) = self.sources.remove(conn) else {
             return;
         };
-        for id in source.outstanding {
+        for id in source.outstanding.into_keys() {
             if let Some(want) = self.wants.get_mut(&id) {
                 match want.asked.remove(&peer) {
                     // It may have been closed as idle just when we asked. Who is shunned is not reached again.
@@ -473,6 +529,7 @@ impl Fetch {
 
     /// Asks another holder for what is late. Early is harmless.
     pub fn handle_timeout(&mut self, tools: &mut Tools<'_>) {
+        let mut is_any_late = false;
         while let Some(Timer::Hedge(id)) = self.timers.pop_expired(tools.now) {
             // Sets the timer again if there is somebody to ask.
             if let Some(want) = self.wants.get_mut(&id) {
@@ -483,6 +540,12 @@ impl Fetch {
                     let heard = source.and_then(|source| tools.transfer.last_heard(source.conn));
                     heard.is_none_or(|heard| tools.now.since(heard) >= silent_for)
                 };
+                if tools.now < want.due && !want.asked.keys().all(is_silent) {
+                    // It is a slow one, and as fast as was expected.
+                    let next = want.due.min(tools.now + want.pause);
+                    self.timers.set(Timer::Hedge(id), next);
+                    continue;
+                }
                 want.pause = if want.asked.is_empty() {
                     want.pause
                 } else if want.asked.keys().all(is_silent) {
@@ -491,8 +554,13 @@ impl Fetch {
                     HEDGE_AFTER
                 };
                 want.late = true;
+                is_any_late = true;
                 self.advance(tools, id);
             }
+        }
+        if is_any_late {
+            // Some may wait for one that is silent by now.
+            self.serve_waiting(tools);
         }
     }
 
@@ -512,6 +580,13 @@ impl Fetch {
     pub fn wanted(&self) -> usize {
         self.wants.len()
     }
+}
+
+/// Whether a source owes something and has sent nothing for long: each block need not find out anew.
+fn is_silent(tools: &Tools<'_>, source: &Source) -> bool {
+    let heard = tools.transfer.last_heard(source.conn);
+    let is_owing = !source.outstanding.is_empty();
+    is_owing && heard.is_some_and(|heard| tools.now.since(heard) >= HEDGE_AFTER / 2)
 }
 
 #[cfg(test)]

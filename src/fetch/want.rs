@@ -4,6 +4,7 @@ use super::Asker;
 use crate::dht::LookupId;
 use crate::id::NodeId;
 use crate::limits::HEDGE_AFTER;
+use crate::time::Instant;
 use crate::wire::contact::Contact;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub struct Want {
     pub found: bool,
     /// Who was asked is late, and there was nobody else to ask: the next holder found is asked at once.
     pub late: bool,
+    /// Until when the last that was asked should have given it.
+    pub due: Instant,
     /// How long the next that is asked has before it is late.
     pub pause: Duration,
     /// The most peers that answered one of its lookups.
@@ -52,6 +55,7 @@ impl Want {
             lookups: 0,
             found: false,
             late: false,
+            due: Instant::EPOCH,
             pause: HEDGE_AFTER,
             answered: 0,
         }
