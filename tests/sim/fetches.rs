@@ -14,14 +14,17 @@ use strew::wire::frame::MissingReason;
 /// For how long blocks are put, in seconds.
 const LIFETIME: u32 = 86_400;
 
+/// Bytes of a leaf where its length is of no matter.
+const SHORT: usize = 64;
+
 /// Copies of each block.
 const COPIES: usize = 8;
 
 /// A file whose leaves are short, which nobody notices who has not its shape.
-struct File {
-    blocks: Vec<Block>,
+pub struct File {
+    pub blocks: Vec<Block>,
     /// In the order in which a client asks for them, each with its parent.
-    order: Vec<(BlockId, Option<BlockId>)>,
+    pub order: Vec<(BlockId, Option<BlockId>)>,
     first_leaf: BlockId,
 }
 
@@ -35,9 +38,9 @@ fn payload_of(children: &[Block]) -> Vec<u8> {
 }
 
 impl File {
-    /// Of so many leaves of 64 bytes, more than a root has children.
-    fn of(world: &mut World, leaves: usize) -> File {
-        let leaf = |_| block(Role::Leaf, world.rng.bytes::<64>().to_vec());
+    /// Of so many leaves of so many bytes, more than a root has children.
+    pub fn of(world: &mut World, leaves: usize, len: usize) -> File {
+        let leaf = |_| block(Role::Leaf, world.file(len));
         let leaves: Vec<Block> = (0..leaves).map(leaf).collect();
         let families: Vec<&[Block]> = leaves.chunks(FAN_OUT).collect();
         let nodes = families.iter();
@@ -69,7 +72,7 @@ impl File {
     }
 
     /// Puts each block into the stores of some of those who should have it: the closest, or any of the neighbourhood.
-    fn spread(&self, world: &mut World, closest: bool) {
+    pub fn spread(&self, world: &mut World, closest: bool) {
         let census = Census::of(world);
         let mut by_peer: BTreeMap<PeerId, Vec<&Block>> = BTreeMap::new();
         for block in &self.blocks {
@@ -101,7 +104,7 @@ impl File {
 /// A network whose tables are loaded, with a file in it, and a peer to fetch it through.
 fn network_with(count: usize, leaves: usize, closest: bool) -> (World, File, PeerId) {
     let mut world = World::loaded(seed(70), internet(), count);
-    let file = File::of(&mut world, leaves);
+    let file = File::of(&mut world, leaves, SHORT);
     file.spread(&mut world, closest);
     let peer = world.rng.below(count as u64) as usize;
     (world, file, peer)
@@ -185,7 +188,7 @@ fn who_wants_only_nodes_has_no_leaves_located() {
 #[test]
 fn leaf_that_nobody_has_is_said_to_be_absent_in_seconds() {
     let mut world = World::loaded(seed(71), internet(), 1000);
-    let mut file = File::of(&mut world, 1200);
+    let mut file = File::of(&mut world, 1200, SHORT);
     // One of those that are located ahead.
     file.blocks.remove(30);
     file.spread(&mut world, true);

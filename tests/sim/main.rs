@@ -19,6 +19,7 @@ mod passing;
 mod peers;
 mod plan;
 mod room;
+mod sources;
 mod stranger;
 mod streams;
 mod tables;
