@@ -89,7 +89,8 @@ fn encoder_gives_the_addresses_of_the_independent_script() {
     } in vectors()
     {
         let mut content = Content { offset: 0, size };
-        let found = hash(form, |space| Ok(content.read(space))).expect("reading cannot fail");
+        let found =
+            hash(Encoder::new(form), |space| Ok(content.read(space))).expect("reading cannot fail");
         assert_eq!(found.to_string(), address, "{size} bytes {form:?}");
     }
 }

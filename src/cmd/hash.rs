@@ -6,7 +6,7 @@ use super::json::Object;
 use super::options::{self, Common, Opt};
 use super::output;
 use super::parsed::Parsed;
-use crate::block::encode;
+use crate::block::encode::{self, Encoder};
 use crate::sys;
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -22,7 +22,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         let Input {
             name, mut reader, ..
         } = input;
-        let address = encode::hash(form, |space| {
+        let address = encode::hash(Encoder::new(form), |space| {
             // Where somebody has made the input non-blocking, what is not there yet is waited for.
             sys::wait_for(reader.as_raw_fd(), true, false, None)?;
             reader.read(space)
