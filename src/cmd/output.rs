@@ -1,9 +1,10 @@
-//! Where data and answers go: standard output, which carries nothing else, or a file that appears whole.
+//! Where data and answers go: standard output, which carries nothing else, or a file or directory that appears whole.
 
 use super::failure::{plain, Failure, Status};
 use super::json::Object;
+use super::tree_output::TreeOutput;
 use super::voice::is_json;
-use crate::limits::WRITE_BACK_STEP;
+use crate::limits::{NAME_MAX, WRITE_BACK_STEP};
 use crate::sys;
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -13,9 +14,6 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-/// Bytes in a file's name at most, on every file system of Linux (path_resolution(7)).
-const NAME_MAX: usize = 255;
 
 /// What is added to a file's name until it is whole.
 const SUFFIX: &str = ".part";
@@ -69,6 +67,8 @@ pub enum Output {
     Direct(PathBuf, File),
     /// A regular file, under another name until it is whole.
     Part(Part),
+    /// A directory, likewise.
+    Tree(Box<TreeOutput>),
 }
 
 /// FILE.part, which becomes FILE.
@@ -148,40 +148,39 @@ impl Output {
         Part::new(path, force).map(Output::Part)
     }
 
-    /// What was found of the file from an earlier attempt: so many bytes, none of them verified.
-    pub fn found(&self) -> u64 {
+    /// Whether anything was found from an earlier attempt, none of it verified.
+    pub fn is_found(&self) -> bool {
         match self {
-            Output::Part(part) => part.found,
-            _ => 0,
+            Output::Part(part) => part.found > 0,
+            Output::Tree(tree) => tree.is_found(),
+            _ => false,
         }
     }
 
-    /// Reads what an earlier attempt has left at an offset; `None` if it has not so much.
-    pub fn read_found(&mut self, offset: u64, len: usize) -> Option<Vec<u8>> {
-        let Output::Part(part) = self else {
-            return None;
-        };
-        if offset + len as u64 > part.found {
-            return None;
+    /// Reads what an earlier attempt has left at an offset, as far as it has so much.
+    pub fn read_found(&mut self, offset: u64, len: usize) -> Vec<u8> {
+        match self {
+            Output::Part(part) => part.read_found(offset, len).unwrap_or_default(),
+            Output::Tree(tree) => tree.read_found(offset, len),
+            _ => Vec::new(),
         }
-        let mut bytes = vec![0; len];
-        let file = part.file.as_mut()?;
-        file.seek(SeekFrom::Start(offset)).ok()?;
-        file.read_exact(&mut bytes).ok()?;
-        Some(bytes)
     }
 
     /// The next bytes of what an earlier attempt has left are verified: they stay.
     pub fn keep_found(&mut self, len: usize) {
-        if let Output::Part(part) = self {
-            part.len += len as u64;
+        match self {
+            Output::Part(part) => part.len += len as u64,
+            Output::Tree(tree) => tree.keep_found(len),
+            _ => {}
         }
     }
 
-    /// No more of what was found is of use. If none was, what was found is somebody else's.
-    pub fn end_found(&mut self) -> Result<(), Failure> {
-        let Output::Part(part) = self else {
-            return Ok(());
+    /// No more of what was found is of use from this offset on. If none was, what was found is somebody else's.
+    pub fn end_found(&mut self, offset: u64) -> Result<(), Failure> {
+        let part = match self {
+            Output::Part(part) => part,
+            Output::Tree(tree) => return tree.end_found(offset),
+            _ => return Ok(()),
         };
         if part.found == 0 {
             return Ok(());
@@ -202,10 +201,11 @@ impl Output {
             .map_err(|error| Failure::file(&path, &error))
     }
 
-    /// Writes the next bytes. A reader that has gone, of standard output or of a pipe, ends the process as
-    /// SIGPIPE does.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    /// Writes the next bytes, which belong at this offset. A reader that has gone, of standard output or of a pipe, ends
+    /// the process as SIGPIPE does.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
         match self {
+            Output::Tree(tree) => tree.write(offset, bytes),
             Output::Stdout(file) => {
                 write_all(file, bytes).or_else(|error| pipe_failed("standard output", &error))
             }
@@ -226,8 +226,10 @@ impl Output {
 
     /// All bytes are written: the file gets its name, durably.
     pub fn finish(&mut self) -> Result<(), Failure> {
-        let Output::Part(part) = self else {
-            return Ok(());
+        let part = match self {
+            Output::Part(part) => part,
+            Output::Tree(tree) => return tree.finish(),
+            _ => return Ok(()),
         };
         let path = part.path.clone();
         let file = part.open()?;
@@ -253,20 +255,16 @@ impl Output {
         renamed.map_err(|error| Failure::file(&part.target, &error))?;
         // From here on there is no FILE.part to speak of.
         part.file = None;
-        match File::open(part.parent()) {
-            Ok(parent) => parent
-                .sync_all()
-                .map_err(|error| Failure::file(&part.target, &error)),
-            // It may be one that can be written and not read: then nobody can sync it.
-            Err(_) => Ok(()),
-        }
+        sync_parent(parent_of(&part.target)).map_err(|error| Failure::file(&part.target, &error))
     }
 
     /// The work has failed. What is verified stays for the next attempt, and the message says where; what is
     /// not, goes.
     pub fn give_up(&mut self, failure: Failure) -> Failure {
-        let Output::Part(part) = self else {
-            return failure;
+        let part = match self {
+            Output::Part(part) => part,
+            Output::Tree(tree) => return tree.give_up(failure),
+            _ => return failure,
         };
         // Found, and never looked at: it is somebody's.
         if part.found > 0 || part.file.is_none() {
@@ -287,11 +285,7 @@ impl Output {
 
 impl Part {
     fn new(target: &Path, force: bool) -> Result<Part, Failure> {
-        let name = target.file_name().unwrap_or_default().as_bytes();
-        // A name that is too long with what is added is cut: it may then be that of another's, which is noticed.
-        let name = &name[..name.len().min(NAME_MAX - SUFFIX.len())];
-        let name = [name, SUFFIX.as_bytes()].concat();
-        let path = target.with_file_name(OsStr::from_bytes(&name));
+        let path = part_path(target);
         let mut part = Part {
             target: target.to_path_buf(),
             path,
@@ -319,16 +313,18 @@ impl Part {
         Ok(part)
     }
 
-    fn parent(&self) -> &Path {
-        let parent = self.target.parent();
-        parent
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."))
+    fn read_found(&mut self, offset: u64, len: usize) -> Option<Vec<u8>> {
+        let left = self.found.saturating_sub(offset);
+        let mut bytes = vec![0; left.min(len as u64) as usize];
+        let file = self.file.as_mut()?;
+        file.seek(SeekFrom::Start(offset)).ok()?;
+        file.read_exact(&mut bytes).ok()?;
+        Some(bytes)
     }
 
     /// Fails early if the file could not be made; nothing is left behind.
     fn check_writable(&self) -> Result<(), Failure> {
-        let parent = self.parent();
+        let parent = parent_of(&self.target);
         let failed = |error: io::Error| {
             let message = format!(
                 "{}: cannot be written: {}",
@@ -352,22 +348,7 @@ impl Part {
             let file = options
                 .open(&self.path)
                 .map_err(|error| Failure::file(&self.path, &error))?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    let message = format!("{}: another fetch is writing it", self.path.display());
-                    return Err(Failure::new(Status::InUse, message));
-                }
-                Err(TryLockError::Error(error)) => return Err(Failure::file(&self.path, &error)),
-            }
-            // Between our opening and locking it another fetch may have finished and renamed it.
-            if !self.is_same_file(&file) {
-                let message = format!(
-                    "{}: another fetch has just finished it",
-                    self.target.display()
-                );
-                return Err(Failure::new(Status::InUse, message));
-            }
+            lock(&file, &self.path, &self.target)?;
             self.file = Some(file);
         }
         Ok(self.file.as_mut().expect("it was opened above"))
@@ -381,13 +362,57 @@ impl Part {
             self.written_back = self.len;
         }
     }
+}
 
-    fn is_same_file(&self, file: &File) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        let opened = file.metadata().map(|meta| (meta.dev(), meta.ino()));
-        let named = fs::symlink_metadata(&self.path).map(|meta| (meta.dev(), meta.ino()));
-        matches!((opened, named), (Ok(opened), Ok(named)) if opened == named)
+/// What a file or directory is called until it is whole.
+pub fn part_path(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().as_bytes();
+    // A name that is too long with what is added is cut: it may then be that of another's, which is noticed.
+    let name = &name[..name.len().min(NAME_MAX - SUFFIX.len())];
+    let name = [name, SUFFIX.as_bytes()].concat();
+    target.with_file_name(OsStr::from_bytes(&name))
+}
+
+/// The directory in which it lies.
+pub fn parent_of(target: &Path) -> &Path {
+    let parent = target.parent();
+    parent
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+/// Makes names in a directory safe.
+pub fn sync_parent(parent: &Path) -> io::Result<()> {
+    match File::open(parent) {
+        Ok(parent) => parent.sync_all(),
+        // It may be one that can be written and not read: then nobody can sync it.
+        Err(_) => Ok(()),
     }
+}
+
+/// Locks what is at `path` and will be at `target`, as long as the file is open.
+pub fn lock(file: &File, path: &Path, target: &Path) -> Result<(), Failure> {
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let message = format!("{}: another fetch is writing it", path.display());
+            return Err(Failure::new(Status::InUse, message));
+        }
+        Err(TryLockError::Error(error)) => return Err(Failure::file(path, &error)),
+    }
+    // Between our opening and locking it another fetch may have finished and renamed it.
+    if !is_same_file(file, path) {
+        let message = format!("{}: another fetch has just finished it", target.display());
+        return Err(Failure::new(Status::InUse, message));
+    }
+    Ok(())
+}
+
+fn is_same_file(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let opened = file.metadata().map(|meta| (meta.dev(), meta.ino()));
+    let named = fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    matches!((opened, named), (Ok(opened), Ok(named)) if opened == named)
 }
 
 #[cfg(test)]
@@ -403,7 +428,7 @@ mod tests {
             !dir.path().join("file.part").exists(),
             "nothing before there is data"
         );
-        output.write(b"abc").expect("written");
+        output.write(0, b"abc").expect("written");
         assert!(!target.exists());
         output.finish().expect("finished");
         assert_eq!(fs::read(&target).expect("there"), b"abc");
@@ -418,7 +443,7 @@ mod tests {
         let refused = Output::new(Some(&target), false).err().expect("refused");
         assert_eq!(refused.status, Status::Exists);
         let mut output = Output::new(Some(&target), true).expect("forced");
-        output.write(b"new").expect("written");
+        output.write(0, b"new").expect("written");
         assert_eq!(fs::read(&target).expect("there"), b"old");
         output.finish().expect("finished");
         assert_eq!(fs::read(&target).expect("there"), b"new");
@@ -429,7 +454,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let target = dir.path().join("file");
         let mut output = Output::new(Some(&target), false).expect("writable");
-        output.write(b"ours").expect("written");
+        output.write(0, b"ours").expect("written");
         fs::write(&target, b"theirs").expect("written");
         assert_eq!(output.finish().expect_err("refused").status, Status::Exists);
         assert_eq!(fs::read(&target).expect("there"), b"theirs");
@@ -456,7 +481,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let target = dir.path().join("n".repeat(NAME_MAX));
         let mut output = Output::new(Some(&target), false).expect("writable");
-        output.write(b"abc").expect("written");
+        output.write(0, b"abc").expect("written");
         output.finish().expect("finished");
         assert_eq!(fs::read(&target).expect("there"), b"abc");
     }
@@ -466,7 +491,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let target = dir.path().join("file");
         let mut first = Output::new(Some(&target), false).expect("writable");
-        first.write(b"abc").expect("written");
+        first.write(0, b"abc").expect("written");
         let second = Output::new(Some(&target), false).err().expect("busy");
         assert_eq!(second.status, Status::InUse);
     }
@@ -477,12 +502,12 @@ mod tests {
         let (target, part) = (dir.path().join("file"), dir.path().join("file.part"));
         fs::write(&part, b"goodbad").expect("written");
         let mut output = Output::new(Some(&target), false).expect("writable");
-        assert_eq!(output.found(), 7);
-        assert_eq!(output.read_found(0, 4), Some(b"good".to_vec()));
+        assert!(output.is_found());
+        assert_eq!(output.read_found(0, 4), b"good");
         output.keep_found(4);
-        assert_eq!(output.read_found(4, 4), None);
-        output.end_found().expect("cut");
-        output.write(b"er").expect("written");
+        assert_eq!(output.read_found(4, 4), b"bad");
+        output.end_found(4).expect("cut");
+        output.write(0, b"er").expect("written");
         output.finish().expect("finished");
         assert_eq!(fs::read(&target).expect("there"), b"gooder");
     }
@@ -493,13 +518,13 @@ mod tests {
         let (target, part) = (dir.path().join("file"), dir.path().join("file.part"));
         fs::write(&part, b"mine").expect("written");
         let mut output = Output::new(Some(&target), false).expect("writable");
-        let refused = output.end_found().expect_err("refused");
+        let refused = output.end_found(4).expect_err("refused");
         assert_eq!(refused.status, Status::Exists);
         output.give_up(refused);
         assert_eq!(fs::read(&part).expect("there"), b"mine");
         drop(output);
         let mut output = Output::new(Some(&target), true).expect("writable");
-        output.end_found().expect("forced");
+        output.end_found(4).expect("forced");
         assert_eq!(fs::read(&part).expect("there"), b"");
     }
 
@@ -511,7 +536,7 @@ mod tests {
         let mut output = Output::new(Some(&target), false).expect("writable");
         assert_eq!(output.give_up(failure()).message, "not found");
         assert!(!part.exists());
-        output.write(b"abc").expect("written");
+        output.write(0, b"abc").expect("written");
         assert!(output.give_up(failure()).message.contains("file.part"));
         assert!(part.exists());
     }
