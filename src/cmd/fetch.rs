@@ -4,8 +4,9 @@ use super::connect::connect;
 use super::failure::{Failure, Status};
 use super::json::Object;
 use super::options::{self, Common, Opt};
-use super::output::{part_path, Output};
+use super::output::Output;
 use super::parsed::Parsed;
+use super::part::part_path;
 use super::pin::pin;
 use super::place::Place;
 use super::progress::{human, Line};
@@ -237,7 +238,7 @@ impl Fetch<'_> {
             return Err(Failure::usage(message));
         }
         match (&goal.target, output) {
-            (Some(target), None | Some(Output::Part(_))) => expect_absent(target),
+            (Some(target), None | Some(Output::File(_))) => expect_absent(target),
             _ => {
                 let message = format!(
                     "{id}: is a directory; give -o DIR, or ADDRESS.KEY/PATH for one file of it; strew ls shows what is in it"

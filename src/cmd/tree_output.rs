@@ -4,7 +4,7 @@
 //! same listing: nothing of somebody else's is replaced.
 
 use super::failure::{Failure, Status};
-use super::output::{lock, parent_of, part_path, sync_parent};
+use super::part::{lock, parent_of, part_path, sync_parent};
 use super::tree_input::path_in;
 use crate::limits::WRITE_BACK_STEP;
 use crate::listing::{check_target, printable, Entry, Kind, Listing};
