@@ -13,7 +13,7 @@
 //!           |
 //!  dht   transfer   store      machines; only the pack touches a disk
 //!           |
-//!  block  wire  id  limits  time  timers  rng
+//!  block  listing  wire  id  limits  time  timers  rng
 //! ```
 //!
 //! Everything below `reactor` is free of I/O, of the clock and of entropy (the pack's disk apart): it is
@@ -26,6 +26,7 @@ pub mod fetch;
 pub mod id;
 pub mod keep;
 pub mod limits;
+pub mod listing;
 pub mod node;
 pub mod reactor;
 pub mod rng;

@@ -22,6 +22,19 @@ pub const FILE_SIZE_MAX: u64 = i64::MAX as u64;
 /// the next, so that its children are known when they are wanted. At most 64 KiB each.
 pub const NODES_PER_LEVEL: usize = 2;
 
+/// Bytes in the listing of a directory at most: some half a million files. It is held in memory whole, by whoever
+/// shares and whoever fetches. A directory that needs more cannot be shared, and a longer listing is refused.
+pub const LISTING_MAX: usize = 32 << 20;
+
+/// Bytes of a path in a directory at most, and of one name in it: what Linux takes (path_resolution(7)). What is longer
+/// could not be made, and is refused.
+pub const PATH_MAX: usize = 4095;
+/// See [`PATH_MAX`].
+pub const NAME_MAX: usize = 255;
+
+/// Bytes of a symbolic link's target at most, for the same reason.
+pub const LINK_TARGET_MAX: usize = 4095;
+
 // Finding peers.
 
 /// Contacts in a bucket, and peers in a neighbourhood (Kademlia's k; Maymounkov and Mazieres 2002, section 2.3).

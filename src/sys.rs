@@ -250,6 +250,49 @@ pub fn check_writable(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The user that this process acts as.
+pub fn user() -> u32 {
+    // SAFETY: cannot fail and touches no memory.
+    unsafe { libc::geteuid() }
+}
+
+/// Waits until all that was written to the file system of a file is safe.
+pub fn sync_file_system(file: &File) -> io::Result<()> {
+    // SAFETY: takes no pointers; the descriptor is open as long as `file`.
+    unsafe { check(libc::syncfs(file.as_raw_fd())) }?;
+    Ok(())
+}
+
+/// Renames what nothing of the new name is in the way of; [`io::ErrorKind::AlreadyExists`] otherwise.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let (old, new) = (
+        CString::new(from.as_os_str().as_bytes())?,
+        CString::new(to.as_os_str().as_bytes())?,
+    );
+    let here = libc::AT_FDCWD;
+    let flags = libc::RENAME_NOREPLACE;
+    // SAFETY: both paths end in a zero byte.
+    let renamed = unsafe {
+        check(libc::renameat2(
+            here,
+            old.as_ptr(),
+            here,
+            new.as_ptr(),
+            flags,
+        ))
+    };
+    match renamed {
+        // A kernel or a file system that does not know the flag.
+        Err(error) if [Some(libc::EINVAL), Some(libc::ENOSYS)].contains(&error.raw_os_error()) => {
+            match std::fs::symlink_metadata(to) {
+                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(_) => std::fs::rename(from, to),
+            }
+        }
+        renamed => renamed.map(drop),
+    }
+}
+
 /// Writes some of the slices' bytes at this offset, and says how many.
 pub fn write_vectored_at(file: &File, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
     let too_large = |_| io::Error::from(io::ErrorKind::FileTooLarge);

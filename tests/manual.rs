@@ -4,8 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use strew::block::{Block, Kind};
+use strew::block::encode::Encoder;
+use strew::block::tree::Item;
+use strew::block::{Block, Form, Kind};
 use strew::id::{BlockId, NodeKey};
+use strew::listing::{self, Entry, Listing};
 use strew::node::{Config, Node};
 use strew::rng::Rng;
 use strew::store::MemoryStore;
@@ -211,6 +214,36 @@ fn dump(page: &str, name: &str) -> Vec<u8> {
         })
         .map(|byte| u8::from_str_radix(byte, 16).expect("two hexadecimal digits"))
         .collect()
+}
+
+#[test]
+fn protocol_page_shows_the_stream_of_a_directory() {
+    let page = read("strew-protocol.7");
+    let stream = dump(&page, "directory");
+    let (head, rest) = stream.split_first_chunk().expect("a head");
+    let len = Listing::parse_head(head, stream.len() as u64).expect("a length");
+    let listing = Listing::parse(&rest[..len]).expect("a listing");
+    assert_eq!(listing.length(), stream.len() as u64);
+    let file = |len, is_executable| listing::Kind::File { len, is_executable };
+    let target = b"d/run";
+    let expected: [(&[u8], listing::Kind<'_>, &[u8]); 4] = [
+        (b"d", listing::Kind::Directory, b""),
+        (b"d/run", file(3, true), b"ls\n"),
+        (b"l", listing::Kind::Link { target }, b""),
+        (b"n", file(2, false), b"7\n"),
+    ];
+    assert_eq!(listing.count(), expected.len());
+    for (index, (path, kind, content)) in expected.into_iter().enumerate() {
+        assert_eq!(listing.entry(index), Entry { path, kind });
+        let span = listing.span(index);
+        assert_eq!(stream[span.start as usize..span.end as usize], *content);
+    }
+    let mut encoder = Encoder::of(Item::Directory, Form::Plain);
+    encoder.push(&stream);
+    encoder.finish();
+    let (kind, payload) = encoder.poll_put().expect("a root");
+    let root = Block::new(kind, payload).expect("a block");
+    assert!(page.contains(&format!(".Ql {} .", root.id())));
 }
 
 /// The frames of one direction of a stream between peers.

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Addresses of files of known content, computed from the manual's description and from nothing of strew's.
 
-Usage: vectors.py [SIZE...]
+Usage: vectors.py [SIZE... | directory]
 
-Prints lines "SIZE FORM ADDRESS[.KEY]" for each size, or for all of SIZES. Byte i of a file is i modulo 251.
+Prints lines "SIZE FORM ADDRESS[.KEY]" for each size, or for all of SIZES. Byte i of a file is i modulo 251. "directory"
+instead of a size is the directory that the manual describes.
 Standard library only. All sizes take some 15 seconds, nearly all of it for 300 MiB encrypted;
 the others alone less than one.
 """
@@ -12,7 +13,7 @@ import hashlib
 import sys
 from array import array
 
-SIZES = [0, 1, 262118, 262119, 262134, 262135, 262143, 262144, 262145, 3145728, 314572800]
+SIZES = [0, 1, 262118, 262119, 262134, 262135, 262143, 262144, 262145, 3145728, 314572800, "directory"]
 
 BLOCK = 262144
 FAN_OUT = 1024
@@ -86,8 +87,8 @@ def block(role, encrypted, clear, hidden):
     return hashlib.sha256(kind + clear + hidden).digest(), key
 
 
-def root(size, encrypted, data, members):
-    header = bytes([1, 0]) + size.to_bytes(8, "big")
+def root(flags, size, encrypted, data, members):
+    header = bytes([1, flags]) + size.to_bytes(8, "big")
     proof = bytes(16) if encrypted else b""
     addresses = b"".join(address for address, _ in members)
     keys = b"".join(key for _, key in members)
@@ -99,11 +100,12 @@ def content(start, size):
     return (bytes(range(251)) * ((skip + size) // 251 + 1))[skip:skip + size]
 
 
-def file(size, encrypted):
+def tree(flags, size, encrypted, part):
+    """Address and key of a file or directory, of whose bytes part(start, size) gives some."""
     if 10 + (16 if encrypted else 0) + size <= BLOCK:
-        return root(size, encrypted, content(0, size), [])
+        return root(flags, size, encrypted, part(0, size), [])
     members = [
-        block(LEAF, encrypted, b"", content(start, min(BLOCK, size - start)))
+        block(LEAF, encrypted, b"", part(start, min(BLOCK, size - start)))
         for start in range(0, size, BLOCK)
     ]
     while len(members) > FAN_OUT:
@@ -112,10 +114,34 @@ def file(size, encrypted):
             block(NODE, encrypted, b"".join(a for a, _ in part), b"".join(k for _, k in part))
             for part in parts
         ]
-    return root(size, encrypted, b"", members)
+    return root(flags, size, encrypted, b"", members)
 
 
-for size in [int(word) for word in sys.argv[1:]] or SIZES:
+def entry(kind, path, rest=b""):
+    return bytes([kind]) + len(path).to_bytes(2, "big") + path + rest
+
+
+def directory():
+    """The stream of the directory in the manual."""
+    number = lambda n: n.to_bytes(8, "big")
+    target = b"a/short"
+    listing = b"".join([
+        entry(4, b"a"),
+        entry(1, b"a/long", number(300000)),
+        entry(1, b"a/short", number(5)),
+        entry(3, b"link", len(target).to_bytes(2, "big") + target),
+        entry(2, b"run", number(1)),
+    ])
+    stream = number(len(listing)) + listing + content(0, 5) + content(0, 1)
+    return stream + bytes(-len(stream) % BLOCK) + content(0, 300000)
+
+
+for word in sys.argv[1:] or SIZES:
     for form in ["plain", "encrypted"]:
-        address, key = file(size, form == "encrypted")
-        print(size, form, address.hex() + ("." + key.hex() if key else ""), flush=True)
+        if word == "directory":
+            stream = directory()
+            part = lambda start, size: stream[start:start + size]
+            address, key = tree(1, len(stream), form == "encrypted", part)
+        else:
+            address, key = tree(0, int(word), form == "encrypted", content)
+        print(word, form, address.hex() + ("." + key.hex() if key else ""), flush=True)

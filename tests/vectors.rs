@@ -7,8 +7,10 @@ use std::process::Command;
 use strew::block::address::Address;
 use strew::block::decode::Decoder;
 use strew::block::encode::{hash, Encoder};
-use strew::block::{Block, Form, Kind};
+use strew::block::tree::Item;
+use strew::block::{self, Block, Form};
 use strew::id::BlockId;
+use strew::listing::{Builder, Entry, Kind};
 
 /// Files longer than this are only hashed: to keep their blocks would take as much memory.
 const KEPT_MAX: u64 = 16 << 20;
@@ -27,11 +29,12 @@ fn read(path: &str) -> String {
     }
 }
 
-/// The lines of a text that are `SIZE FORM ADDRESS[.KEY]`, one space between.
+/// The lines of a text that are `SIZE FORM ADDRESS[.KEY]`, one space between, or `directory` instead of a size.
 fn vector_lines(text: &str) -> Vec<&str> {
     let is_vector = |line: &&str| {
         let words: Vec<&str> = line.split(' ').collect();
-        words.len() == 3 && words[0].parse::<u64>().is_ok() && form(words[1]).is_some()
+        let is_item = words[0] == "directory" || words[0].parse::<u64>().is_ok();
+        words.len() == 3 && is_item && form(words[1]).is_some()
     };
     text.lines().filter(is_vector).collect()
 }
@@ -48,16 +51,16 @@ fn vectors() -> Vec<Vector> {
     let text = read("tests/vectors.txt");
     let lines = vector_lines(&text);
     assert_eq!(lines.len(), text.lines().count(), "every line is a vector");
-    assert_eq!(lines.len(), 2 * 11);
+    assert_eq!(lines.len(), 2 * 12);
     let vector = |line: &&str| {
         let words: Vec<&str> = line.split(' ').collect();
-        Vector {
-            size: words[0].parse().expect("a line is a vector"),
+        Some(Vector {
+            size: words[0].parse().ok()?,
             form: form(words[1]).expect("a line is a vector"),
             address: words[2].to_owned(),
-        }
+        })
     };
-    lines.iter().map(vector).collect()
+    lines.iter().filter_map(vector).collect()
 }
 
 /// Reads the file of which byte i is i modulo 251.
@@ -89,7 +92,8 @@ fn encoder_gives_the_addresses_of_the_independent_script() {
     } in vectors()
     {
         let mut content = Content { offset: 0, size };
-        let found = hash(form, |space| Ok(content.read(space))).expect("reading cannot fail");
+        let found =
+            hash(Encoder::new(form), |space| Ok(content.read(space))).expect("reading cannot fail");
         assert_eq!(found.to_string(), address, "{size} bytes {form:?}");
     }
 }
@@ -130,6 +134,42 @@ fn file_comes_back_from_the_address() {
 }
 
 #[test]
+fn directory_has_the_address_of_the_independent_script() {
+    let text = read("tests/vectors.txt");
+    let file = |len, is_executable| Kind::File { len, is_executable };
+    let mut builder = Builder::default();
+    let target = b"a/short";
+    for (path, kind) in [
+        ("a", Kind::Directory),
+        ("a/long", file(300_000, false)),
+        ("a/short", file(5, false)),
+        ("link", Kind::Link { target }),
+        ("run", file(1, true)),
+    ] {
+        let path = path.as_bytes();
+        builder.push(Entry { path, kind }).expect("in order");
+    }
+    let listing = builder.finish().expect("a listing");
+    let mut stream = listing.to_bytes();
+    for index in listing.in_stream(0..listing.count()) {
+        let span = listing.span(index);
+        stream.resize(span.start as usize, 0);
+        stream.resize(span.end as usize, 0);
+        let (offset, size) = (0, span.end - span.start);
+        Content { offset, size }.read(&mut stream[span.start as usize..]);
+    }
+    let mut found = Vec::new();
+    for word in ["plain", "encrypted"] {
+        let encoder = Encoder::of(Item::Directory, form(word).expect("a form"));
+        let mut rest = &stream[..];
+        let address = hash(encoder, |space| std::io::Read::read(&mut rest, space));
+        found.push(format!("directory {word} {}", address.expect("read")));
+    }
+    let expected = text.lines().filter(|line| line.starts_with("directory"));
+    assert_eq!(found, expected.collect::<Vec<_>>());
+}
+
+#[test]
 fn manual_prints_the_vectors() {
     let (page, text) = (read("man/strew-protocol.7"), read("tests/vectors.txt"));
     assert_eq!(vector_lines(&page), vector_lines(&text));
@@ -143,7 +183,7 @@ fn manual_dumps_the_roots_of_one_byte_files() {
     for line in page.lines().filter(|line| line.starts_with("kind ")) {
         let words: Vec<&str> = line.split(' ').collect();
         assert_eq!((words[0], words[2]), ("kind", "payload"));
-        let kind = words[1].parse().ok().and_then(Kind::from_byte);
+        let kind = words[1].parse().ok().and_then(block::Kind::from_byte);
         let byte = |word: &&str| u8::from_str_radix(word, 16).expect("a byte in hexadecimal");
         let payload = words[3..].iter().map(byte).collect();
         let root = Block::new(kind.expect("a kind"), payload).expect("a block");
@@ -170,6 +210,7 @@ fn script_still_computes_the_vectors() {
     python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors.py"));
     let plain = small.iter().filter(|v| v.form == Form::Plain);
     python.args(plain.map(|v| v.size.to_string()));
+    python.arg("directory");
     let output = match python.output() {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -184,6 +225,9 @@ fn script_still_computes_the_vectors() {
         .lines()
         .map(|l| l.split(' ').next_back().unwrap_or(l))
         .collect();
-    let expected: Vec<&str> = small.iter().map(|v| v.address.as_str()).collect();
+    let mut expected: Vec<&str> = small.iter().map(|v| v.address.as_str()).collect();
+    let text = read("tests/vectors.txt");
+    let directories = text.lines().filter(|line| line.starts_with("directory"));
+    expected.extend(directories.filter_map(|line| line.split(' ').next_back()));
     assert_eq!(found, expected);
 }

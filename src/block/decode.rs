@@ -6,7 +6,7 @@
 
 use super::address::Address;
 use super::cipher::apply;
-use super::tree::{parse_node, Content, Link, Root, Shape, TreeError, LEAF_SIZE};
+use super::tree::{parse_node, Content, Item, Link, Root, Shape, TreeError, LEAF_SIZE};
 use super::{Block, Form, Kind, Role};
 use crate::id::BlockId;
 use crate::limits::{FAN_OUT, NODES_PER_LEVEL};
@@ -55,6 +55,8 @@ pub struct Decoder {
     /// Bytes of leaves beyond those given out that may be wanted or held.
     buffer: u64,
     /// Known once the root has come.
+    item: Option<Item>,
+    /// Known once the root has come.
     shape: Option<Shape>,
     /// The file, if it lies in the root and was not given out yet.
     inline: Option<Vec<u8>>,
@@ -81,6 +83,7 @@ impl Decoder {
         Decoder {
             address,
             buffer: buffer as u64,
+            item: None,
             shape: None,
             inline: None,
             levels: Vec::new(),
@@ -254,6 +257,11 @@ impl Decoder {
         self.shape.map(|shape| shape.length())
     }
 
+    /// What was shared, once the root has come.
+    pub fn item(&self) -> Option<Item> {
+        self.item
+    }
+
     /// The shape of the file's tree, once the root has come.
     pub fn shape(&self) -> Option<Shape> {
         self.shape
@@ -401,7 +409,12 @@ impl Decoder {
         if kind.form == Form::Encrypted && key.is_none() {
             return Err(TreeError::NeedsKey);
         }
-        let Root { shape, content } = Root::parse(payload, kind.form, key.as_ref())?;
+        let root = Root::parse(payload, kind.form, key.as_ref())?;
+        let Root {
+            item,
+            shape,
+            content,
+        } = root;
         match content {
             // An empty file is complete: there is nothing to give out.
             Content::Inline(data) => self.inline = Some(data).filter(|data| !data.is_empty()),
@@ -420,6 +433,7 @@ impl Decoder {
                 });
             }
         }
+        self.item = Some(item);
         self.shape = Some(shape);
         self.apply_range();
         Ok(())

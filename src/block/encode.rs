@@ -6,7 +6,7 @@
 
 use super::address::Address;
 use super::cipher::{seal, BlockKey, Secret};
-use super::tree::{self, inline_max, Link, Plaintext, LEAF_SIZE};
+use super::tree::{self, inline_max, Item, Link, Plaintext, LEAF_SIZE};
 use super::{Block, Form, Kind, Role};
 use crate::id::BlockId;
 use crate::limits::{FAN_OUT, FILE_SIZE_MAX};
@@ -36,6 +36,7 @@ struct Put {
 /// not taken stays in memory. After [`finish`](Encoder::finish) go on with puts and their answers until there
 /// is an [`outcome`](Encoder::outcome).
 pub struct Encoder {
+    item: Item,
     form: Form,
     secret: Secret,
     length: u64,
@@ -56,7 +57,13 @@ pub struct Encoder {
 impl Encoder {
     /// Begins a file. Content that is encrypted has no secret but itself.
     pub fn new(form: Form) -> Encoder {
+        Encoder::of(Item::File, form)
+    }
+
+    /// Begins a file, or the stream of a directory.
+    pub fn of(item: Item, form: Form) -> Encoder {
         Encoder {
+            item,
             form,
             secret: Secret::NONE,
             length: 0,
@@ -120,7 +127,7 @@ impl Encoder {
         if self.length <= inline_max(self.form) as u64 {
             let plain = tree::write_inline(self.form, &self.leaf[..self.filled]);
             self.leaf = Vec::new();
-            self.emit(Role::Root, Place::Root, plain);
+            self.emit(Role::Root, Place::Root, plain.of(self.item));
         } else if self.filled > 0 {
             self.emit_leaf();
         }
@@ -185,7 +192,7 @@ impl Encoder {
         } else {
             let children = std::mem::take(&mut self.levels[lowest]);
             let plain = tree::write_root(self.form, self.length, &children);
-            self.emit(Role::Root, Place::Root, plain);
+            self.emit(Role::Root, Place::Root, plain.of(self.item));
         }
     }
 
@@ -221,13 +228,12 @@ impl Encoder {
     }
 }
 
-/// The address of a stream, of which nothing is kept. `read` fills the front of what it is given and returns
+/// The address of a stream, of which nothing is kept, by an encoder that has begun it. `read` fills the front of what it is given and returns
 /// how many bytes, 0 at the end; its errors are passed on, but for `Interrupted`, after which it is called again.
 pub fn hash(
-    form: Form,
+    mut encoder: Encoder,
     mut read: impl FnMut(&mut [u8]) -> io::Result<usize>,
 ) -> io::Result<Address> {
-    let mut encoder = Encoder::new(form);
     loop {
         match read(encoder.space()) {
             Ok(0) => encoder.finish(),
@@ -273,7 +279,7 @@ mod tests {
 
     fn hash_of(form: Form, data: &[u8]) -> Address {
         let mut rest = data;
-        hash(form, |space| io::Read::read(&mut rest, space)).unwrap()
+        hash(Encoder::new(form), |space| io::Read::read(&mut rest, space)).unwrap()
     }
 
     #[test]
@@ -309,7 +315,7 @@ mod tests {
             let (_, address) = encode(form, &data);
             assert_eq!(hash_of(form, &data), address);
             let mut rest = &data[..];
-            let cut = hash(form, |space| {
+            let cut = hash(Encoder::new(form), |space| {
                 if rng.below(4) == 0 {
                     return Err(io::ErrorKind::Interrupted.into());
                 }
@@ -325,7 +331,10 @@ mod tests {
 
     #[test]
     fn read_error_is_passed_on() {
-        let error = hash(Form::Plain, |_| Err(io::ErrorKind::NotFound.into())).unwrap_err();
+        let error = hash(Encoder::new(Form::Plain), |_| {
+            Err(io::ErrorKind::NotFound.into())
+        })
+        .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 

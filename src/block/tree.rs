@@ -24,8 +24,15 @@ pub const PROOF_SIZE: usize = 16;
 /// The only format of roots so far.
 const FORMAT: u8 = 1;
 
-/// Flags of a root that is a file.
-const FLAGS_FILE: u8 = 0;
+/// What was shared under an address: a byte of the root, its flags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Item {
+    /// A file: its bytes.
+    File = 0,
+    /// A directory, as the stream of bytes that [`crate::listing`] describes.
+    Directory = 1,
+}
 
 /// Levels of nodes at most, between root and leaves, for a file of [`FILE_SIZE_MAX`] bytes.
 pub const HEIGHT_MAX: u32 = 4;
@@ -233,9 +240,11 @@ pub enum Content {
 /// A root, read and found to have the right size and layout.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Root {
+    /// What it is the root of.
+    pub item: Item,
     /// The shape that the root's length dictates to all that is below.
     pub shape: Shape,
-    /// The file or the links to it.
+    /// The content or the links to it.
     pub content: Content,
 }
 
@@ -254,9 +263,11 @@ impl Root {
         }
         let mut reader = Reader::new(&payload);
         let (format, flags) = (reader.u8()?, reader.u8()?);
-        if format != FORMAT || flags != FLAGS_FILE {
-            return Err(TreeError::Unknown { format, flags });
-        }
+        let item = match (format, flags) {
+            (FORMAT, 0) => Item::File,
+            (FORMAT, 1) => Item::Directory,
+            _ => return Err(TreeError::Unknown { format, flags }),
+        };
         let shape = Shape::new(reader.u64()?, form)?;
         let count = shape.root_children();
         let clear = HEADER_SIZE + count * 32;
@@ -283,7 +294,11 @@ impl Root {
                 Content::Children(links(&payload[HEADER_SIZE..clear], keys))
             }
         };
-        Ok(Root { shape, content })
+        Ok(Root {
+            item,
+            shape,
+            content,
+        })
     }
 }
 
@@ -340,6 +355,14 @@ pub struct Plaintext {
     pub clear: usize,
 }
 
+impl Plaintext {
+    /// A root as one of this item instead of a file.
+    pub fn of(mut self, item: Item) -> Plaintext {
+        self.payload[1] = item as u8;
+        self
+    }
+}
+
 /// The root of a file that lies in it: at most [`inline_max`] bytes.
 pub fn write_inline(form: Form, data: &[u8]) -> Plaintext {
     let mut payload = header(form, data.len() as u64, data.len());
@@ -372,7 +395,7 @@ pub fn write_node(form: Form, children: &[Link]) -> Plaintext {
 
 fn header(form: Form, length: u64, body: usize) -> Vec<u8> {
     let mut payload = Vec::with_capacity(HEADER_SIZE + proof_size(form) + body);
-    payload.extend_from_slice(&[FORMAT, FLAGS_FILE]);
+    payload.extend_from_slice(&[FORMAT, Item::File as u8]);
     payload.extend_from_slice(&length.to_be_bytes());
     payload
 }
@@ -472,6 +495,16 @@ mod tests {
     }
 
     #[test]
+    fn root_says_what_it_is_the_root_of() {
+        for item in [Item::File, Item::Directory] {
+            let payload = write_inline(Form::Plain, b"data").of(item).payload;
+            assert_eq!(payload[1], item as u8);
+            let root = Root::parse(payload, Form::Plain, None).unwrap();
+            assert_eq!(root.item, item);
+        }
+    }
+
+    #[test]
     fn every_truncation_and_extension_is_refused() {
         for form in FORMS {
             let inline = sealed(Role::Root, form, write_inline(form, b"data"));
@@ -533,10 +566,9 @@ mod tests {
 
     #[test]
     fn newer_format_and_flags_are_named() {
-        for (place, format, flags) in [(0, 2, 0), (1, 1, 1)] {
+        for (place, format, flags) in [(0, 2, 0), (1, 1, 2)] {
             let mut payload = write_inline(Form::Plain, b"data").payload;
-            payload[place] += 1;
-            assert_eq!(payload[place], [format, flags][place]);
+            payload[place] = [format, flags][place];
             assert_eq!(
                 Root::parse(payload, Form::Plain, None),
                 Err(TreeError::Unknown { format, flags })

@@ -1,26 +1,23 @@
 //! `strew fetch`: collects the blocks of an address, and writes the bytes in order.
 
-use super::client::{Peer, Trouble};
 use super::connect::connect;
 use super::failure::{Failure, Status};
 use super::json::Object;
 use super::options::{self, Common, Opt};
 use super::output::Output;
 use super::parsed::Parsed;
+use super::part::part_path;
 use super::pin::pin;
+use super::place::Place;
 use super::progress::{human, Line};
+use super::source::Source;
+use super::tree_output::{expect_absent, TreeOutput};
 use super::values;
 use super::voice::{is_json, say, write_line};
-use crate::block::address::Address;
-use crate::block::decode::Decoder;
-use crate::block::tree::TreeError;
-use crate::block::Block;
-use crate::limits::{BLOCK_SIZE_MAX, EGRESS_BLOCKS_MAX};
-use crate::wire::frame::Frame;
-
-/// Blocks asked of the peer and not answered at most, however large the buffer: what it queues for a client
-/// before it reads no more from it.
-const OUTSTANDING_MAX: usize = EGRESS_BLOCKS_MAX;
+use crate::block::tree::Item;
+use crate::listing::{printable, Kind};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 /// The options of this command beside those that all have.
 pub const OPTIONS: &[&Opt] = &[
@@ -37,160 +34,303 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let buffer = options::buffer(parsed)?;
     let what = "A-B or A-, the first and the last byte, counted from 0";
     let range = parsed.parsed(options::RANGE, values::range, what)?;
-    let [text] = &parsed.arguments[..] else {
-        let message = match parsed.arguments.is_empty() {
-            true => "fetch what? Give the ADDRESS.KEY that share printed",
-            false => "fetch takes one address",
-        };
-        return Err(Failure::usage(message));
+    let place = Place::new(parsed, "fetch")?;
+    let (target, force) = (parsed.path(options::OUTPUT), parsed.has(options::FORCE)?);
+    let output = match target.as_deref().is_some_and(is_for_directory) {
+        // Only a directory could go there, or what is to be refused when it is known what it is.
+        true => None,
+        false => Some(Output::new(target.as_deref(), force)?),
     };
-    let address: Address = text
-        .parse()
-        .map_err(|error| Failure::usage(format!("{text}: {error}")))?;
-    let mut output = Output::new(
-        parsed.path(options::OUTPUT).as_deref(),
-        parsed.has(options::FORCE)?,
-    )?;
     let mut peer = connect(&common)?;
-    let mut line = Line::new(&common, &address.id.to_string()[..8]);
+    let id = place.address.id;
+    let mut line = Line::new(&common, &id.to_string()[..8]);
     if parsed.has(options::PIN)? {
-        if let Err(failure) = pin(&mut peer, address.id, &mut line) {
+        if let Err(failure) = pin(&mut peer, id, &mut line) {
             peer.leave();
-            return Err(output.give_up(failure));
+            return Err(match output {
+                Some(mut output) => output.give_up(failure),
+                None => failure,
+            });
         }
-    }
-    let start = range.as_ref().map_or(0, |range| range.start);
-    let mut decoder = Decoder::new(address, buffer);
-    if let Some(range) = &range {
-        decoder.set_range(range.clone());
     }
     let mut fetch = Fetch {
         line,
         common: &common,
-        peer,
-        address,
-        decoder,
-        resuming: output.found() > 0 && range.is_none(),
-        given_out: start,
-        end: range.as_ref().map_or(u64::MAX, |range| range.end),
+        source: Source::new(peer, place.address, buffer),
+        resuming: false,
+        kept: 0,
+        base: 0,
+        given_out: 0,
+        end: u64::MAX,
+        done: 0,
+        total: None,
     };
-    let begun = match range {
-        // What is there may be of another range.
-        Some(_) => output.end_found(),
-        None => Ok(()),
+    let goal = Goal {
+        place,
+        range,
+        target: target.clone(),
+        force,
     };
-    let result = begun.and_then(|()| fetch.run(&mut output));
-    let result = result.and_then(|()| output.finish());
+    let result = fetch.run(goal, output);
     let Fetch {
-        peer,
-        given_out,
+        source,
+        done,
         mut line,
         ..
     } = fetch;
     line.clear();
     drop(line);
-    peer.leave();
-    match result {
-        Ok(()) => {
-            let bytes = given_out - start;
-            log::info!("{bytes} bytes of {} given out", address.id);
-            if is_json() {
-                let object = Object::new("result")
-                    .text("address", address.id)
-                    .number("bytes", bytes);
-                let path = parsed.path(options::OUTPUT);
-                let path = path.as_ref().map(|path| path.display());
-                write_line(&object.text_or_null("output", path));
-            }
-            Ok(())
-        }
-        Err(failure) => Err(output.give_up(failure)),
+    source.leave();
+    result?;
+    log::info!("{done} bytes of {id} given out");
+    if is_json() {
+        let object = Object::new("result")
+            .text("address", id)
+            .number("bytes", done);
+        let path = target.as_ref().map(|path| path.display());
+        write_line(&object.text_or_null("output", path));
     }
+    Ok(())
 }
 
+/// What is to be fetched, and where to.
+struct Goal {
+    place: Place,
+    range: Option<Range<u64>>,
+    target: Option<PathBuf>,
+    force: bool,
+}
+
+/// Whether what is written there is a directory, if anything can be: one is there, or has been begun.
+fn is_for_directory(path: &Path) -> bool {
+    let is_named = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    is_named || path.is_dir() || part_path(path).is_dir()
+}
+
+/// The bytes of an address on their way to an output. Offsets are those of the address's stream.
 struct Fetch<'a> {
     common: &'a Common,
-    peer: Peer,
-    address: Address,
-    decoder: Decoder,
+    source: Source,
     line: Line,
     /// What an earlier attempt has left is being verified.
     resuming: bool,
-    /// Up to here the file is written, was found, or is not wanted.
+    /// So much of that was of use.
+    kept: u64,
+    /// Where the output's first byte is.
+    base: u64,
+    /// Up to here the output is written, was found, or is not wanted.
     given_out: u64,
     /// Nothing is wanted from here on.
     end: u64,
+    /// Bytes that were given out or found.
+    done: u64,
+    /// How many there are to be, if it is known.
+    total: Option<u64>,
 }
 
 impl Fetch<'_> {
-    fn run(&mut self, output: &mut Output) -> Result<(), Failure> {
+    /// Finds out what the address is, and fetches it. `output` has been made already if it can only be a file.
+    fn run(&mut self, goal: Goal, output: Option<Output>) -> Result<(), Failure> {
+        let item = match self.source.item() {
+            Ok(item) => item,
+            Err(failure) => return Err(give_up(output, failure)),
+        };
+        let prepared = match item {
+            Item::File => self.prepare_file(&goal, output),
+            Item::Directory => self.prepare_directory(&goal, output),
+        };
+        let (mut output, parts) = prepared?;
+        let result = self.fetch(&mut output, parts, goal.range.is_some());
+        let result = result.and_then(|()| output.finish());
+        result.map_err(|failure| output.give_up(failure))
+    }
+
+    fn prepare_file(&mut self, goal: &Goal, output: Option<Output>) -> Result<Prepared, Failure> {
+        if let Err(failure) = goal.place.is_file() {
+            return Err(give_up(output, failure));
+        }
+        let whole = 0..self.source.length();
+        self.prepare_span(goal, output, whole)
+    }
+
+    /// Some bytes of the stream are a file.
+    fn prepare_span(
+        &mut self,
+        goal: &Goal,
+        output: Option<Output>,
+        span: Range<u64>,
+    ) -> Result<Prepared, Failure> {
+        let range = goal.range.clone().unwrap_or(0..u64::MAX);
+        let length = span.end - span.start;
+        if range.start > length {
+            let id = goal.place.address.id;
+            let message = format!("{id}: has {length} bytes, and none at {}", range.start);
+            return Err(give_up(output, Failure::usage(message)));
+        }
+        let output = match output {
+            Some(output) => output,
+            None => Output::new(goal.target.as_deref(), goal.force)?,
+        };
+        self.base = span.start + range.start;
+        let end = span.start + range.end.min(length);
+        self.total = Some(end - self.base);
+        let span = self.base..end;
+        Ok((output, vec![span]))
+    }
+
+    fn prepare_directory(
+        &mut self,
+        goal: &Goal,
+        output: Option<Output>,
+    ) -> Result<Prepared, Failure> {
+        let id = goal.place.address.id;
+        let path = &goal.place.path;
+        let is_whole = path.is_empty();
+        if is_whole {
+            self.expect_directory_wanted(goal, &output)?;
+        }
+        let listing = match self.source.listing() {
+            Ok(listing) => listing,
+            Err(failure) => return Err(give_up(output, failure)),
+        };
+        let mut entries = 0..listing.count();
+        let mut strip = 0;
+        if !is_whole {
+            let index = match goal.place.find(&listing) {
+                Ok(index) => index,
+                Err(failure) => return Err(give_up(output, failure)),
+            };
+            match listing.entry(index).kind {
+                Kind::File { .. } => return self.prepare_span(goal, output, listing.span(index)),
+                Kind::Link { target } => {
+                    let (path, target) = (printable(path), printable(target));
+                    let message = format!("{id}: {path} is a link to {target}; fetch that");
+                    return Err(give_up(output, Failure::new(Status::Other, message)));
+                }
+                Kind::Directory => {}
+            }
+            self.expect_directory_wanted(goal, &output)?;
+            entries = listing.below(index);
+            strip = path.len() + 1;
+        }
+        // It was meant for a file.
+        drop(output);
+        let parts = match is_whole {
+            true => {
+                let all = listing.start()..listing.length();
+                vec![all]
+            }
+            false => listing.spans(entries.clone()),
+        };
+        let lens = parts.iter().map(|part| part.end - part.start);
+        self.total = Some(lens.sum());
+        let target = goal.target.as_deref().unwrap_or(Path::new(""));
+        let tree = TreeOutput::new(target, listing, entries, strip)?;
+        Ok((Output::Tree(Box::new(tree)), parts))
+    }
+
+    /// A directory can only become one.
+    fn expect_directory_wanted(&self, goal: &Goal, output: &Option<Output>) -> Result<(), Failure> {
+        let id = goal.place.address.id;
+        if goal.range.is_some() {
+            let message =
+                format!("{id}: is a directory; --range is for a file in it, ADDRESS.KEY/PATH");
+            return Err(Failure::usage(message));
+        }
+        match (&goal.target, output) {
+            (Some(target), None | Some(Output::File(_))) => expect_absent(target),
+            _ => {
+                let message = format!(
+                    "{id}: is a directory; give -o DIR, or ADDRESS.KEY/PATH for one file of it; strew ls shows what is in it"
+                );
+                Err(Failure::usage(message))
+            }
+        }
+    }
+
+    fn fetch(
+        &mut self,
+        output: &mut Output,
+        parts: Vec<Range<u64>>,
+        is_range: bool,
+    ) -> Result<(), Failure> {
+        self.resuming = output.is_found() && !is_range;
+        if is_range {
+            // What is there may be of another range.
+            output.end_found(0)?;
+        }
+        for part in parts {
+            self.given_out = part.start;
+            self.end = part.end;
+            self.source.want(part);
+            self.fetch_part(output)?;
+        }
+        match self.resuming {
+            true => self.stop_resuming(output),
+            false => Ok(()),
+        }
+    }
+
+    fn fetch_part(&mut self, output: &mut Output) -> Result<(), Failure> {
+        // What came with the listing, so that nothing is asked for that was found.
+        while let Some((offset, data)) = self.source.poll_data() {
+            self.write(output, offset, &data)?;
+        }
         loop {
             self.verify_found(output)?;
-            while self.decoder.outstanding() < OUTSTANDING_MAX {
-                let Some(id) = self.decoder.poll_want() else {
-                    break;
-                };
-                let sent = self.peer.send(&Frame::Fetch(id));
-                sent.map_err(|trouble| self.broken_off(trouble))?;
-            }
-            while let Some((offset, data)) = self.decoder.poll_data() {
+            self.source.ask()?;
+            while let Some((offset, data)) = self.source.poll_data() {
                 self.write(output, offset, &data)?;
             }
-            if let Some(length) = self.decoder.length().filter(|&it| self.given_out > it) {
-                let (id, start) = (self.address.id, self.given_out);
-                let message = format!("{id}: has {length} bytes, and none at {start}");
-                return Err(Failure::usage(message));
-            }
-            if self.decoder.is_done() {
-                if self.resuming {
-                    self.stop_resuming(output)?;
-                }
+            if self.source.is_done() {
                 return Ok(());
             }
-            if self.decoder.outstanding() > 0 {
-                let block = self.receive()?;
-                self.decoder
-                    .handle_block(block)
-                    .map_err(|error| self.judge(error))?;
-            }
-            let more = format!(", waiting for {} blocks", self.decoder.outstanding());
-            self.line
-                .update(self.given_out, self.decoder.length(), &more);
+            self.source.receive()?;
+            let waiting = self.source.decoder().outstanding();
+            let more = format!(", waiting for {waiting} blocks");
+            self.line.update(self.done, self.total, &more);
         }
     }
 
     /// Goes on in what an earlier attempt has left, leaf by leaf, as far as it is what it should be. Less than a leaf
-    /// has no address: it is compared with the first data that comes.
+    /// has no address: it is compared with the data that comes.
     fn verify_found(&mut self, output: &mut Output) -> Result<(), Failure> {
-        if output.found() < BLOCK_SIZE_MAX as u64 {
-            return Ok(());
-        }
         while self.resuming {
-            let Some((offset, len)) = self.decoder.poll_leaf() else {
+            let Some((offset, len)) = self.source.decoder().poll_leaf() else {
                 return Ok(());
             };
-            let kept = output
-                .read_found(offset, len)
-                .is_some_and(|data| self.decoder.offer(data));
-            if !kept {
-                return self.stop_resuming(output);
+            if offset != self.given_out {
+                return Ok(());
             }
-            output.keep_found(len);
-            self.given_out += len as u64;
-            self.line.update(
-                self.given_out,
-                self.decoder.length(),
-                ", verifying what is there",
-            );
+            let wanted = (self.end - offset).min(len as u64) as usize;
+            let mut data = output.read_found(offset - self.base, wanted);
+            if data.len() < wanted {
+                return Ok(());
+            }
+            // What follows in the leaf, if it is a file in a directory, is padding.
+            data.resize(len, 0);
+            if !self.source.decoder().offer(data) {
+                return Ok(());
+            }
+            self.keep(output, wanted);
+            self.line
+                .update(self.done, self.total, ", verifying what is there");
         }
         Ok(())
     }
 
+    fn keep(&mut self, output: &mut Output, len: usize) {
+        output.keep_found(len);
+        self.given_out += len as u64;
+        self.done += len as u64;
+        self.kept += len as u64;
+    }
+
     fn stop_resuming(&mut self, output: &mut Output) -> Result<(), Failure> {
         self.resuming = false;
-        output.end_found()?;
-        if self.given_out > 0 {
-            let text = format!("{} were there already", human(self.given_out));
+        output.end_found(self.given_out - self.base)?;
+        if self.kept > 0 {
+            let text = format!("{} were there already", human(self.kept));
             self.line.clear();
             say(self.common, &text);
         }
@@ -198,63 +338,35 @@ impl Fetch<'_> {
     }
 
     fn write(&mut self, output: &mut Output, offset: u64, data: &[u8]) -> Result<(), Failure> {
+        let end = self.end.min(offset + data.len() as u64);
+        if self.given_out >= end {
+            return Ok(());
+        }
+        let mut data = &data[(self.given_out - offset) as usize..(end - offset) as usize];
         if self.resuming {
-            // What is there is the beginning of the first data, or something else.
-            let found = output.found() as usize;
-            let same = found <= data.len()
-                && output
-                    .read_found(0, found)
-                    .is_some_and(|bytes| data.starts_with(&bytes));
-            if same {
-                output.keep_found(found);
-                self.given_out = found as u64;
+            let found = output.read_found(self.given_out - self.base, data.len());
+            if data.starts_with(&found) {
+                self.keep(output, found.len());
+                data = &data[found.len()..];
+            }
+            if data.is_empty() {
+                return Ok(());
             }
             self.stop_resuming(output)?;
         }
-        let end = self.end.min(offset + data.len() as u64);
-        if self.given_out < end {
-            output.write(&data[(self.given_out - offset) as usize..(end - offset) as usize])?;
-            self.given_out = end;
-        }
+        output.write(self.given_out - self.base, data)?;
+        self.done += data.len() as u64;
+        self.given_out = end;
         Ok(())
     }
+}
 
-    /// Waits for a block that was asked for.
-    fn receive(&mut self) -> Result<Block, Failure> {
-        loop {
-            match self.peer.receive() {
-                Ok(Frame::Block { id, kind, payload }) => {
-                    return Ok(Block::from_own_peer(id, kind, payload));
-                }
-                Ok(Frame::Missing { id, reason, asked }) => {
-                    let root = self.address.id;
-                    return Err(self.peer.missing(root, id, reason, asked));
-                }
-                Ok(Frame::Failed { status, text }) => {
-                    return Err(Failure::new(Status::from_number(status), text));
-                }
-                Ok(_) => {}
-                Err(trouble) => return Err(self.broken_off(trouble)),
-            }
-        }
-    }
+/// An output, and the parts of the stream that go there.
+type Prepared = (Output, Vec<Range<u64>>);
 
-    fn broken_off(&self, trouble: Trouble) -> Failure {
-        let waiting = self.decoder.outstanding();
-        trouble.into_failure(|| {
-            format!(
-                "not fetched, {}: {waiting} of its blocks are outstanding; try again, or give a longer --stall or --timeout",
-                self.peer.patience.why()
-            )
-        })
-    }
-
-    fn judge(&self, error: TreeError) -> Failure {
-        let status = match error {
-            TreeError::NeedsKey | TreeError::NeedlessKey | TreeError::NotRoot => Status::Usage,
-            TreeError::WrongKey | TreeError::BadShape(_) => Status::Damaged,
-            TreeError::Unknown { .. } => Status::Other,
-        };
-        Failure::new(status, format!("{}: {error}", self.address.id))
+fn give_up(output: Option<Output>, failure: Failure) -> Failure {
+    match output {
+        Some(mut output) => output.give_up(failure),
+        None => failure,
     }
 }

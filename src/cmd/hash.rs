@@ -6,10 +6,7 @@ use super::json::Object;
 use super::options::{self, Common, Opt};
 use super::output;
 use super::parsed::Parsed;
-use crate::block::encode;
-use crate::sys;
-use std::io::Read;
-use std::os::fd::AsRawFd;
+use crate::block::encode::{self, Encoder};
 
 /// The options of this command beside those that all have.
 pub const OPTIONS: &[&Opt] = &[options::PLAIN];
@@ -18,19 +15,17 @@ pub const OPTIONS: &[&Opt] = &[options::PLAIN];
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     Common::new(parsed)?;
     let form = form(parsed)?;
-    for_each_input(parsed, |input: Input| {
-        let Input {
-            name, mut reader, ..
-        } = input;
-        let address = encode::hash(form, |space| {
+    for_each_input(parsed, |mut input: Input| {
+        let encoder = Encoder::of(input.item(), form);
+        let address = encode::hash(encoder, |space| {
             // Where somebody has made the input non-blocking, what is not there yet is waited for.
-            sys::wait_for(reader.as_raw_fd(), true, false, None)?;
-            reader.read(space)
+            input.wait(None);
+            input.read(space)
         });
-        let address = address.map_err(|error| Failure::file(name.as_ref(), &error))?;
+        let address = address.map_err(|error| input.failure(&error))?;
         output::answer(&address, || {
             Object::new("result")
-                .text("name", name.display())
+                .text("name", input.name.display())
                 .text("address", address)
         })
     })

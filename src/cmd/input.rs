@@ -1,27 +1,35 @@
-//! What is shared or hashed: files, or standard input.
+//! What is shared or hashed: files, directories, standard input, or what a program puts out.
 
 use super::failure::{Failure, Status};
 use super::options;
 use super::parsed::Parsed;
+use super::tree_input::TreeInput;
 use super::voice::report;
+use crate::block::tree::Item;
 use crate::block::Form;
+use crate::sys;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// A stream of bytes with a name for messages.
 pub struct Input {
     /// The file's path, or `standard input`.
     pub name: PathBuf,
-    /// Its bytes.
-    pub reader: File,
-    /// How many there are, of a regular file.
+    reader: Reader,
+    /// How many bytes there are, of a regular file or a directory.
     pub len: Option<u64>,
     /// The program that puts them out, if one does.
     program: Option<Child>,
+}
+
+enum Reader {
+    Stream(File),
+    Tree(Box<TreeInput>),
 }
 
 impl Input {
@@ -29,7 +37,7 @@ impl Input {
         let metadata = reader.metadata().ok().filter(|it| it.is_file());
         Input {
             name,
-            reader,
+            reader: Reader::Stream(reader),
             len: metadata.map(|it| it.len()),
             program: None,
         }
@@ -47,10 +55,56 @@ impl Input {
         let reader = child.stdout.take().map(OwnedFd::from);
         Ok(Input {
             name,
-            reader: reader.expect("it was piped").into(),
+            reader: Reader::Stream(reader.expect("it was piped").into()),
             len: None,
             program: Some(child),
         })
+    }
+
+    fn of_directory(name: PathBuf) -> Result<Input, Failure> {
+        let tree = TreeInput::new(&name)?;
+        Ok(Input {
+            name,
+            len: Some(tree.len()),
+            reader: Reader::Tree(Box::new(tree)),
+            program: None,
+        })
+    }
+
+    /// What it is.
+    pub fn item(&self) -> Item {
+        match self.reader {
+            Reader::Stream(_) => Item::File,
+            Reader::Tree(_) => Item::Directory,
+        }
+    }
+
+    /// The next bytes; 0 at the end.
+    pub fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        match &mut self.reader {
+            Reader::Stream(file) => file.read(space),
+            Reader::Tree(tree) => tree.read(space),
+        }
+    }
+
+    /// Waits until there is something to be read, or the end; whether there is. What is wrong with it reading will
+    /// tell.
+    pub fn wait(&self, timeout: Option<Duration>) -> bool {
+        match &self.reader {
+            Reader::Stream(file) => {
+                let ready = sys::wait_for(file.as_raw_fd(), true, false, timeout);
+                ready.map_or(true, |ready| ready.read)
+            }
+            Reader::Tree(_) => true,
+        }
+    }
+
+    /// The failure of a read.
+    pub fn failure(&self, error: &io::Error) -> Failure {
+        match &self.reader {
+            Reader::Stream(_) => Failure::file(&self.name, error),
+            Reader::Tree(tree) => Failure::file(tree.at(), error),
+        }
     }
 
     /// At the end of the bytes: a failure if a program has put them out and fails.
@@ -96,11 +150,7 @@ fn open(path: PathBuf) -> Result<Input, Failure> {
         .metadata()
         .map_err(|error| Failure::file(&path, &error))?;
     if metadata.is_dir() {
-        let message = format!(
-            "{}: is a directory; share a tar of it instead",
-            path.display()
-        );
-        return Err(Failure::new(Status::Other, message));
+        return Input::of_directory(path);
     }
     Ok(Input::new(path, file))
 }

@@ -8,20 +8,27 @@ mod config;
 mod connect;
 mod failure;
 mod fetch;
+mod file_output;
 mod hash;
 mod input;
 mod json;
+mod ls;
 mod metrics;
 mod nearest;
 mod options;
 mod output;
 mod parsed;
+mod part;
 mod pin;
+mod place;
 mod progress;
 mod serve;
 mod settings;
 mod share;
+mod source;
 mod status;
+mod tree_input;
+mod tree_output;
 mod unit;
 mod values;
 mod verify;
@@ -63,16 +70,23 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "share",
         synopsis: "[OPTION...] [FILE... | -- COMMAND [ARG...]]",
-        summary: "share files, or standard input; prints an address for each",
+        summary: "share files, directories or standard input; prints an address for each",
         options: share::OPTIONS,
         run: share::run,
     },
     Command {
         name: "fetch",
-        synopsis: "[OPTION...] [-o FILE] ADDRESS[.KEY]",
-        summary: "fetch what was shared, to standard output or a file",
+        synopsis: "[OPTION...] [-o FILE] ADDRESS[.KEY][/PATH]",
+        summary: "fetch what was shared, to standard output, a file or a directory",
         options: fetch::OPTIONS,
         run: fetch::run,
+    },
+    Command {
+        name: "ls",
+        synopsis: "[OPTION...] ADDRESS[.KEY][/PATH]",
+        summary: "list what is in a directory that was shared",
+        options: ls::OPTIONS,
+        run: ls::run,
     },
     Command {
         name: "serve",

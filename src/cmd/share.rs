@@ -14,11 +14,7 @@ use super::progress::{human, Line};
 use super::voice::say;
 use crate::block::encode::Encoder;
 use crate::limits::{COPIES_DEFAULT, COPIES_MAX};
-use crate::sys;
 use crate::wire::frame::{Answer, Frame, Settled};
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 /// Blocks given to the peer and not answered at most: 16 MiB.
@@ -64,7 +60,8 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
             answers: Answers::default(),
         };
         share.peer.patience = patience;
-        let result = share.run(input, Encoder::new(form));
+        let encoder = Encoder::of(input.item(), form);
+        let result = share.run(input, encoder);
         // A connection on which a share was broken off is in no state for the next.
         match result {
             Ok(settled) => {
@@ -131,8 +128,8 @@ impl Share<'_> {
             if ended || encoder.outstanding() >= WINDOW {
                 self.receive(&mut encoder)?;
             } else {
-                self.wait_for_input(&input.reader)?;
-                match input.reader.read(encoder.space()) {
+                self.wait_for_input(&input)?;
+                match input.read(encoder.space()) {
                     Ok(0) => {
                         input.end()?;
                         encoder.finish();
@@ -140,7 +137,7 @@ impl Share<'_> {
                     }
                     Ok(len) => encoder.filled(len),
                     Err(error) if is_temporary(&error) => {}
-                    Err(error) => return Err(Failure::file(&name, &error)),
+                    Err(error) => return Err(input.failure(&error)),
                 }
             }
             line.update(encoder.length(), input.len, &self.answers.progress());
@@ -172,7 +169,7 @@ impl Share<'_> {
     }
 
     /// Waits until the input has something, or its end; for as long as the user allows in all.
-    fn wait_for_input(&mut self, input: &File) -> Result<(), Failure> {
+    fn wait_for_input(&mut self, input: &Input) -> Result<(), Failure> {
         loop {
             let left = self
                 .patience
@@ -181,10 +178,8 @@ impl Share<'_> {
             if left.is_some_and(|left| left.is_zero()) {
                 return Err(self.broken_off(Trouble::TimedOut));
             }
-            match sys::wait_for(input.as_raw_fd(), true, false, left) {
-                Ok(ready) if !ready.read => {}
-                // What is wrong with it reading will tell.
-                _ => return Ok(()),
+            if input.wait(left) {
+                return Ok(());
             }
         }
     }

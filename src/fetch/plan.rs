@@ -40,6 +40,7 @@ impl Plan {
                 if let Ok(Root {
                     shape,
                     content: Content::Children(links),
+                    ..
                 }) = root
                 {
                     let children = links.into_iter().map(|link| link.id);

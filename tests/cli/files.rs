@@ -187,7 +187,7 @@ fn a_bad_file_among_several_does_not_stop_the_rest() {
     let lab = Lab::new();
     lab.file("one", b"one");
     lab.file("two", b"two");
-    fs::create_dir(lab.path("dir")).expect("made");
+    lab.file("file", b"");
     let share = [
         "share",
         "-d",
@@ -196,15 +196,15 @@ fn a_bad_file_among_several_does_not_stop_the_rest() {
         "0",
         "one",
         "none",
-        "dir",
+        "file/x",
         "two",
     ];
     let shared = lab.strew(share).run();
     shared.expect_status(1);
-    for part in ["none: No such file", "dir: is a directory"] {
+    for part in ["none: No such file", "file/x: Not a directory"] {
         assert!(shared.stderr.contains(part), "{}", shared.stderr);
     }
-    let hashed = lab.strew(["hash", "one", "none", "dir", "two"]).run();
+    let hashed = lab.strew(["hash", "one", "none", "file/x", "two"]).run();
     hashed.expect_status(1);
     let text = String::from_utf8(shared.stdout).expect("text");
     assert_eq!(text.lines().count(), 2);

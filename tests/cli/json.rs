@@ -90,6 +90,7 @@ fn every_line_is_an_object_with_the_members_of_the_manual() {
     };
     expect("share", share);
     expect("hash", run(&["hash", "f"]));
+    expect("ls", run(&["ls", &address]));
     expect("check", run(&["check", &address]));
     expect("pin add , rm", run(&["pin", "add", &address]));
     expect("pin ls", run(&["pin", "ls"]));

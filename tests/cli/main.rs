@@ -25,4 +25,5 @@ mod settings;
 mod space;
 mod streams;
 mod talker;
+mod trees;
 mod verify;

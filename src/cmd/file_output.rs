@@ -1,0 +1,198 @@
+//! FILE.part, which becomes FILE when it is whole: a fetched file.
+
+use super::failure::{plain, Failure, Status};
+use super::part::{lock, parent_of, part_path, sync_parent};
+use crate::limits::WRITE_BACK_STEP;
+use crate::sys;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// FILE.part, which becomes FILE.
+pub struct FileOutput {
+    target: PathBuf,
+    path: PathBuf,
+    /// Made when there is something to be written.
+    file: Option<File>,
+    /// Bytes that are in it, verified.
+    len: u64,
+    /// Bytes that were in it at the start.
+    found: u64,
+    /// Write-back has been started for everything before.
+    written_back: u64,
+    force: bool,
+}
+
+impl FileOutput {
+    /// Decides what to write to. What an earlier attempt has left is opened and locked.
+    pub fn new(target: &Path, force: bool) -> Result<FileOutput, Failure> {
+        let path = part_path(target);
+        let mut part = FileOutput {
+            target: target.to_path_buf(),
+            path,
+            file: None,
+            len: 0,
+            found: 0,
+            written_back: 0,
+            force,
+        };
+        // A link is not followed: somebody else would choose where the data goes.
+        match fs::symlink_metadata(&part.path) {
+            Ok(metadata) if !metadata.is_file() => {
+                let message = format!("{}: is in the way; remove it", part.path.display());
+                return Err(Failure::new(Status::Exists, message));
+            }
+            Ok(_) => {
+                let found = part.open()?.metadata();
+                part.found = found
+                    .map_err(|error| Failure::file(&part.path, &error))?
+                    .len();
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => part.check_writable()?,
+            Err(error) => return Err(Failure::file(&part.path, &error)),
+        }
+        Ok(part)
+    }
+
+    /// Whether anything was found, none of it verified.
+    pub fn is_found(&self) -> bool {
+        self.found > 0
+    }
+
+    /// Reads what was found at an offset, as far as there is so much.
+    pub fn read_found(&mut self, offset: u64, len: usize) -> Option<Vec<u8>> {
+        let left = self.found.saturating_sub(offset);
+        let mut bytes = vec![0; left.min(len as u64) as usize];
+        let file = self.file.as_mut()?;
+        file.seek(SeekFrom::Start(offset)).ok()?;
+        file.read_exact(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// The next bytes of what was found are verified: they stay.
+    pub fn keep_found(&mut self, len: usize) {
+        self.len += len as u64;
+    }
+
+    /// No more of what was found is of use. If none was, what was found is somebody else's.
+    pub fn end_found(&mut self) -> Result<(), Failure> {
+        if self.found == 0 {
+            return Ok(());
+        }
+        if self.len == 0 && !self.force {
+            let path = self.path.display();
+            let message =
+                format!("{path}: exists and is not a part of this; remove it, or give -f");
+            return Err(Failure::new(Status::Exists, message));
+        }
+        self.found = 0;
+        let (path, len) = (self.path.clone(), self.len);
+        let file = self.open()?;
+        let cut = file
+            .set_len(len)
+            .and_then(|()| file.seek(SeekFrom::Start(len)));
+        cut.map(|_| ())
+            .map_err(|error| Failure::file(&path, &error))
+    }
+
+    /// Writes the next bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let path = self.path.clone();
+        let file = self.open()?;
+        file.write_all(bytes)
+            .map_err(|error| Failure::file(&path, &error))?;
+        self.len += bytes.len() as u64;
+        self.start_write_back();
+        Ok(())
+    }
+
+    /// All bytes are written: the file gets its name, durably.
+    pub fn finish(&mut self) -> Result<(), Failure> {
+        let path = self.path.clone();
+        let file = self.open()?;
+        file.sync_all()
+            .map_err(|error| Failure::file(&path, &error))?;
+        // Somebody may have made the file meanwhile. A link fails then, where a rename would replace it.
+        let renamed = match self.force {
+            true => fs::rename(&path, &self.target),
+            false => match fs::hard_link(&path, &self.target) {
+                Ok(()) => fs::remove_file(&path),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    let target = self.target.display();
+                    let message = format!(
+                        "{target}: was made meanwhile; give -f to replace it, or rename {}",
+                        path.display()
+                    );
+                    return Err(Failure::new(Status::Exists, message));
+                }
+                // A file system without links.
+                Err(_) => fs::rename(&path, &self.target),
+            },
+        };
+        renamed.map_err(|error| Failure::file(&self.target, &error))?;
+        // From here on there is no FILE.part to speak of.
+        self.file = None;
+        sync_parent(parent_of(&self.target)).map_err(|error| Failure::file(&self.target, &error))
+    }
+
+    /// The work has failed. What is verified stays for the next attempt, and the message says where; what is
+    /// not, goes.
+    pub fn give_up(&mut self, failure: Failure) -> Failure {
+        // Found, and never looked at: it is somebody's.
+        if self.found > 0 || self.file.is_none() {
+            return failure;
+        }
+        let path = self.path.display();
+        if self.len == 0 {
+            let _ = fs::remove_file(&self.path);
+            return failure;
+        }
+        let message = format!(
+            "{}; {} verified bytes are in {path}, the same command goes on from there",
+            failure.message, self.len
+        );
+        Failure::new(failure.status, message)
+    }
+
+    /// Fails early if the file could not be made; nothing is left behind.
+    fn check_writable(&self) -> Result<(), Failure> {
+        let parent = parent_of(&self.target);
+        let failed = |error: io::Error| {
+            let message = format!(
+                "{}: cannot be written: {}",
+                self.target.display(),
+                plain(&error)
+            );
+            Failure::new(Status::Other, message)
+        };
+        if !fs::metadata(parent).map_err(failed)?.is_dir() {
+            return Err(failed(ErrorKind::NotADirectory.into()));
+        }
+        sys::check_writable(parent).map_err(failed)
+    }
+
+    /// The file, made and locked if it is not open yet.
+    fn open(&mut self) -> Result<&mut File, Failure> {
+        if self.file.is_none() {
+            let mut options = OpenOptions::new();
+            let options = options.read(true).write(true).create(true).truncate(false);
+            let options = options.custom_flags(libc::O_NOFOLLOW);
+            let file = options
+                .open(&self.path)
+                .map_err(|error| Failure::file(&self.path, &error))?;
+            lock(&file, &self.path, &self.target)?;
+            self.file = Some(file);
+        }
+        Ok(self.file.as_mut().expect("it was opened above"))
+    }
+
+    /// Has the disk begin with what was written, so that the sync at the end is short.
+    fn start_write_back(&mut self) {
+        let len = self.len - self.written_back;
+        if let (Some(file), true) = (&self.file, len >= WRITE_BACK_STEP) {
+            sys::start_write_back(file, self.written_back, len);
+            self.written_back = self.len;
+        }
+    }
+}

@@ -1,0 +1,673 @@
+//! Directories go out and come back the same, and whatever somebody has made of one, nothing is written elsewhere.
+
+use crate::harness::*;
+use crate::talker::Talker;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{symlink, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Instant, SystemTime};
+use strew::block::encode::Encoder;
+use strew::block::tree::Item;
+use strew::block::{Block, Form};
+use strew::rng::Rng;
+use strew::wire::frame::Frame;
+
+const LEAF: usize = 262_144;
+
+/// A directory's content: for each path what is there.
+type Tree = BTreeMap<Vec<u8>, Node>;
+
+#[derive(Clone, PartialEq, Eq)]
+enum Node {
+    File(Vec<u8>, bool),
+    Link(&'static str),
+    Directory,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Node::File(bytes, is_executable) => {
+                write!(f, "file of {} bytes, {is_executable}", bytes.len())
+            }
+            Node::Link(target) => write!(f, "link to {target}"),
+            Node::Directory => f.write_str("directory"),
+        }
+    }
+}
+
+/// A file of every awkward kind.
+fn everything() -> Tree {
+    let mut tree = Tree::new();
+    let mut add = |path: &[u8], node| tree.insert(path.to_vec(), node);
+    let file = |len: usize| Node::File(random_bytes(len, len as u64), false);
+    add(b"empty", Node::Directory);
+    add(b"nothing", file(0));
+    add(b"run", Node::File(b"#!/bin/sh\n".to_vec(), true));
+    add("h\u{e9}llo w\u{f6}rld".as_bytes(), file(11));
+    add(b"odd \xff\n\\", file(12));
+    add(b"a", Node::Directory);
+    add(b"a.b", file(13));
+    add(b"a/up", Node::Link("../run"));
+    add(b"a/down", Node::Link("deep"));
+    add(b"link to nothing", Node::Link("none/there"));
+    add(b"leaf", file(LEAF));
+    add(b"less", file(LEAF - 1));
+    add(b"large", file(3 * LEAF + 77));
+    let mut deep = b"a/deep".to_vec();
+    for _ in 0..40 {
+        add(&deep, Node::Directory);
+        deep.extend_from_slice(b"/d");
+    }
+    add(&deep, file(14));
+    add(b"many", Node::Directory);
+    for n in 0..300 {
+        let bytes = random_bytes(3000 + n, n as u64);
+        add(
+            format!("many/{n}").as_bytes(),
+            Node::File(bytes, n % 7 == 0),
+        );
+    }
+    tree
+}
+
+fn at(dir: &Path, path: &[u8]) -> PathBuf {
+    dir.join(OsStr::from_bytes(path))
+}
+
+/// Makes a directory of this content; directories before what lies in them, otherwise in any order.
+fn make<'a>(dir: &Path, tree: impl Iterator<Item = (&'a Vec<u8>, &'a Node)> + Clone) {
+    fs::create_dir(dir).expect("made");
+    let is_dir = |node: &&Node| matches!(node, Node::Directory);
+    let mut dirs: Vec<&Vec<u8>> = tree
+        .clone()
+        .filter(|it| is_dir(&it.1))
+        .map(|it| it.0)
+        .collect();
+    dirs.sort();
+    dirs.into_iter()
+        .for_each(|path| fs::create_dir(at(dir, path)).expect("made"));
+    for (path, node) in tree {
+        let path = at(dir, path);
+        match node {
+            Node::Directory => {}
+            Node::Link(target) => symlink(target, path).expect("made"),
+            Node::File(bytes, is_executable) => {
+                fs::write(&path, bytes).expect("written");
+                let mode = if *is_executable { 0o700 } else { 0o600 };
+                fs::set_permissions(&path, Permissions::from_mode(mode)).expect("ours");
+            }
+        }
+    }
+}
+
+/// What is in a directory.
+fn read(dir: &Path) -> Tree {
+    let mut tree = Tree::new();
+    let mut dirs = vec![Vec::new()];
+    while let Some(within) = dirs.pop() {
+        for entry in fs::read_dir(at(dir, &within)).expect("it is there") {
+            let entry = entry.expect("an entry");
+            let mut path = within.clone();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend(entry.file_name().into_vec());
+            let metadata = entry.metadata().expect("its own");
+            let node = if metadata.is_dir() {
+                dirs.push(path.clone());
+                Node::Directory
+            } else if metadata.is_symlink() {
+                let target = fs::read_link(entry.path()).expect("a link");
+                Node::Link(target.to_str().expect("text").to_string().leak())
+            } else {
+                let bytes = fs::read(entry.path()).expect("ours");
+                Node::File(bytes, metadata.permissions().mode() & 0o111 != 0)
+            };
+            tree.insert(path, node);
+        }
+    }
+    tree
+}
+
+/// What of a directory is below a path.
+fn below(tree: &Tree, path: &str) -> Tree {
+    let strip = |(at, node): (&Vec<u8>, &Node)| {
+        let rest = at.strip_prefix(path.as_bytes())?.strip_prefix(b"/")?;
+        Some((rest.to_vec(), node.clone()))
+    };
+    tree.iter().filter_map(strip).collect()
+}
+
+/// Two peers, and how they are used.
+struct Net {
+    lab: Lab,
+    peers: Vec<Serve>,
+    addr: String,
+}
+
+impl Net {
+    fn new() -> Net {
+        let lab = Lab::new();
+        let peers = lab.network(2);
+        let addr = peers[0].addr();
+        Net { lab, peers, addr }
+    }
+
+    /// Shares something from a data directory that is gone then.
+    fn share(&self, what: &str) -> String {
+        let share = ["share", "-q", "-d", "sharer", "-p", &self.addr, what];
+        let address = self.lab.strew(share).run().text();
+        fs::remove_dir_all(self.lab.path("sharer")).expect("removed");
+        address
+    }
+
+    fn run(&self, command: &str, args: &[&str]) -> Run {
+        let base = [command, "-d", "data", "-p", &self.addr];
+        self.lab.strew(base).args(args)
+    }
+
+    /// The sum of one value over the peers' status.
+    fn sum(&self, key: &str) -> u64 {
+        let values = self
+            .peers
+            .iter()
+            .map(|peer| self.lab.status(&peer.dir, key));
+        values
+            .map(|value| value.parse::<u64>().expect("a number"))
+            .sum()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.lab.path("")).expect("it can be read");
+        let names = entries.map(|it| it.expect("an entry").file_name().into_string());
+        let mut names: Vec<String> = names.map(|name| name.expect("text")).collect();
+        names.retain(|name| !name.starts_with("peer"));
+        names.sort();
+        names
+    }
+}
+
+#[test]
+fn directory_comes_back_as_it_was_wherever_it_was_made() {
+    let net = Net::new();
+    let (lab, tree) = (&net.lab, everything());
+    make(&lab.path("tree"), tree.iter());
+    let address = net.share("tree");
+    assert_eq!(lab.strew(["hash", "tree/"]).run().text(), address);
+    // Another order, another name, other times, other rights.
+    make(&lab.path("copy"), tree.iter().rev());
+    let file = fs::File::open(lab.path("copy/a.b")).expect("ours");
+    file.set_modified(SystemTime::UNIX_EPOCH).expect("ours");
+    fs::set_permissions(lab.path("copy/leaf"), Permissions::from_mode(0o444)).expect("ours");
+    assert_eq!(lab.strew(["hash", "copy"]).run().text(), address);
+    symlink("copy", lab.path("link")).expect("made");
+    assert_eq!(lab.strew(["hash", "link"]).run().text(), address);
+    for remove in ["tree", "copy"] {
+        fs::remove_dir_all(lab.path(remove)).expect("removed");
+    }
+    net.run("fetch", &["-o", "out/", &address]).run().bytes();
+    assert_eq!(read(&lab.path("out")), tree);
+    assert!(!lab.path("out.part").exists());
+    // Parts of it.
+    for path in ["many", "a", "empty", "a/deep/d"] {
+        let part = format!("{address}/{path}/");
+        let outcome = net.run("fetch", &["-o", "part", &part]).run();
+        if path == "a" {
+            outcome.expect_failure(1, &["a/up: ", "leads out"]);
+            continue;
+        }
+        outcome.bytes();
+        assert_eq!(read(&lab.path("part")), below(&tree, path), "{path}");
+        fs::remove_dir_all(lab.path("part")).expect("removed");
+    }
+    for (path, node) in &tree {
+        // Many are like one.
+        let is_one_of_many = path.starts_with(b"many/") && path != b"many/7";
+        let Node::File(bytes, _) = node else {
+            continue;
+        };
+        if !is_one_of_many {
+            let place = [address.as_bytes(), b"/", path].concat();
+            let fetch = net.run("fetch", &[]).arg(OsStr::from_bytes(&place));
+            assert!(fetch.run().bytes() == *bytes, "{}", path.escape_ascii());
+        }
+    }
+    // And without encryption, and nothing at all.
+    fs::create_dir(lab.path("void")).expect("made");
+    let plain = lab.strew([
+        "share", "--plain", "-q", "-d", "data", "-p", &net.addr, "void",
+    ]);
+    let plain = plain.run().text();
+    net.run("fetch", &["-o", "none", &plain]).run().bytes();
+    assert_eq!(read(&lab.path("none")), Tree::new());
+    assert_eq!(net.run("ls", &[&plain]).run().text(), "");
+    // Whoever has only the address can count and pin it.
+    let id = &address[..64];
+    net.run("check", &[id]).run().expect_status(0);
+    net.run("pin", &["add", id]).run().expect_status(0);
+}
+
+#[test]
+fn one_file_is_taken_by_its_path_and_a_list_costs_no_more_than_the_list() {
+    let net = Net::new();
+    let (lab, tree) = (&net.lab, everything());
+    make(&lab.path("tree"), tree.iter());
+    let address = net.share("tree");
+    let before = net.sum("blocks_given");
+    let list = net.run("ls", &[&address]).run().text();
+    assert_eq!(net.sum("blocks_given") - before, 2, "the root and a leaf");
+    assert_eq!(list.lines().count(), tree.len());
+    for line in [
+        "d - a",
+        "l - a/up -> ../run",
+        "x 10 run",
+        "f 0 nothing",
+        "f 12 odd \\377\\012\\134",
+        "f 11 h\u{e9}llo w\u{f6}rld",
+    ] {
+        assert!(list.lines().any(|it| it == line), "{line} in {list}");
+    }
+    let of_part = net
+        .run("ls", &[&format!("{address}/a/deep/d")])
+        .run()
+        .text();
+    assert_eq!(of_part.lines().next(), Some("d - a/deep/d/d"));
+    assert_eq!(of_part.lines().count(), 39);
+    let of_one = net
+        .run("ls", &["--json", &format!("{address}/a/up")])
+        .run()
+        .text();
+    assert_eq!(
+        of_one,
+        "{\"v\":1,\"type\":\"entry\",\"kind\":\"link\",\"path\":\"a/up\",\"bytes\":null,\"target\":\"../run\"}"
+    );
+    let Node::File(large, _) = &tree[&b"large"[..]] else {
+        panic!("a file");
+    };
+    let place = format!("{address}/large");
+    let before = net.sum("blocks_given");
+    let range = ["--range", "600000-600099", &place];
+    assert!(net.run("fetch", &range).run().bytes() == large[600_000..600_100]);
+    assert_eq!(net.sum("blocks_given") - before, 3, "with one more leaf");
+    // What an interrupted fetch has left of a file in a directory is gone on from.
+    for len in [100, LEAF + 5, large.len()] {
+        lab.file("out.part", &large[..len]);
+        let outcome = net.run("fetch", &["-o", "out", &place]).run();
+        outcome.expect_said(&["were there already"]);
+        assert!(fs::read(lab.path("out")).expect("there") == *large);
+        fs::remove_file(lab.path("out")).expect("removed");
+    }
+    let missing = net.run("fetch", &[&format!("{address}/a/nowhere/x")]).run();
+    missing.expect_failure(3, &["no a/nowhere/x", "a is there", "strew ls"]);
+    let missing = net.run("ls", &[&format!("{address}/nowhere")]).run();
+    missing.expect_failure(3, &["no nowhere", "nothing of the path is there"]);
+    let link = net.run("fetch", &[&format!("{address}/a/up")]).run();
+    link.expect_failure(1, &["a/up is a link to ../run"]);
+    let through = net.run("fetch", &[&format!("{address}/a/down/d")]).run();
+    through.expect_failure(3, &["no a/down/d", "a/down is there"]);
+    lab.file("file", b"content");
+    let file = net.share("file");
+    assert_eq!(net.run("ls", &[&file]).run().text(), "f 7 -");
+    for command in ["fetch", "ls"] {
+        let within = net.run(command, &[&format!("{file}/x")]).run();
+        within.expect_failure(2, &["is a file, there is no x in it"]);
+    }
+}
+
+#[test]
+fn directory_is_not_written_where_a_file_could_be() {
+    let net = Net::new();
+    let lab = &net.lab;
+    let tree: Tree = [(b"f".to_vec(), Node::File(b"content".to_vec(), false))].into();
+    make(&lab.path("tree"), tree.iter());
+    let address = net.share("tree");
+    lab.file("old", b"old");
+    let before = net.names();
+    for args in [&[][..], &["-o", "-"], &["-o", "/dev/null"]] {
+        let outcome = net.run("fetch", args).arg(&address).run();
+        outcome.expect_failure(2, &["is a directory", "-o DIR", "/PATH", "strew ls"]);
+    }
+    let range = net.run("fetch", &["--range", "0-1", "-o", "out", &address]);
+    range.run().expect_failure(2, &["--range"]);
+    for (args, status) in [
+        (&["-o", "tree"][..], 9),
+        (&["-f", "-o", "tree"], 9),
+        (&["-o", "old"], 9),
+        (&["-f", "-o", "old"], 9),
+    ] {
+        let outcome = net.run("fetch", args).arg(&address).run();
+        outcome.expect_failure(status, &[args[args.len() - 1], "exists"]);
+    }
+    let outcome = net.run("fetch", &["-o", "none/out", &address]).run();
+    outcome.expect_failure(1, &["none/out", "No such file"]);
+    assert_eq!(net.names(), [&["data".to_string()][..], &before].concat());
+    assert_eq!(fs::read(lab.path("old")).expect("there"), b"old");
+    // What is in the place of the part stays, with -f, too.
+    let others: [&dyn Fn(&Path); 4] = [
+        &|part| fs::write(part, b"mine").expect("written"),
+        &|part| symlink("tree", part).expect("made"),
+        &|part| {
+            fs::create_dir(part).expect("made");
+            fs::write(part.join("mine"), b"mine").expect("written");
+        },
+        &|part| {
+            fs::create_dir(part).expect("made");
+            fs::write(part.join("f"), b"mine").expect("written");
+        },
+    ];
+    for other in others {
+        let part = lab.path("out.part");
+        other(&part);
+        let outcome = net.run("fetch", &["-f", "-o", "out", &address]).run();
+        outcome.expect_failure(9, &["out.part", "remove"]);
+        assert!(!lab.path("out").exists());
+        match fs::symlink_metadata(&part).expect("left alone").is_dir() {
+            true => {
+                assert_eq!(read(&part).len(), 1);
+                fs::remove_dir_all(&part).expect("removed");
+            }
+            false => fs::remove_file(&part).expect("removed"),
+        }
+    }
+    assert_eq!(read(&lab.path("tree")), tree);
+}
+
+#[test]
+fn what_cannot_be_shared_is_refused_by_name() {
+    let lab = Lab::new();
+    let share = ["share", "-d", "data", "--min-copies", "0", "tree"];
+    let refused = |make: &dyn Fn(&Path), said: &[&str]| {
+        let dir = lab.path("tree");
+        fs::create_dir_all(dir.join("d")).expect("made");
+        make(&dir);
+        lab.strew(share).run().expect_failure(1, said);
+        lab.strew(["hash", "tree"]).run().expect_failure(1, said);
+        fs::remove_dir_all(dir).expect("removed");
+    };
+    let link =
+        |target: &'static str| move |dir: &Path| symlink(target, dir.join("d/l")).expect("made");
+    for target in ["/etc/passwd", "../..", "../../x", "x/../../.."] {
+        refused(&link(target), &["tree/d/l: the link"]);
+    }
+    refused(
+        &|dir| {
+            let path = std::ffi::CString::new(dir.join("pipe").into_os_string().into_vec());
+            // SAFETY: the path ends in a zero byte.
+            unsafe { libc::mkfifo(path.expect("no zero in it").as_ptr(), 0o600) };
+        },
+        &["tree/pipe: is a named pipe"],
+    );
+    refused(
+        &|dir| drop(std::os::unix::net::UnixListener::bind(dir.join("s")).expect("bound")),
+        &["tree/s: is a socket"],
+    );
+    assert!(
+        !lab.path("data").exists(),
+        "no peer was started for nothing"
+    );
+}
+
+#[test]
+fn large_file_in_a_directory_is_not_sent_again() {
+    let net = Net::new();
+    let lab = &net.lab;
+    let large = Node::File(random_bytes(4 * LEAF + 5, 1), false);
+    let small = Node::File(random_bytes(1000, 2), false);
+    let tree: Tree = [(b"large".to_vec(), large), (b"small".to_vec(), small)].into();
+    make(&lab.path("tree"), tree.iter());
+    net.share("tree/large");
+    let before = net.sum("blocks_taken");
+    let address = net.share("tree");
+    // The root, and the leaf of the listing and the small file; on each of the peers.
+    assert_eq!(net.sum("blocks_taken") - before, 2 * 2);
+    net.run("fetch", &["-o", "out", &address]).run().bytes();
+    assert_eq!(read(&lab.path("out")), tree);
+}
+
+/// A tree that takes a while, with its address.
+fn halfway(net: &Net) -> (Tree, String, Process, u32) {
+    let mut tree = everything();
+    tree.insert(
+        b"vast".to_vec(),
+        Node::File(random_bytes(24 << 20, 3), false),
+    );
+    make(&net.lab.path("tree"), tree.iter());
+    let address = net.share("tree");
+    let (dir, part) = (net.lab.path("data"), net.lab.path("out.part/vast"));
+    let mut run = net.run("fetch", &["-o", "out", "--buffer", "512K", &address]);
+    run.command.stderr(Stdio::null());
+    let fetch = run.start();
+    let peer = await_some("a private peer", || {
+        owner(&dir).filter(|_| dir.join("control.sock").exists())
+    });
+    await_true("a part of the last file", || {
+        part.metadata().is_ok_and(|part| part.len() > LEAF as u64)
+    });
+    kill(peer, libc::SIGSTOP);
+    (tree, address, fetch, peer)
+}
+
+#[test]
+fn killed_fetch_of_a_directory_is_gone_on_from() {
+    let net = Net::new();
+    let (tree, address, mut fetch, peer) = halfway(&net);
+    let lab = &net.lab;
+    let other = [
+        "fetch", "-d", "other", "-p", &net.addr, "-o", "out", &address,
+    ];
+    let second = lab.strew(other).run();
+    second.expect_failure(10, &["out.part", "another fetch"]);
+    kill(fetch.id(), libc::SIGKILL);
+    fetch.wait(LIMIT).expect("it is killed");
+    kill(peer, libc::SIGCONT);
+    await_true("the end of the private peer", || {
+        lab.is_released(&lab.path("data"))
+    });
+    assert!(!lab.path("out").exists());
+    let part = lab.path("out.part");
+    let had = fs::metadata(part.join("vast")).expect("there").len();
+    assert!(had < 20 << 20, "{had}");
+    // One damaged file costs what follows it, in the order of the stream, and nothing else.
+    let damage = |name: &str| {
+        let path = part.join(name);
+        let mut bytes = fs::read(&path).expect("there");
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs::write(path, bytes).expect("written");
+    };
+    damage("vast");
+    symlink("../run", part.join("a/up")).expect("a link that was made already");
+    let before = net.sum("blocks_given");
+    let outcome = net.run("fetch", &["-o", "out", &address]).run();
+    outcome.expect_status(0);
+    outcome.expect_said(&["were there already"]);
+    assert_eq!(read(&lab.path("out")), tree);
+    assert!(!part.exists());
+    // The root, the listing, what of the last file is missing, and some that were asked of two.
+    let all = 24 * 4 + 6;
+    let given = net.sum("blocks_given") - before;
+    assert!(given <= all - had / LEAF as u64, "{given} of {all}, {had}");
+    // All is there but for the name, and then in a file at the beginning something is not.
+    for is_damaged in [false, true] {
+        fs::rename(lab.path("out"), &part).expect("renamed");
+        if is_damaged {
+            damage("many/17");
+        }
+        let outcome = net.run("fetch", &["-o", "out", &address]).run();
+        outcome.expect_status(0);
+        outcome.expect_said(&["were there already"]);
+        assert_eq!(read(&lab.path("out")), tree);
+    }
+}
+
+/// The bytes of an entry: its type, its path, and what follows that.
+fn entry(number: u8, path: &[u8], rest: &[u8]) -> Vec<u8> {
+    let len = (path.len() as u16).to_be_bytes();
+    [&[number], &len[..], path, rest].concat()
+}
+
+fn link(path: &[u8], target: &[u8]) -> Vec<u8> {
+    let len = (target.len() as u16).to_be_bytes();
+    entry(3, path, &[&len, target].concat())
+}
+
+fn file(path: &[u8], len: u64) -> Vec<u8> {
+    entry(1, path, &len.to_be_bytes())
+}
+
+fn directory(path: &[u8]) -> Vec<u8> {
+    entry(4, path, b"")
+}
+
+/// The stream of these entries, with these bytes behind.
+fn stream(entries: &[Vec<u8>], rest: &[u8]) -> Vec<u8> {
+    let listing = entries.concat();
+    [&(listing.len() as u64).to_be_bytes(), &listing[..], rest].concat()
+}
+
+#[test]
+fn hostile_directory_is_refused_by_name_and_leaves_nothing() {
+    let net = Net::new();
+    let lab = &net.lab;
+    let mut talker = Talker::new(net.peers[0].addr, &mut Rng::new([7; 32]));
+    let mut put = |stream: &[u8]| {
+        let mut encoder = Encoder::of(Item::Directory, Form::Plain);
+        encoder.push(stream);
+        encoder.finish();
+        while let Some((kind, payload)) = encoder.poll_put() {
+            let block = Block::new(kind, payload.clone()).expect("a block");
+            let id = block.id();
+            let lifetime = 86_400;
+            assert!(talker.say(&Frame::Put {
+                copies: 0,
+                id,
+                kind,
+                lifetime,
+                payload
+            }));
+            let gone = talker.hear(
+                Instant::now() + LIMIT,
+                |frame| !matches!(frame, Frame::Stored { id: stored, .. } if stored == id),
+            );
+            assert!(!gone, "it is there");
+            encoder.handle_put(id);
+        }
+        encoder.outcome().expect("a root").to_string()
+    };
+    let long = vec![b'n'; 256];
+    let big = LEAF as u64;
+    let d = directory(b"d");
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (stream(&[file(b"../x", 1)], b"x"), "../x: "),
+        (stream(&[file(b"/x", 1)], b"x"), "/x: "),
+        (
+            stream(&[d.clone(), file(b"d/../../x", 1)], b"x"),
+            "d/../../x: ",
+        ),
+        (stream(&[file(b"x\0", 1)], b"x"), "x\\000: "),
+        (stream(&[file(b"", 1)], b"x"), "the path"),
+        (stream(&[file(&long, 1)], b"x"), "nnnnnn: a name"),
+        (
+            stream(&[file(b"b", 1), file(b"a", 1)], b"xx"),
+            "a: is there twice",
+        ),
+        (
+            stream(&[file(b"a", 1), file(b"a", 1)], b"xx"),
+            "a: is there twice",
+        ),
+        (stream(&[file(b"d/x", 1)], b"x"), "d/x: lies in"),
+        (
+            stream(&[link(b"d", b"x"), file(b"d/x", 1)], b"x"),
+            "d/x: lies in",
+        ),
+        (
+            stream(&[link(b"l", b"/etc")], b""),
+            "l: the link is absolute",
+        ),
+        (stream(&[link(b"l", b"../x")], b""), "l: the link leads out"),
+        (
+            stream(&[d.clone(), link(b"d/l", b"x/../../..")], b""),
+            "d/l: the link",
+        ),
+        (stream(&[link(b"l", b"")], b""), "l: the link"),
+        (
+            stream(&[entry(9, b"x", b"")], b""),
+            "x: is of an unknown type",
+        ),
+        (stream(&[file(b"x", u64::MAX)], b"x"), "x: the files"),
+        (stream(&[file(b"x", 2)], b"x"), "not as long as"),
+        (stream(&[file(b"x", 1)], b"xx"), "not as long as"),
+        (stream(&[file(b"x", 1)], b"x")[..15].to_vec(), "cut short"),
+        (stream(&[d[..3].to_vec()], b""), "an entry is cut short"),
+        (vec![0xff; 300], "the listing is too long"),
+        (b"short".to_vec(), "less than 8 bytes"),
+        (
+            // One bit is set between the listing and a long file.
+            stream(
+                &[file(b"x", big)],
+                &[&vec![1][..], &vec![0; 2 * LEAF - 8 - 12 - 1]].concat(),
+            ),
+            "something between its files",
+        ),
+    ];
+    let before = net.names();
+    for (stream, said) in cases {
+        let address = put(&stream);
+        for args in [&["fetch", "-o", "out"][..], &["ls"]] {
+            let is_between = said.contains("between");
+            let outcome = net.run(args[0], &args[1..]).arg(&address).run();
+            match is_between && args[0] == "ls" {
+                true => outcome.expect_status(0),
+                false => outcome.expect_failure(6, &["a damaged", said]),
+            }
+        }
+        let names = net.names();
+        let names: Vec<&String> = names.iter().filter(|name| *name != "data").collect();
+        assert_eq!(names, before.iter().collect::<Vec<_>>(), "{said}");
+    }
+    assert!(lab.path("data").exists());
+}
+
+#[test]
+fn file_that_changes_while_it_is_shared_is_refused_by_name() {
+    let lab = Lab::new();
+    let tree: Tree = [
+        (b"a".to_vec(), Node::File(random_bytes(600_000, 1), false)),
+        (b"b".to_vec(), Node::File(random_bytes(600_000, 2), false)),
+    ]
+    .into();
+    make(&lab.path("tree"), tree.iter());
+    // A hole of 4 GiB takes its time, and no room.
+    let peer = lab.serve("peer", &[]);
+    let mut large = fs::OpenOptions::new();
+    let large = large.append(true).open(lab.path("tree/b")).expect("ours");
+    large.set_len(4 << 30).expect("longer");
+    let share = [
+        "share",
+        "--min-copies",
+        "0",
+        "--timeout",
+        "50",
+        "tree",
+        "-d",
+    ];
+    let mut run = lab.strew(share).arg(&peer.dir);
+    run.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut share = run.start();
+    await_true("blocks of it", || {
+        let blocks = lab.status(&peer.dir, "blocks");
+        blocks.parse::<u64>().expect("a number") > 3
+    });
+    large.set_len(600_000).expect("shorter");
+    let status = share.wait(LIMIT).expect("it ends");
+    let mut said = String::new();
+    let mut stderr = share.0.stderr.take().expect("piped");
+    std::io::Read::read_to_string(&mut stderr, &mut said).expect("text");
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("tree/b: has changed"), "{said}");
+}
