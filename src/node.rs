@@ -13,13 +13,14 @@ use crate::block::Block;
 use crate::dht::{self, Dht, LocateId, LookupId};
 use crate::fetch::{self, Fetch};
 use crate::id::{BlockId, NodeId, NodeKey, Point};
-use crate::keep::{self, Counts, Keep, Pins, Quota};
+use crate::keep::{self, Counts, Keep, Pins, Quota, Upkeep};
 use crate::limits::*;
 use crate::rng::Rng;
 use crate::store::{Sequence, Shrunk, Store, StoreError};
 use crate::time::Instant;
 use crate::transfer::{self, ConnId, Origin, Transfer};
 use crate::wire::contact::Contact;
+use crate::wire::datagram::{Reply, Request};
 use crate::wire::frame::{Answer, Frame, Hello, PeerRole};
 use log::{debug, info, warn};
 use std::collections::{BTreeMap, VecDeque};
@@ -148,6 +149,7 @@ pub struct Node<S> {
     transfer: Transfer,
     keep: Keep,
     counts: Counts,
+    upkeep: Upkeep,
     fetch: Fetch,
     /// Frames that must not be sent before the store is durable up to a put, in order.
     acks: VecDeque<(Sequence, ConnId, Frame)>,
@@ -200,13 +202,14 @@ impl<S: Store> Node<S> {
             ipv6: config.ipv6,
         };
         let pins = Pins::new(now, &store);
-        let own_rng = Rng::new(rng.bytes());
+        let mut own_rng = Rng::new(rng.bytes());
         let mut node = Node {
             started: now,
             store,
             transfer: Transfer::new(hello),
             keep: Keep::default(),
             counts: Counts::default(),
+            upkeep: Upkeep::new(now, config.serve, &mut own_rng),
             fetch: Fetch::default(),
             acks: VecDeque::new(),
             written: Sequence::default(),
@@ -240,6 +243,11 @@ impl<S: Store> Node<S> {
     /// The store.
     pub fn store(&self) -> &S {
         &self.store
+    }
+
+    /// Ends the node, as a crash does, and leaves its store.
+    pub fn into_store(self) -> S {
+        self.store
     }
 
     /// Contacts worth saving for the next start.
@@ -285,6 +293,11 @@ impl<S: Store> Node<S> {
         locate
     }
 
+    /// From now on upkeep sees to so many copies of a leaf. What a driver asks for that measures.
+    pub fn set_copies(&mut self, copies: u8) {
+        self.upkeep.set_copies(copies);
+    }
+
     /// The driver has accepted a connection; this is its name.
     pub fn accept(&mut self, now: Instant, origin: Origin) -> ConnId {
         let conn = self.transfer.accept(now, origin);
@@ -311,6 +324,8 @@ impl<S: Store> Node<S> {
                 keep.handle_timeout(&mut tools);
                 let (counts, mut tools) = self.counts_tools(now);
                 counts.handle_timeout(&mut tools);
+                let (upkeep, mut tools) = self.upkeep_tools(now);
+                upkeep.handle_timeout(&mut tools);
                 let (fetch, mut tools) = self.fetch_tools(now);
                 fetch.handle_timeout(&mut tools);
                 if self.verifier.next_scrub().is_some_and(|at| at <= now) {
@@ -334,6 +349,7 @@ impl<S: Store> Node<S> {
             self.transfer.next_timeout(),
             self.keep.next_timeout(),
             self.counts.next_timeout(),
+            self.upkeep.next_timeout(),
             self.fetch.next_timeout(),
             self.commit_at,
             self.work_at,
@@ -483,6 +499,25 @@ impl<S: Store> Node<S> {
         )
     }
 
+    fn upkeep_tools(&mut self, now: Instant) -> (&mut Upkeep, keep::Tools<'_>) {
+        let Node {
+            upkeep,
+            dht,
+            transfer,
+            store,
+            ..
+        } = self;
+        (
+            upkeep,
+            keep::Tools {
+                now,
+                dht,
+                transfer,
+                store,
+            },
+        )
+    }
+
     fn fetch_tools(&mut self, now: Instant) -> (&mut Fetch, fetch::Tools<'_>) {
         let Node {
             fetch,
@@ -523,7 +558,7 @@ impl<S: Store> Node<S> {
                 self.pins.work(&mut self.store);
             } else if self.keep.take_progress() {
                 self.add_waiting(now);
-            } else {
+            } else if !self.pass_on(now) {
                 break;
             }
         }
@@ -544,6 +579,25 @@ impl<S: Store> Node<S> {
                 transfer::Command::Close { conn } => Output::Close { conn },
             });
         }
+    }
+
+    /// Hands on what upkeep wants to be given to others, and what came of it; false if there is nothing.
+    fn pass_on(&mut self, now: Instant) -> bool {
+        if let Some((block, holders)) = self.keep.poll_passed_on() {
+            let (upkeep, mut tools) = self.upkeep_tools(now);
+            upkeep.handle_passed_on(&mut tools, &block, &holders);
+            return true;
+        }
+        if !self.keep.may_pass_on() {
+            return false;
+        }
+        let (upkeep, mut tools) = self.upkeep_tools(now);
+        let Some(pass_on) = upkeep.poll_pass_on(&mut tools) else {
+            return false;
+        };
+        let (keep, mut tools) = self.keep_tools(now);
+        keep.pass_on(&mut tools, pass_on);
+        true
     }
 
     /// Drops some blocks if more is used than allotted, as after a start with less than before, and says what comes
@@ -614,6 +668,10 @@ impl<S: Store> Node<S> {
                 if keep.handle_located(&mut tools, locate, &blocks, &contacts) {
                     return;
                 }
+                let (upkeep, mut tools) = self.upkeep_tools(now);
+                if upkeep.handle_located(&mut tools, locate, &blocks, &contacts) {
+                    return;
+                }
                 self.outputs.push_back(Output::Event(Event::Located {
                     locate,
                     blocks,
@@ -651,10 +709,43 @@ impl<S: Store> Node<S> {
                     .push_back(Output::Event(Event::ClientMode(client_mode)));
             }
             dht::Event::OtherVersion { addr, version } => self.handle_other_version(addr, version),
-            dht::Event::Counted { count, bitmap, .. } => {
+            dht::Event::Answered {
+                query,
+                contact,
+                reply,
+            } => {
+                let (upkeep, mut tools) = self.upkeep_tools(now);
+                if upkeep.handle_answered(&mut tools, query, &contact, &reply) {
+                    return;
+                }
+                let bitmap = match &reply {
+                    Some(Reply::Have(bitmap, _)) => Some(*bitmap),
+                    _ => None,
+                };
                 let (counts, mut tools) = self.counts_tools(now);
-                counts.handle_counted(&mut tools, count, bitmap);
+                counts.handle_counted(&mut tools, query, bitmap);
             }
+            dht::Event::Asked { asker, request } => {
+                if let Some(reply) = self.say_held(&request) {
+                    self.dht.reply(now, asker, &reply);
+                }
+            }
+        }
+    }
+
+    /// What is answered to a question on the blocks in a cell.
+    fn say_held(&mut self, request: &Request) -> Option<Reply> {
+        match request {
+            Request::Digest(cell, depth) => {
+                let digests = self.store.digests(*cell, *depth);
+                Some(Reply::Digest(digests.unwrap_or_default()))
+            }
+            Request::List(cell) => {
+                let held = self.store.held(*cell, LIST_MAX + 1);
+                let places = held.iter().map(|it| it.place).collect();
+                Some(Reply::List((held.len() <= LIST_MAX).then_some(places)))
+            }
+            _ => None,
         }
     }
 

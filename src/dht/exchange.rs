@@ -192,10 +192,10 @@ impl Dht {
                 }
                 self.pump(now, id);
             }
-            Purpose::Count(count, contact) => self.events.push_back(Event::Counted {
-                count,
+            Purpose::Query(query, contact) => self.events.push_back(Event::Answered {
+                query,
                 contact,
-                bitmap: None,
+                reply: None,
             }),
         }
     }
@@ -270,15 +270,13 @@ impl Dht {
                 let client_mode = header.client_mode;
                 self.region_answered(now, region, point, contact, client_mode, reply);
             }
-            Purpose::Count(count, contact) => {
-                let bitmap = match reply {
-                    Reply::Have(bitmap, _) => Some(bitmap),
-                    _ => None,
-                };
-                self.events.push_back(Event::Counted {
-                    count,
+            Purpose::Query(query, contact) => {
+                // Whoever does not take the token that it has just given does not answer.
+                let reply = Some(reply).filter(|reply| !matches!(reply, Reply::Nothing(_)));
+                self.events.push_back(Event::Answered {
+                    query,
                     contact,
-                    bitmap,
+                    reply,
                 });
             }
         }

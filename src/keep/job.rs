@@ -17,6 +17,8 @@ pub enum Owner {
     Session(ConnId, Role),
     /// Nobody: this peer is one of those who should hold the block, and sees to it that the others do.
     Nobody,
+    /// Nobody either: it is known who has the block and who may be given it.
+    Upkeep,
 }
 
 impl Owner {

@@ -12,11 +12,13 @@ mod locate;
 mod pins;
 mod quota;
 mod session;
+mod upkeep;
 
 pub use count::Counts;
 pub use pins::{Output as PinOutput, Pins};
 pub use quota::Quota;
 pub use session::copies_wanted;
+pub use upkeep::{PassOn, Upkeep};
 
 use crate::block::Role;
 use crate::dht::{Dht, LocateId, LookupId};
@@ -110,6 +112,8 @@ pub struct Keep {
     results: VecDeque<(JobId, NodeId, Outcome)>,
     /// Links that may be able to do something.
     ready: BTreeSet<NodeId>,
+    /// Blocks passed on for upkeep, with those who have taken them.
+    passed_on: VecDeque<(BlockId, BTreeSet<NodeId>)>,
     /// What follows from the ends of shares, in order.
     endings: VecDeque<Ending>,
     /// Whether a block has been done with since this was asked last.
@@ -192,6 +196,27 @@ impl Keep {
         true
     }
 
+    /// Whether one more block may be passed on now.
+    pub fn may_pass_on(&self) -> bool {
+        self.replicating < REPLICATING_AT_ONCE
+    }
+
+    /// Gives a block to so many of these who do not have it, in their order; ends with a [`Keep::poll_passed_on`].
+    pub fn pass_on(&mut self, tools: &mut Tools<'_>, pass_on: PassOn) {
+        let mut job = Job::new(Owner::Upkeep, pass_on.block, pass_on.copies);
+        job.candidates = pass_on.candidates.into();
+        job.is_looked_up = true;
+        self.replicating += 1;
+        let id = self.insert(job);
+        self.place(tools, id);
+        self.run(tools);
+    }
+
+    /// Blocks that have been passed on, each with those who have taken it.
+    pub fn poll_passed_on(&mut self) -> Option<(BlockId, BTreeSet<NodeId>)> {
+        self.passed_on.pop_front()
+    }
+
     /// Ends the leases of blocks of which as many copies are counted as could be had, though fewer than were aimed
     /// at: what is larger than the allotment can only be shared by dropping them. Whether there were any.
     pub fn release_counted(&mut self, tools: &mut Tools<'_>) -> bool {
@@ -261,7 +286,8 @@ impl Keep {
             };
             if tools.store.has(&block) {
                 self.replicating += 1;
-                self.insert(Job::new(Owner::Nobody, block, wanted));
+                let id = self.insert(Job::new(Owner::Nobody, block, wanted));
+                self.locating.add(block, id);
                 started = true;
             }
         }
@@ -286,15 +312,16 @@ impl Keep {
             return false;
         };
         let wanted = session.wanted(role);
-        self.insert(Job::new(Owner::Session(client, role), block, wanted));
+        let id = self.insert(Job::new(Owner::Session(client, role), block, wanted));
+        self.locating.add(block, id);
         true
     }
 
-    fn insert(&mut self, job: Job) {
+    fn insert(&mut self, job: Job) -> JobId {
         let id = JobId(self.next_job);
         self.next_job += 1;
-        self.locating.add(job.block, id);
         self.jobs.insert(id, job);
+        id
     }
 
     /// Finds out where the blocks that were begun belong; false if there are none.
@@ -471,6 +498,9 @@ impl Keep {
         };
         let Owner::Session(client, role) = job.owner else {
             self.replicating -= 1;
+            if job.owner == Owner::Upkeep {
+                self.passed_on.push_back((job.block, job.holders));
+            }
             return;
         };
         self.has_progressed = true;
@@ -744,7 +774,7 @@ fn lifetime_to_give(tools: &Tools<'_>, job: &Job) -> u32 {
     let left = lifetime_left(tools.now, tools.store.terms(&job.block));
     match job.owner {
         Owner::Session(..) => left,
-        Owner::Nobody => left.saturating_sub(LIFETIME_SLACK),
+        Owner::Nobody | Owner::Upkeep => left.saturating_sub(LIFETIME_SLACK),
     }
 }
 

@@ -54,6 +54,11 @@ impl<S: Store> Node<S> {
         line("tcp_bytes_received", &self.transfer.bytes.0);
         line("blocks_given", &self.served_blocks);
         line("blocks_taken", &self.stored_blocks);
+        let upkeep = self.upkeep.statistics();
+        line("upkeep_looked", &upkeep.looked);
+        line("upkeep_short", &upkeep.short);
+        line("upkeep_moved", &upkeep.moved);
+        line("upkeep_due", &self.upkeep.due());
         let refused = |answer: Answer| self.refused.get(&answer).copied().unwrap_or(0);
         line("refused_full", &refused(Answer::Full));
         line("refused_far", &refused(Answer::TooFar));

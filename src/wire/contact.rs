@@ -48,6 +48,11 @@ impl Age {
         let steps = (span.as_secs() as f64 + 1.0).log2() * 8.0;
         Age(steps.clamp(0.0, 255.0) as u8)
     }
+
+    /// The shortest span of this age.
+    pub fn to_duration(self) -> Duration {
+        Duration::from_secs((f64::from(self.0) / 8.0).exp2().ceil() as u64 - 1)
+    }
 }
 
 /// Writes lists of contacts: a count and 39 bytes for each with an IPv4 address (key 32, address 4, port 2,
