@@ -11,6 +11,7 @@ mod network;
 mod peers;
 mod room;
 mod stranger;
+mod survival;
 mod tracer;
 mod upkeep;
 mod world;

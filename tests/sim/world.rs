@@ -92,6 +92,8 @@ pub struct Peer {
     pub datagrams: u64,
     /// Streams it sends on break after so many bytes.
     pub breaks_after: Option<usize>,
+    /// What is left of its store while it is dead.
+    pub disk: Option<MemoryStore>,
     /// The contacts it had when it died.
     saved: Vec<Contact>,
     conns: BTreeMap<ConnId, (StreamId, usize)>,
@@ -186,6 +188,8 @@ pub struct World {
     pub peers: Vec<Peer>,
     pub streams: BTreeMap<StreamId, Stream>,
     pub clients: Vec<Client>,
+    /// Copies of a leaf that peers see to, if others than by default.
+    pub copies: Option<u8>,
     /// Lookups by [`World::begin_lookup`] that have ended.
     pub found: BTreeMap<(PeerId, LookupId), Found>,
     /// What calls by [`World::begin_locate`] have come to.
@@ -219,6 +223,7 @@ impl World {
             peers: Vec::new(),
             streams: BTreeMap::new(),
             clients: Vec::new(),
+            copies: None,
             found: BTreeMap::new(),
             located: Vec::new(),
             tracer: Tracer::default(),
@@ -243,7 +248,7 @@ impl World {
         id
     }
 
-    fn add_dead(&mut self, born: Born, key: NodeKey) -> PeerId {
+    pub fn add_dead(&mut self, born: Born, key: NodeKey) -> PeerId {
         let id = self.peers.len();
         self.by_addr.insert(born.addr, id);
         self.peers.push(Peer {
@@ -255,6 +260,7 @@ impl World {
             manner: Manner::Honest,
             datagrams: 0,
             breaks_after: None,
+            disk: None,
             saved: Vec::new(),
             conns: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -268,6 +274,11 @@ impl World {
     /// A peer that is in the middle of its life, and has met these others.
     pub fn add_settled(&mut self, born: Born, key: NodeKey, contacts: Vec<Contact>) -> PeerId {
         let id = self.add_dead(born, key);
+        self.settle_among(id, contacts)
+    }
+
+    /// A dead peer is in the middle of its life, and has met these others.
+    pub fn settle_among(&mut self, id: PeerId, contacts: Vec<Contact>) -> PeerId {
         let mut node = self.new_node(id);
         node.settle_among(self.now, contacts);
         self.peers[id].node = Some(node);
@@ -315,8 +326,14 @@ impl World {
             ipv4: true,
             ipv6: false,
         };
-        let store = MemoryStore::new(peer.born.capacity);
-        Node::new(self.now, config, store, rng)
+        let capacity = peer.born.capacity;
+        let store = self.peers[id].disk.take();
+        let store = store.unwrap_or_else(|| MemoryStore::new(capacity));
+        let mut node = Node::new(self.now, config, store, rng);
+        if let Some(copies) = self.copies {
+            node.set_copies(copies);
+        }
+        node
     }
 
     /// A peer dies at once. Either its machine lives on and refuses, or all is silent.
@@ -329,6 +346,17 @@ impl World {
         peer.refuses = refuses;
         peer.wake = None;
         self.drop_streams(id, refuses);
+    }
+
+    /// A peer dies at once, and its store stays for when it is revived, or not.
+    pub fn crash(&mut self, id: PeerId, keeps_store: bool, refuses: bool) {
+        let now = self.now;
+        if let Some(node) = self.peers[id].node.take() {
+            let peer = &mut self.peers[id];
+            peer.saved = node.contacts(now);
+            peer.disk = keeps_store.then(|| node.into_store());
+        }
+        self.kill(id, refuses);
     }
 
     /// Ends all streams of a peer; the other ends hear of it, or never.
