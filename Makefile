@@ -18,9 +18,10 @@ lint:
 bench: all
 	STREW=$(TARGET)/release/strew python3 tests/bench/clients.py
 	$(CARGO) bench --bench pack
-	$(CARGO) test --release --lib million -- --nocapture
+	STREW_BENCH_BLOCKS=1000000 $(CARGO) test --release --lib million -- --nocapture
 
-# Long: networks of up to 100,000 peers; prints the tables of the README.
+# Long: networks of up to 100,000 peers, and STREW_SIM_SEEDS small ones drawn from seeds; prints the tables of the
+# README.
 sim:
 	$(CARGO) test --release --test sim -- --include-ignored --nocapture --test-threads=1
 
@@ -39,6 +40,11 @@ install: all
 	install -D -m 755 $(TARGET)/release/strew $(DESTDIR)$(PREFIX)/bin/strew
 	for page in man/*.[157]; do \
 		install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/} || exit; \
+	done
+	for file in bash:bash-completion/completions/strew zsh:zsh/site-functions/_strew \
+		fish:fish/vendor_completions.d/strew.fish; do \
+		$(TARGET)/release/strew completion $${file%%:*} | \
+			install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/$${file#*:} || exit; \
 	done
 
 clean:

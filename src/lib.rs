@@ -9,7 +9,7 @@
 //!           |
 //!         node                 one state machine: inputs in, outputs out
 //!           |
-//!     keep    fetch            placing, counting, upkeep | locating, choosing sources
+//!     keep    fetch            placing, passing on, counting, upkeep | locating, choosing sources
 //!           |
 //!  dht   transfer   store      machines; only the pack touches a disk
 //!           |

@@ -27,12 +27,21 @@ pub const NODES_PER_LEVEL: usize = 2;
 /// Contacts in a bucket, and peers in a neighbourhood (Kademlia's k; Maymounkov and Mazieres 2002, section 2.3).
 pub const K: usize = 20;
 
-/// Requests that a lookup has on their way at once, late ones not counted (Kademlia's alpha).
-pub const ALPHA: usize = 5;
+/// Requests that a lookup has on their way at once, late ones not counted (Kademlia's alpha), until the
+/// [`ALPHA_UNTIL`] closest have answered.
+pub const ALPHA: usize = 4;
 
 /// The same of a lookup for holders of a block: in a network of 10,000 with 8 copies it finds the first after 6.1
 /// requests, where 5 at once take 10.0 and a twentieth less time.
 pub const ALPHA_HOLDERS: usize = 3;
+
+/// How many of the closest contacts that a lookup knows have to answer before it goes faster: as many as hold a block.
+pub const ALPHA_UNTIL: usize = 8;
+
+/// Requests on their way at once from then on. Before it, more would go to contacts that turn out not to be close: in a
+/// network of 10,000 the 8 closest are found after asking 17, and after 20 with 5 at once all the time, which takes as
+/// long.
+pub const ALPHA_LATER: usize = 10;
 
 /// Bytes in a datagram at most: fits every path's MTU without fragments, IPv6's minimum of 1,280 less headers.
 /// A longer one is never sent, and dropped when it arrives.
@@ -97,7 +106,7 @@ pub const UNRESPONSIVE_MAX: usize = 1024;
 /// fill a bucket.
 pub const PER_NETWORK_IN_BUCKET: usize = 2;
 
-/// A bucket that no lookup has touched for this long is refreshed.
+/// A bucket that has room and that no lookup has touched for this long is refreshed.
 pub const REFRESH_AFTER: Duration = Duration::from_secs(3600);
 
 /// A contact that has not been heard for this long is pinged.
@@ -120,8 +129,11 @@ pub const JOIN_TIMEOUT: Duration = Duration::from_secs(4);
 /// Period in which a peer that is not in client-mode has its reachability checked again.
 pub const REACHABILITY_PERIOD: Duration = Duration::from_secs(3600);
 
-/// Round-trip estimates kept of peers outside the table at most.
-pub const RTT_ESTIMATES_MAX: usize = 4096;
+/// Peers whose round trips and tokens are remembered at most; then those heard least recently are forgotten.
+pub const RTT_ESTIMATES_MAX: usize = 1024;
+
+/// How long they are remembered after their last answer: the contacts of the table answer more often.
+pub const RTT_ESTIMATE_FOR: Duration = Duration::from_secs(1200);
 
 /// A peer's token is sent back to it for this long: less than it is accepted for, whenever in an epoch it was made.
 pub const TOKEN_FRESH: Duration = Duration::from_secs(240);
@@ -148,8 +160,22 @@ pub const UPKEEP_PINGS_MAX: usize = 16;
 /// Pause between the refresh of one bucket and the next.
 pub const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
-/// First pause before a peer that knows fewer than [`K`] looks for itself again; doubles up to [`REFRESH_AFTER`].
-pub const THIN_RETRY_FIRST: Duration = Duration::from_secs(1);
+/// How long after its join a peer looks for itself again: then those around it know of those who joined beside it. The
+/// pause grows fourfold up to [`NEAR_PERIOD`].
+pub const NEAR_RETRY: Duration = Duration::from_secs(15);
+
+/// How often a peer looks for itself, outside client-mode.
+pub const NEAR_PERIOD: Duration = Duration::from_secs(900);
+
+/// The first pause of a peer that knows fewer than [`K`]; it doubles as long as that is so.
+pub const THIN_RETRY: Duration = Duration::from_secs(1);
+/// Longest pause of that, and the shortest between two times that a peer looks for itself through a bootstrap
+/// address: what a network needs to be one again after it was split.
+pub const THIN_RETRY_MAX: Duration = Duration::from_secs(600);
+
+/// Contacts that are asked in a lookup that only serves the table before those are passed over that are in it and know
+/// of us: they would name nobody else.
+pub const TELLERS: usize = 3;
 
 /// First pause before a bootstrap address that answered in client-mode is asked again; it doubles. It may leave
 /// client-mode just now, because we came.
@@ -295,9 +321,44 @@ pub const REPLICATING_AT_ONCE: usize = 64;
 /// Blocks that wait for that at most; more are not taken on.
 pub const REPLICATING_MAX: usize = 1024;
 
+/// Peers that a sharer gives a block to, to be passed on: one, and another if that one is late or does not do it. With
+/// more, one might as well send all copies.
+pub const PASSERS_MAX: usize = 2;
+
+/// A block whose copies have not grown in number for this long is not being passed on. Longer than a lookup, a count and
+/// a transfer take over bad links; short enough that who shares a small file waits.
+pub const PASS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a block is waited for at most while who passes it on gets on with others.
+pub const PASS_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long a peer that passes a block on leaves the shares of others to them.
+pub const PASS_AGAIN: Duration = Duration::from_secs(2);
+
+/// Bytes that a peer passes on in [`QUOTA_PERIOD`] for one IPv4 /24 or IPv6 /48 at most, private ranges exempt: what
+/// strangers can make it send is 12 kB/s for each network. Beyond it the sharer sends the copies itself.
+pub const PASS_BUDGET: u64 = 1 << 30;
+
+/// How long a peer that did not pass on what it was given is given nothing to pass on.
+pub const UNWILLING_FOR: Duration = Duration::from_secs(600);
+
+/// Such peers remembered at most; the first to be given something again is forgotten.
+pub const UNWILLING_MAX: usize = 1024;
+
+/// How long a question to a contact waits at most for others that can go in the same datagram, while many blocks are
+/// being placed.
+pub const PLACE_LINGER: Duration = Duration::from_millis(200);
+
+/// A peer that has been known for less is given blocks only where there are not enough others (DESIGN: an hour).
+pub const NEWCOMER_FOR: Duration = Duration::from_secs(3600);
+
 /// A block offered or sent to a peer that has not got on with its answers for this long is offered to another as
 /// well.
 pub const LATE_AFTER: Duration = Duration::from_secs(5);
+
+/// How long a peer is waited for to which no connection can be opened, since all are in use; then it counts as out of
+/// reach. Longer than one may be in use without getting on.
+pub const ROOM_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How long placing is tried again while fewer than `--min-copies` are counted.
 pub const PLACE_RETRY: Duration = Duration::from_secs(10);
@@ -353,9 +414,9 @@ pub const COUNTS_PER_CLIENT: usize = 4096;
 /// Blocks that are counted at once: enough that the contacts of a large network are asked for several in a datagram.
 pub const COUNTING_AT_ONCE: usize = 256;
 
-/// HAVEs that counting has on their way at most. Their answers have up to 1,200 bytes: as many fit the receive
-/// buffer of any socket.
-pub const COUNT_REQUESTS_MAX: usize = 64;
+/// HAVEs that counting, and placing, each have on their way at most. Their answers are short, as no contacts are asked
+/// for: as many fit the receive buffer of any socket.
+pub const COUNT_REQUESTS_MAX: usize = 128;
 
 /// How long a question to a contact waits at most for others that can go in the same datagram.
 pub const COUNT_LINGER: Duration = Duration::from_secs(1);
@@ -472,9 +533,6 @@ pub const TURNS_AT_ONCE: usize = 64;
 /// were moved of each block without this, 7.6 with 14, 7.1 with 11.
 pub const INNER: usize = 12;
 
-/// How long a peer has been known when it is first given what is short (DESIGN: an hour).
-pub const NEWCOMER_FOR: Duration = Duration::from_secs(3600);
-
 /// Blocks that are looked for at one place at most: each costs a read.
 pub const AT_PLACE_MAX: usize = 16;
 
@@ -510,9 +568,9 @@ pub const EVICT_STEP: u64 = 1 << 20;
 /// Bytes of a pack's copy after which it is synced, so that the last sync is short.
 pub const COPY_SYNC_STEP: u64 = 4 << 20;
 
-/// Records and gaps that are passed in one slice of a copy at most, whether or not they are copied: a small one takes
-/// 3 us.
-pub const COPY_RECORDS_MAX: usize = 1000;
+/// Records, gaps and statements of notes that are passed in one slice of a copy at most, whether or not they are copied,
+/// and one note more: a small one takes 3 us.
+pub const COPY_RECORDS_MAX: usize = 400;
 
 /// Bytes by which the file is cut in one slice of work that a copy has replaced.
 pub const CUT_STEP: u64 = 64 << 20;

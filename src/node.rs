@@ -4,10 +4,12 @@
 //! [`Output::Timeout`], and do what it says; then wait for the next input, or until that time and give
 //! [`Input::Timeout`]. Inputs may be batched. The reactor and the simulator are two drivers of this.
 
+mod check;
 mod frames;
 mod pins;
 mod status;
 mod verify;
+mod volatile;
 
 use crate::block::Block;
 use crate::dht::{self, Dht, LocateId, LookupId};
@@ -16,7 +18,7 @@ use crate::id::{BlockId, NodeId, NodeKey, Point};
 use crate::keep::{self, Counts, Keep, Pins, Quota, Upkeep};
 use crate::limits::*;
 use crate::rng::Rng;
-use crate::store::{Sequence, Shrunk, Store, StoreError};
+use crate::store::{Allotment, Sequence, Shrunk, Store, StoreError};
 use crate::time::Instant;
 use crate::transfer::{self, ConnId, Origin, Transfer};
 use crate::wire::contact::Contact;
@@ -27,6 +29,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use verify::Verifier;
+use volatile::Volatile;
 
 /// What a node is told of itself.
 pub struct Config {
@@ -155,6 +158,7 @@ pub struct Node<S> {
     acks: VecDeque<(Sequence, ConnId, Frame)>,
     /// The last put.
     written: Sequence,
+    volatile: Volatile,
     /// When the next commit is begun.
     commit_at: Option<Instant>,
     /// When the store does its next slice of work.
@@ -213,6 +217,7 @@ impl<S: Store> Node<S> {
             fetch: Fetch::default(),
             acks: VecDeque::new(),
             written: Sequence::default(),
+            volatile: Volatile::default(),
             commit_at: None,
             work_at: None,
             shrink_from: now,
@@ -245,7 +250,14 @@ impl<S: Store> Node<S> {
         &self.store
     }
 
-    /// Ends the node, as a crash does, and leaves its store.
+    /// The store may use this space from now on.
+    pub fn set_allotment(&mut self, now: Instant, allotment: Allotment) {
+        self.store.set_allotment(allotment);
+        (self.shrink_from, self.shrink_said) = (now, None);
+        self.pump(now);
+    }
+
+    /// The end of the node, and what is left of it: the store.
     pub fn into_store(self) -> S {
         self.store
     }
@@ -310,9 +322,9 @@ impl<S: Store> Node<S> {
         self.store.set_time(now.as_secs());
         match input {
             Input::Datagram { from, payload } => {
-                let store = &self.store;
-                self.dht
-                    .handle_datagram(now, from, payload, &|id| store.has(id));
+                let (store, volatile) = (&self.store, &self.volatile);
+                let has = |id: &BlockId| store.has(id) && !volatile.contains(id);
+                self.dht.handle_datagram(now, from, payload, &has);
             }
             Input::Connected { conn } => self.transfer.handle_connected(conn),
             Input::Received { conn, bytes } => self.transfer.handle_received(now, conn, bytes),
@@ -408,6 +420,7 @@ impl<S: Store> Node<S> {
     }
 
     fn send_acks(&mut self, durable: Sequence) {
+        self.volatile.settle(durable);
         while self
             .acks
             .front()
@@ -558,7 +571,7 @@ impl<S: Store> Node<S> {
                 self.pins.work(&mut self.store);
             } else if self.keep.take_progress() {
                 self.add_waiting(now);
-            } else if !self.pass_on(now) {
+            } else if !self.give_some(now) {
                 break;
             }
         }
@@ -582,21 +595,21 @@ impl<S: Store> Node<S> {
     }
 
     /// Hands on what upkeep wants to be given to others, and what came of it; false if there is nothing.
-    fn pass_on(&mut self, now: Instant) -> bool {
-        if let Some((block, holders)) = self.keep.poll_passed_on() {
+    fn give_some(&mut self, now: Instant) -> bool {
+        if let Some((block, holders)) = self.keep.poll_given() {
             let (upkeep, mut tools) = self.upkeep_tools(now);
-            upkeep.handle_passed_on(&mut tools, &block, &holders);
+            upkeep.handle_given(&mut tools, &block, &holders);
             return true;
         }
-        if !self.keep.may_pass_on() {
+        if !self.keep.may_give() {
             return false;
         }
         let (upkeep, mut tools) = self.upkeep_tools(now);
-        let Some(pass_on) = upkeep.poll_pass_on(&mut tools) else {
+        let Some(gift) = upkeep.poll_gift(&mut tools) else {
             return false;
         };
         let (keep, mut tools) = self.keep_tools(now);
-        keep.pass_on(&mut tools, pass_on);
+        keep.give(&mut tools, gift);
         true
     }
 
@@ -723,7 +736,10 @@ impl<S: Store> Node<S> {
                     _ => None,
                 };
                 let (counts, mut tools) = self.counts_tools(now);
-                counts.handle_counted(&mut tools, query, bitmap);
+                if !counts.handle_counted(&mut tools, query, bitmap) {
+                    let (keep, mut tools) = self.keep_tools(now);
+                    keep.handle_counted(&mut tools, query, bitmap);
+                }
             }
             dht::Event::Asked { asker, request } => {
                 if let Some(reply) = self.say_held(&request) {

@@ -5,8 +5,9 @@ use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -51,9 +52,22 @@ extern "C" fn write_signal(signal: libc::c_int) {
             1,
         )
     };
+    if signal != libc::SIGHUP {
+        // The next one ends the process at once.
+        default_signals();
+    }
 }
 
-/// From now on SIGTERM and SIGINT write their number, as one byte, to the pipe whose reading end this is. And a file
+/// Has SIGTERM and SIGINT end the process at once.
+fn default_signals() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: signal is safe in a signal handler, and no handler is set.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// From now on SIGHUP, and the first SIGTERM or SIGINT, write their number, as one byte, to the pipe whose reading end
+/// this is; the second of these ends the process at once. And a file
 /// that may grow no more (`ulimit -f`) is an error of the write, not the end. To be called once in a process.
 pub fn signal_pipe() -> io::Result<OwnedFd> {
     let mut fds: [RawFd; 2] = [0; 2];
@@ -66,7 +80,7 @@ pub fn signal_pipe() -> io::Result<OwnedFd> {
         (OwnedFd::from_raw_fd(fds[0]), fds[1])
     };
     SIGNAL_PIPE.store(writer, Ordering::Relaxed);
-    for signal in [libc::SIGTERM, libc::SIGINT] {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         // SAFETY: the action is zeroed, which is valid, and the handler only calls write.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
@@ -123,6 +137,25 @@ pub struct Ready {
     pub read: bool,
     /// Writing will not block.
     pub write: bool,
+}
+
+/// Whether standard error is the journal of systemd, which says so in `$JOURNAL_STREAM` (systemd.exec(5)).
+pub fn is_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    let metadata = stderr.and_then(|stderr| stderr.metadata());
+    metadata.is_ok_and(|it| stream == format!("{}:{}", it.dev(), it.ino()))
+}
+
+/// Columns of the terminal behind a descriptor; `None` if there is none, or it does not say.
+pub fn terminal_width(fd: RawFd) -> Option<usize> {
+    // SAFETY: the structure is of the type that the request has, borrowed for the length of the call.
+    let size = unsafe {
+        let mut size: libc::winsize = std::mem::zeroed();
+        check(libc::ioctl(fd, libc::TIOCGWINSZ, &raw mut size)).ok()?;
+        size
+    };
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
 /// Waits until a descriptor is ready to be read or written, whichever is wanted, or the time is over. A signal

@@ -236,23 +236,25 @@ fn protocol_page_shows_both_sides_of_a_placement() {
             role,
         })
     };
-    let sharer = [
+    let sharer = vec![
         hello(0xaa, 40_001, PeerRole::Private),
         Frame::Offer([BlockId([0xee; 32]), root.id()].map(offered).to_vec()),
         Frame::Put {
             id: root.id(),
             kind: root_kind,
             lifetime: LIFETIME,
+            copies: 16,
             payload: root.payload().to_vec(),
         },
     ];
-    let holder = [
+    let holder = vec![
         hello(0xbb, 7873, PeerRole::Peer),
         Frame::Want(vec![Answer::Have, Answer::Want]),
         Frame::Stored {
             id: root.id(),
             lifetime: LIFETIME,
         },
+        Frame::Passed(root.id()),
     ];
     for (name, expected) in [("stream-sharer", sharer), ("stream-holder", holder)] {
         let bytes = dump(&page, name);
@@ -300,6 +302,7 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
         id,
         kind,
         lifetime: LIFETIME,
+        copies: 8,
         payload: payload.clone(),
     };
     let block = Frame::Block {
@@ -330,6 +333,7 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
         ("BLOCK", block),
         ("ABSENT", Frame::Absent(id)),
         ("DIALED", Frame::Dialed(1)),
+        ("PASSED", Frame::Passed(id)),
         (
             "SHARE",
             Frame::Share {

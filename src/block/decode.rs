@@ -6,11 +6,12 @@
 
 use super::address::Address;
 use super::cipher::apply;
-use super::tree::{parse_node, Content, Link, Root, Shape, TreeError};
+use super::tree::{parse_node, Content, Link, Root, Shape, TreeError, LEAF_SIZE};
 use super::{Block, Form, Kind, Role};
 use crate::id::BlockId;
-use crate::limits::NODES_PER_LEVEL;
+use crate::limits::{FAN_OUT, NODES_PER_LEVEL};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 /// A place in the tree, for which a block was asked.
 #[derive(Clone, Copy)]
@@ -26,7 +27,7 @@ struct Node {
     link: Link,
     /// The children not taken yet, with those taken before them. Empty: the node is awaited.
     links: Vec<Link>,
-    /// Children taken so far. Invariant: less than there are, or zero.
+    /// Children taken or passed so far. Invariant: less than there are, or zero, after each call.
     taken: usize,
 }
 
@@ -60,11 +61,11 @@ pub struct Decoder {
     /// At place i the nodes of level i + 1 in use, in the order of the file; the last place is the root's.
     /// Invariant: at most [`NODES_PER_LEVEL`] each.
     levels: Vec<VecDeque<Node>>,
-    /// At place i the number of blocks of level i taken from their parents so far.
-    taken: Vec<u64>,
+    /// The bytes of the file that are wanted, with the leaves in which they lie.
+    range: Range<u64>,
     /// The window: leaves taken and not given out, in the order of the file.
     leaves: VecDeque<Leaf>,
-    /// Index of the window's first leaf; all before it are given out or skipped.
+    /// Index of the window's first leaf; all before it are given out, skipped or not wanted.
     first_leaf: u64,
     /// The first leaf that has not been offered.
     offered: u64,
@@ -83,13 +84,48 @@ impl Decoder {
             shape: None,
             inline: None,
             levels: Vec::new(),
-            taken: Vec::new(),
+            range: 0..u64::MAX,
             leaves: VecDeque::new(),
             first_leaf: 0,
             offered: 0,
             wants: BTreeMap::new(),
             held: BTreeMap::new(),
         }
+    }
+
+    /// From now on only these bytes of the file are wanted, with the rest of the leaves in which they lie. What was
+    /// passed already does not come again. What lies in the root comes whole.
+    pub fn set_range(&mut self, range: Range<u64>) {
+        self.range = range;
+        self.apply_range();
+    }
+
+    /// The leaves that are wanted: those in the range.
+    fn wanted_leaves(&self, shape: &Shape) -> Range<u64> {
+        let end = self.range.end.min(shape.length());
+        if self.range.start >= end {
+            return shape.leaves()..shape.leaves();
+        }
+        self.range.start / LEAF_SIZE as u64..end.div_ceil(LEAF_SIZE as u64).min(shape.leaves())
+    }
+
+    /// Passes over what lies before the range.
+    fn apply_range(&mut self) {
+        let Some(shape) = self.shape else {
+            return;
+        };
+        let start = self.wanted_leaves(&shape).start;
+        while self.first_leaf < start {
+            let Some(leaf) = self.leaves.pop_front() else {
+                self.first_leaf = start;
+                break;
+            };
+            if self.held.get(&leaf.link.id) == Some(&self.first_leaf) {
+                self.held.remove(&leaf.link.id);
+            }
+            self.first_leaf += 1;
+        }
+        self.drop_skipped();
     }
 
     /// The next block to ask for; `None` until something else arrives or is given out. An address is not named
@@ -171,14 +207,12 @@ impl Decoder {
 
     /// The offset and length of the next leaf to be wanted, if its address is known, the window has room for
     /// it, and nothing was offered for it: what the caller may have of it already.
-    pub fn poll_leaf(&self) -> Option<(u64, usize)> {
+    pub fn poll_leaf(&mut self) -> Option<(u64, usize)> {
         let shape = self.shape?;
-        let index = *self.taken.first()?;
+        let (index, _) = self.next_child(&shape, 0)?;
         if index < self.offered || !self.has_room(&shape, index) {
             return None;
         }
-        let parent = self.levels[0].front()?;
-        parent.links.get(parent.taken)?;
         Some((shape.span(0, index).start, shape.leaf_len(index)))
     }
 
@@ -189,9 +223,10 @@ impl Decoder {
         let (Some(shape), Some((_, len))) = (self.shape, self.poll_leaf()) else {
             return false;
         };
-        self.offered += 1;
-        let parent = &self.levels[0][0];
-        let link = parent.links[parent.taken];
+        let Some((index, link)) = self.next_child(&shape, 0) else {
+            return false;
+        };
+        self.offered = index + 1;
         if data.len() != len {
             return false;
         }
@@ -205,7 +240,7 @@ impl Decoder {
         if Block::verify(link.id, kind, data).is_err() {
             return false;
         }
-        self.take_child(0);
+        self.take_child(&shape, 0);
         self.leaves.push_back(Leaf {
             link,
             state: LeafState::Skipped,
@@ -224,10 +259,12 @@ impl Decoder {
         self.shape
     }
 
-    /// Whether the whole file has been given out or skipped.
+    /// Whether all that is wanted of the file has been given out or skipped.
     pub fn is_done(&self) -> bool {
         match &self.shape {
-            Some(shape) => self.first_leaf == shape.leaves() && self.inline.is_none(),
+            Some(shape) => {
+                self.first_leaf >= self.wanted_leaves(shape).end && self.inline.is_none()
+            }
             None => false,
         }
     }
@@ -243,25 +280,46 @@ impl Decoder {
         positions.len() == 1
     }
 
-    /// Takes the next link of this level from its parent, if the parent is there.
-    fn take_child(&mut self, level: u32) -> Option<(u64, Link)> {
+    /// The next link of this level that is wanted, with its index, if its parent is there. Parents that have no more
+    /// are given up.
+    fn next_child(&mut self, shape: &Shape, level: u32) -> Option<(u64, Link)> {
+        let leaves = self.wanted_leaves(shape);
+        let under = (FAN_OUT as u64).pow(level);
+        let wanted = leaves.start / under..leaves.end.div_ceil(under);
+        let parents = self.levels.get_mut(level as usize)?;
+        loop {
+            let parent = parents.front_mut().filter(|it| !it.links.is_empty())?;
+            let first = parent.index * FAN_OUT as u64;
+            let passed = wanted
+                .start
+                .saturating_sub(first)
+                .min(parent.links.len() as u64);
+            parent.taken = parent.taken.max(passed as usize);
+            let index = first + parent.taken as u64;
+            match parent.links.get(parent.taken) {
+                Some(&link) => return wanted.contains(&index).then_some((index, link)),
+                None => parents.pop_front(),
+            };
+        }
+    }
+
+    /// Takes that link.
+    fn take_child(&mut self, shape: &Shape, level: u32) -> Option<(u64, Link)> {
+        let child = self.next_child(shape, level)?;
         let parents = &mut self.levels[level as usize];
         let parent = parents.front_mut()?;
-        let link = *parent.links.get(parent.taken)?;
         parent.taken += 1;
         if parent.taken == parent.links.len() {
             parents.pop_front();
         }
-        let index = self.taken[level as usize];
-        self.taken[level as usize] += 1;
-        Some((index, link))
+        Some(child)
     }
 
     /// Takes the next node of this level into use. Returns it if it must come from outside.
     fn take_node(&mut self, shape: &Shape, level: u32) -> Option<(BlockId, Position)> {
         let place = level as usize - 1;
         while self.levels[place].len() < NODES_PER_LEVEL {
-            let (index, link) = self.take_child(level)?;
+            let (index, link) = self.take_child(shape, level)?;
             let children = shape.children(level, index);
             // The same node again, as in a file of zeros: its neighbour has the links.
             let links = self.levels[place]
@@ -284,8 +342,12 @@ impl Decoder {
 
     /// Takes the next leaf into the window, if that has room. Returns it if it must come from outside.
     fn take_leaf(&mut self, shape: &Shape) -> Option<(BlockId, Position)> {
-        while self.has_room(shape, *self.taken.first()?) {
-            let (index, link) = self.take_child(0)?;
+        loop {
+            let (index, link) = self.next_child(shape, 0)?;
+            if !self.has_room(shape, index) {
+                return None;
+            }
+            self.take_child(shape, 0);
             let len = shape.leaf_len(index);
             let copy = self.held_copy(&link, len);
             let awaited = copy.is_none();
@@ -301,7 +363,6 @@ impl Decoder {
                 return Some((link.id, Position::Leaf { index }));
             }
         }
-        None
     }
 
     /// The bytes of a leaf that is held at another position, too.
@@ -314,11 +375,8 @@ impl Decoder {
         }
     }
 
-    /// Whether the leaf, the next to be taken, exists and the window has room for it.
+    /// Whether the window has room for the leaf, the next to be taken.
     fn has_room(&self, shape: &Shape, index: u64) -> bool {
-        if index >= shape.leaves() {
-            return false;
-        }
         let start = shape.span(0, self.first_leaf).start;
         let end = shape.span(0, index).end;
         index == self.first_leaf || end - start <= self.buffer
@@ -350,7 +408,6 @@ impl Decoder {
             Content::Sealed => return Err(TreeError::NeedsKey),
             Content::Children(links) => {
                 let height = shape.height() as usize;
-                self.taken = vec![0; height + 1];
                 self.levels.resize_with(height + 1, VecDeque::new);
                 self.levels[height].push_back(Node {
                     index: 0,
@@ -364,6 +421,7 @@ impl Decoder {
             }
         }
         self.shape = Some(shape);
+        self.apply_range();
         Ok(())
     }
 
@@ -395,7 +453,11 @@ impl Decoder {
         if payload.len() != shape.leaf_len(index) {
             return Err(TreeError::BadShape("a leaf has the wrong length"));
         }
-        let leaf = &mut self.leaves[(index - self.first_leaf) as usize];
+        let Some(at) = index.checked_sub(self.first_leaf) else {
+            // Another range is wanted since it was asked for.
+            return Ok(());
+        };
+        let leaf = &mut self.leaves[at as usize];
         if let Some(key) = &leaf.link.key {
             apply(key, &mut payload);
         }

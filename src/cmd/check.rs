@@ -6,10 +6,12 @@
 use super::client::{Peer, Trouble};
 use super::connect::connect;
 use super::failure::{Failure, Status};
-use super::options::{self, Common, Parsed};
+use super::json::Object;
+use super::options::{self, Common, Opt};
 use super::output;
+use super::parsed::Parsed;
 use super::progress::Line;
-use super::say;
+use super::voice::say;
 use crate::block::address::Address;
 use crate::block::tree::TreeError;
 use crate::block::walk::{Place, Walk};
@@ -20,7 +22,6 @@ use crate::limits::{
     BLOCK_SIZE_MAX, COPIES_DEFAULT, COPIES_MAX, COUNTS_PER_CLIENT, FAN_OUT, OFFER_MAX,
 };
 use crate::wire::frame::{Counted, Frame, MissingReason};
-use getopts::Options;
 use std::collections::{BTreeMap, HashMap};
 
 /// Blocks whose counts are waited for at most.
@@ -29,39 +30,20 @@ const COUNTS_MAX: usize = COUNTS_PER_CLIENT / 2;
 /// Leaves that are being fetched or given to the peer at once, to be repaired: 4 MiB.
 const REPAIRS_MAX: usize = 16;
 
-/// The options of this command.
-pub fn options() -> Options {
-    let mut options = options::common();
-    options.optflag(
-        "",
-        "repair",
-        "bring blocks with fewer copies back to --copies",
-    );
-    options.optopt(
-        "",
-        "copies",
-        "copies that each block should have (default 8)",
-        "N",
-    );
-    options.optopt(
-        "",
-        "min-copies",
-        "fail with 5 if a block has fewer (default 1)",
-        "N",
-    );
-    options.optflag("", "json", "print one JSON object");
-    options
-}
+/// The options of this command beside those that all have.
+pub const OPTIONS: &[&Opt] = &[options::REPAIR, options::COPIES, options::MIN_COPIES];
 
 /// Counts, repairs if so wished, and prints what there is.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
     let copies = parsed
-        .number("copies", 1..=COPIES_MAX)?
+        .number(options::COPIES, 1..=COPIES_MAX)?
         .unwrap_or(COPIES_DEFAULT);
-    let min_copies = parsed.number("min-copies", 0..=COPIES_MAX)?.unwrap_or(1);
-    let [text] = &parsed.matches.free[..] else {
-        let message = match parsed.matches.free.is_empty() {
+    let min_copies = parsed
+        .number(options::MIN_COPIES, 0..=COPIES_MAX)?
+        .unwrap_or(1);
+    let [text] = &parsed.arguments[..] else {
+        let message = match parsed.arguments.is_empty() {
             true => "check what? Give the ADDRESS that share printed",
             false => "check takes one address",
         };
@@ -71,7 +53,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let address: Address = text
         .parse()
         .map_err(|error| Failure::usage(format!("{text}: {error}")))?;
-    let repair = parsed.matches.opt_present("repair");
+    let repair = parsed.has(options::REPAIR)?;
     if repair && min_copies > copies {
         let message = format!("--min-copies {min_copies} is more than --copies {copies}");
         return Err(Failure::usage(message));
@@ -100,10 +82,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     peer.leave();
     result?;
     let summary = Summary::of(&tallies);
-    match parsed.matches.opt_present("json") {
-        true => output::line(&summary.json(root))?,
-        false => output::line(&summary.text(root).trim_end())?,
-    }
+    output::answer(&summary.text(root).trim_end(), || summary.json(root))?;
     summary.judge(root, &tallies, min_copies)?;
     let short = tallies.iter().filter(|it| it.can_be_repaired(copies));
     let short = short.count() as u64;
@@ -169,6 +148,11 @@ enum Heard {
 }
 
 impl Check<'_> {
+    /// Bytes of the file, once they are known.
+    fn total(&self) -> Option<u64> {
+        Some(self.length).filter(|&length| length > 0)
+    }
+
     /// Walks the whole tree and has every block counted once.
     fn walk(&mut self) -> Result<(), Failure> {
         let mut walk = Walk::new(self.root);
@@ -248,8 +232,7 @@ impl Check<'_> {
                 counted.into_iter().for_each(|it| self.take_down(it));
                 let done = (self.counted * BLOCK_SIZE_MAX) as u64;
                 let more = format!(", {} of {} blocks", self.counted, self.tallies.len());
-                self.line
-                    .update(done.min(self.length), Some(self.length), &more);
+                self.line.update(done.min(self.length), self.total(), &more);
                 Ok(Heard::Nothing)
             }
             Ok(Frame::Block { id, kind, payload }) => {
@@ -346,7 +329,7 @@ impl Check<'_> {
             under_way -= 1;
             done += 1;
             let more = format!(", repairing: {done} of {} blocks", blocks.len());
-            self.line.update(self.length, Some(self.length), &more);
+            self.line.update(self.length, self.total(), &more);
         }
         Ok(lost)
     }
@@ -445,18 +428,17 @@ impl Summary {
     }
 
     /// As one object. A mean without a fraction is written without one, which is a number, too.
-    fn json(&self, root: BlockId) -> String {
-        let Summary {
-            blocks, min, mean, ..
-        } = self;
-        let bars = self.histogram.iter();
-        let bars = bars.map(|(copies, blocks)| format!("\"{copies}\":{blocks}"));
-        let bars: Vec<String> = bars.collect();
-        format!(
-            "{{\"v\":1,\"type\":\"result\",\"address\":\"{root}\",\"blocks\":{blocks},\
-             \"min_copies\":{min},\"mean_copies\":{mean},\"histogram\":{{{}}}}}",
-            bars.join(",")
-        )
+    fn json(&self, root: BlockId) -> Object {
+        let histogram = self.histogram.iter();
+        let histogram = histogram.fold(Object::inner(), |all, (copies, blocks)| {
+            all.number(&copies.to_string(), blocks)
+        });
+        Object::new("result")
+            .text("address", root)
+            .number("blocks", self.blocks)
+            .number("min_copies", self.min)
+            .number("mean_copies", self.mean)
+            .object("histogram", histogram)
     }
 
     /// Whether that is enough.
@@ -529,7 +511,7 @@ mod tests {
             "{{\"v\":1,\"type\":\"result\",\"address\":\"{hex}\",\"blocks\":4,\"min_copies\":8,\
              \"mean_copies\":8.75,\"histogram\":{{\"8\":2,\"9\":1,\"10\":1}}}}"
         );
-        assert_eq!(summary.json(root), object);
+        assert_eq!(summary.json(root).to_string(), object);
     }
 
     #[test]

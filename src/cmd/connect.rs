@@ -3,7 +3,7 @@
 use super::client::{Patience, Peer};
 use super::failure::{plain, Failure, Status};
 use super::options::Common;
-use super::say;
+use super::voice::say;
 use crate::limits::{LOG_MAX, PEER_START_TIMEOUT};
 use crate::store::pack::{make_dir, DirLock};
 use crate::sys;

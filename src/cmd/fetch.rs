@@ -3,57 +3,42 @@
 use super::client::{Peer, Trouble};
 use super::connect::connect;
 use super::failure::{Failure, Status};
-use super::options::{self, Common, Parsed};
+use super::json::Object;
+use super::options::{self, Common, Opt};
 use super::output::Output;
+use super::parsed::Parsed;
 use super::pin::pin;
 use super::progress::{human, Line};
-use super::say;
+use super::values;
+use super::voice::{is_json, say, write_line};
 use crate::block::address::Address;
 use crate::block::decode::Decoder;
 use crate::block::tree::TreeError;
 use crate::block::Block;
 use crate::limits::{BLOCK_SIZE_MAX, EGRESS_BLOCKS_MAX};
 use crate::wire::frame::Frame;
-use getopts::Options;
 
 /// Blocks asked of the peer and not answered at most, however large the buffer: what it queues for a client
 /// before it reads no more from it.
 const OUTSTANDING_MAX: usize = EGRESS_BLOCKS_MAX;
 
-/// The options of this command.
-pub fn options() -> Options {
-    let mut options = options::common();
-    options.optopt(
-        "o",
-        "output",
-        "write to FILE, by way of FILE.part; - is standard output",
-        "FILE",
-    );
-    options.optflag(
-        "f",
-        "force",
-        "replace FILE, and a FILE.part of something else",
-    );
-    options.optopt(
-        "",
-        "buffer",
-        "bytes fetched ahead of what is written (default 16M)",
-        "SIZE",
-    );
-    options.optflag(
-        "",
-        "pin",
-        "pin it in the data directory first, which fetches all of it",
-    );
-    options
-}
+/// The options of this command beside those that all have.
+pub const OPTIONS: &[&Opt] = &[
+    options::OUTPUT,
+    options::FORCE,
+    options::RANGE,
+    options::BUFFER,
+    options::PIN,
+];
 
 /// Fetches one address.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
     let buffer = options::buffer(parsed)?;
-    let [text] = &parsed.matches.free[..] else {
-        let message = match parsed.matches.free.is_empty() {
+    let what = "A-B or A-, the first and the last byte, counted from 0";
+    let range = parsed.parsed(options::RANGE, values::range, what)?;
+    let [text] = &parsed.arguments[..] else {
+        let message = match parsed.arguments.is_empty() {
             true => "fetch what? Give the ADDRESS.KEY that share printed",
             false => "fetch takes one address",
         };
@@ -63,27 +48,39 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         .parse()
         .map_err(|error| Failure::usage(format!("{text}: {error}")))?;
     let mut output = Output::new(
-        parsed.path("output").as_deref(),
-        parsed.matches.opt_present("force"),
+        parsed.path(options::OUTPUT).as_deref(),
+        parsed.has(options::FORCE)?,
     )?;
     let mut peer = connect(&common)?;
     let mut line = Line::new(&common, &address.id.to_string()[..8]);
-    if parsed.matches.opt_present("pin") {
+    if parsed.has(options::PIN)? {
         if let Err(failure) = pin(&mut peer, address.id, &mut line) {
             peer.leave();
             return Err(output.give_up(failure));
         }
+    }
+    let start = range.as_ref().map_or(0, |range| range.start);
+    let mut decoder = Decoder::new(address, buffer);
+    if let Some(range) = &range {
+        decoder.set_range(range.clone());
     }
     let mut fetch = Fetch {
         line,
         common: &common,
         peer,
         address,
-        decoder: Decoder::new(address, buffer),
-        resuming: output.found() > 0,
-        given_out: 0,
+        decoder,
+        resuming: output.found() > 0 && range.is_none(),
+        given_out: start,
+        end: range.as_ref().map_or(u64::MAX, |range| range.end),
     };
-    let result = fetch.run(&mut output).and_then(|()| output.finish());
+    let begun = match range {
+        // What is there may be of another range.
+        Some(_) => output.end_found(),
+        None => Ok(()),
+    };
+    let result = begun.and_then(|()| fetch.run(&mut output));
+    let result = result.and_then(|()| output.finish());
     let Fetch {
         peer,
         given_out,
@@ -95,7 +92,16 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     peer.leave();
     match result {
         Ok(()) => {
-            log::info!("{} bytes of {} given out", given_out, address.id);
+            let bytes = given_out - start;
+            log::info!("{bytes} bytes of {} given out", address.id);
+            if is_json() {
+                let object = Object::new("result")
+                    .text("address", address.id)
+                    .number("bytes", bytes);
+                let path = parsed.path(options::OUTPUT);
+                let path = path.as_ref().map(|path| path.display());
+                write_line(&object.text_or_null("output", path));
+            }
             Ok(())
         }
         Err(failure) => Err(output.give_up(failure)),
@@ -110,8 +116,10 @@ struct Fetch<'a> {
     line: Line,
     /// What an earlier attempt has left is being verified.
     resuming: bool,
-    /// Bytes of the file that are written or were found.
+    /// Up to here the file is written, was found, or is not wanted.
     given_out: u64,
+    /// Nothing is wanted from here on.
+    end: u64,
 }
 
 impl Fetch<'_> {
@@ -127,6 +135,11 @@ impl Fetch<'_> {
             }
             while let Some((offset, data)) = self.decoder.poll_data() {
                 self.write(output, offset, &data)?;
+            }
+            if let Some(length) = self.decoder.length().filter(|&it| self.given_out > it) {
+                let (id, start) = (self.address.id, self.given_out);
+                let message = format!("{id}: has {length} bytes, and none at {start}");
+                return Err(Failure::usage(message));
             }
             if self.decoder.is_done() {
                 if self.resuming {
@@ -198,9 +211,11 @@ impl Fetch<'_> {
             }
             self.stop_resuming(output)?;
         }
-        let skip = (self.given_out - offset) as usize;
-        output.write(&data[skip..])?;
-        self.given_out = offset + data.len() as u64;
+        let end = self.end.min(offset + data.len() as u64);
+        if self.given_out < end {
+            output.write(&data[(self.given_out - offset) as usize..(end - offset) as usize])?;
+            self.given_out = end;
+        }
         Ok(())
     }
 

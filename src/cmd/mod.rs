@@ -3,27 +3,38 @@
 
 mod check;
 mod client;
+mod completion;
+mod config;
 mod connect;
 mod failure;
 mod fetch;
 mod hash;
 mod input;
+mod json;
+mod metrics;
+mod nearest;
 mod options;
 mod output;
+mod parsed;
 mod pin;
 mod progress;
 mod serve;
+mod settings;
 mod share;
 mod status;
+mod unit;
+mod values;
 mod verify;
+mod voice;
 
 use crate::reactor::resolve;
 use crate::sys;
 use failure::{Failure, Status};
-use getopts::Options;
-use options::{Common, Parsed};
+use nearest::did_you_mean;
+use options::{Opt, COMMON};
+use parsed::Parsed;
+use settings::Settings;
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
 
 /// A row of the table.
@@ -33,10 +44,16 @@ struct Command {
     synopsis: &'static str,
     /// One line on what it does.
     summary: &'static str,
-    options: fn() -> Options,
-    /// Options that it has, and others will have in a later version.
-    ahead: &'static [&'static str],
+    /// Beside those that all have.
+    options: &'static [&'static Opt],
     run: fn(&Parsed) -> Result<(), Failure>,
+}
+
+impl Command {
+    /// All options that it has, its own last.
+    fn all_options(&self) -> Vec<&'static Opt> {
+        [COMMON, self.options].concat()
+    }
 }
 
 /// Commands of which nobody is told: a process starts itself with them.
@@ -45,74 +62,93 @@ const HIDDEN: &[&str] = &[connect::PRIVATE];
 const COMMANDS: &[Command] = &[
     Command {
         name: "share",
-        synopsis: "[OPTION...] [FILE...]",
+        synopsis: "[OPTION...] [FILE... | -- COMMAND [ARG...]]",
         summary: "share files, or standard input; prints an address for each",
-        options: share::options,
-        ahead: &[],
+        options: share::OPTIONS,
         run: share::run,
     },
     Command {
         name: "fetch",
         synopsis: "[OPTION...] [-o FILE] ADDRESS[.KEY]",
         summary: "fetch what was shared, to standard output or a file",
-        options: fetch::options,
-        ahead: &[],
+        options: fetch::OPTIONS,
         run: fetch::run,
     },
     Command {
         name: "serve",
         synopsis: "[OPTION...] [-l ADDR:PORT] [-p HOST:PORT]...",
         summary: "run a peer that stores blocks for others",
-        options: serve::options,
-        ahead: &[],
+        options: serve::OPTIONS,
         run: serve::run,
     },
     Command {
         name: "hash",
         synopsis: "[--plain] [FILE...]",
         summary: "print what share would; touches nothing",
-        options: hash::options,
-        ahead: &[],
+        options: hash::OPTIONS,
         run: hash::run,
     },
     Command {
         name: "check",
         synopsis: "[OPTION...] [--repair] ADDRESS[.KEY]",
         summary: "count the copies of each block of a file; make more",
-        options: check::options,
-        ahead: &["json"],
+        options: check::OPTIONS,
         run: check::run,
     },
     Command {
         name: "pin",
         synopsis: "[OPTION...] add ADDRESS... | rm ADDRESS... | ls",
         summary: "keep whole files, or no longer; list them",
-        options: pin::options,
-        ahead: &[],
+        options: pin::OPTIONS,
         run: pin::run,
     },
     Command {
         name: "status",
         synopsis: "[OPTION...]",
         summary: "say how the peer of the data directory is",
-        options: status::options,
-        ahead: &[],
+        options: status::OPTIONS,
         run: status::run,
     },
     Command {
         name: "verify",
         synopsis: "[OPTION...] [--subset N/T]",
         summary: "read the pack again, and list what is damaged",
-        options: verify::options,
-        ahead: &[],
+        options: verify::OPTIONS,
         run: verify::run,
+    },
+    Command {
+        name: "config",
+        synopsis: "[OPTION...]",
+        summary: "show every setting, its value and where it comes from",
+        options: config::OPTIONS,
+        run: config::run,
+    },
+    Command {
+        name: "paths",
+        synopsis: "[OPTION...]",
+        summary: "show where everything lies that strew uses",
+        options: config::OPTIONS,
+        run: config::run_paths,
+    },
+    Command {
+        name: "unit",
+        synopsis: "",
+        summary: "print a service of systemd that runs a peer",
+        options: &[],
+        run: unit::run,
+    },
+    Command {
+        name: "completion",
+        synopsis: "bash | zsh | fish",
+        summary: "print what a shell needs to complete command lines",
+        options: &[],
+        run: completion::run,
     },
     Command {
         name: connect::PRIVATE,
         synopsis: "",
         summary: "",
-        options: serve::private_options,
-        ahead: &[],
+        options: &[],
         run: serve::run_private,
     },
 ];
@@ -121,10 +157,11 @@ const COMMANDS: &[Command] = &[
 pub fn main() -> ExitCode {
     sys::keep_freed_memory();
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    voice::choose(&args);
     match dispatch(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            report(&failure);
+            voice::report(&failure);
             ExitCode::from(failure.status as u8)
         }
     }
@@ -151,36 +188,37 @@ fn dispatch(args: &[OsString]) -> Result<(), Failure> {
         }
         _ => {
             let command = find(&name)?;
-            if let Some(dashes) = rest.iter().position(|arg| arg == "--") {
-                if command.name == "share" && dashes + 1 < rest.len() {
-                    let message = "share -- COMMAND is not available in this version; \
-                        for a file of such a name give ./NAME";
-                    return Err(Failure::usage(message));
-                }
-            }
-            let options = (command.options)();
-            let parsed = options::parse(options, command.ahead, rest).map_err(|failure| {
-                let message = format!("{}: {}; see strew {name} --help", name, failure.message);
+            let mut parsed = parsed::parse(&command.all_options(), command.name == "share", rest)
+                .map_err(|failure| {
+                let message = format!("{name}: {}; see strew {name} --help", failure.message);
                 Failure::usage(message)
             })?;
-            if parsed.matches.opt_present("help") {
+            if parsed.count(options::HELP) > 0 {
                 return print(&help_of(command));
             }
-            if parsed.matches.opt_present("version") {
+            if parsed.count(options::VERSION) > 0 {
                 return version();
             }
-            start_log(&parsed);
+            parsed.add_settings(Settings::load()?);
+            voice::start_log(&parsed)?;
             (command.run)(&parsed)
         }
     }
+}
+
+/// The commands of which users are told.
+fn shown() -> impl Iterator<Item = &'static Command> {
+    let commands = COMMANDS.iter();
+    commands.filter(|command| !HIDDEN.contains(&command.name))
 }
 
 fn find(name: &str) -> Result<&'static Command, Failure> {
     if let Some(command) = COMMANDS.iter().find(|command| command.name == name) {
         return Ok(command);
     }
+    let meant = did_you_mean(name, "", shown().map(|command| command.name));
     Err(Failure::usage(format!(
-        "{name}: no such command; see strew help"
+        "{name}: no such command{meant}; see strew help"
     )))
 }
 
@@ -193,13 +231,10 @@ fn help(args: &[OsString]) -> Result<(), Failure> {
 
 fn usage() -> String {
     let mut text = String::from("usage: strew COMMAND [OPTION...] [ARGUMENT...]\n\ncommands:\n");
-    for command in COMMANDS
-        .iter()
-        .filter(|command| !HIDDEN.contains(&command.name))
-    {
-        text.push_str(&format!("    {:8} {}\n", command.name, command.summary));
+    for command in shown() {
+        text.push_str(&format!("    {:11} {}\n", command.name, command.summary));
     }
-    text.push_str("    help     show this, or the options of a command\n\n");
+    text.push_str("    help        show this, or the options of a command\n\n");
     text.push_str("strew COMMAND --help shows the options of a command.\n");
     text
 }
@@ -211,7 +246,8 @@ fn help_of(command: &Command) -> String {
         summary,
         ..
     } = command;
-    (command.options)().usage(&format!(
+    let options = command.all_options();
+    options::parser(options.into_iter()).usage(&format!(
         "usage: strew {name} {synopsis}\n\nstrew {name}: {summary}"
     ))
 }
@@ -222,57 +258,4 @@ fn version() -> Result<(), Failure> {
 
 fn print(text: &str) -> Result<(), Failure> {
     output::line(&text.trim_end())
-}
-
-/// The log goes to standard error: warnings, with `-v` more, with `-q` errors only; `$STREW_LOG` overrides.
-fn start_log(parsed: &Parsed) {
-    let quiet = parsed.matches.opt_present("quiet");
-    let level = match (quiet, parsed.matches.opt_count("verbose")) {
-        (true, _) => "error",
-        (false, 0) => "warn",
-        (false, 1) => "info",
-        (false, 2) => "debug",
-        (false, _) => "trace",
-    };
-    let set = std::env::var("STREW_LOG")
-        .ok()
-        .filter(|level| !level.is_empty());
-    let level = set.unwrap_or(level.to_string());
-    let mut builder = env_logger::Builder::new();
-    builder
-        .parse_filters(&level)
-        .format(|out, record| match record.level() {
-            log::Level::Error | log::Level::Warn => writeln!(out, "strew: {}", record.args()),
-            level => writeln!(
-                out,
-                "strew: {}: {}",
-                level.as_str().to_lowercase(),
-                record.args()
-            ),
-        });
-    builder.init();
-}
-
-/// Tells the user why something failed, unless that has been done.
-fn report(failure: &Failure) {
-    if !failure.message.is_empty() {
-        tell(&failure.message);
-    }
-}
-
-fn tell(message: &str) {
-    // A user whose terminal is gone is not told.
-    let _ = writeln!(std::io::stderr(), "strew: {message}");
-}
-
-/// Tells the user something, unless `-q` was given.
-fn say(common: &Common, message: &str) {
-    if !common.quiet {
-        tell(message);
-    }
-}
-
-/// Warns the user.
-fn warn_user(message: &str) {
-    log::warn!("{message}");
 }

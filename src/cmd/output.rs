@@ -1,6 +1,8 @@
 //! Where data and answers go: standard output, which carries nothing else, or a file that appears whole.
 
 use super::failure::{plain, Failure, Status};
+use super::json::Object;
+use super::voice::is_json;
 use crate::limits::WRITE_BACK_STEP;
 use crate::sys;
 use std::ffi::OsStr;
@@ -24,6 +26,14 @@ pub fn line(text: &impl Display) -> Result<(), Failure> {
     let text = format!("{text}\n");
     let written = descriptor.and_then(|fd| write_all(&mut fd.into(), text.as_bytes()));
     written.or_else(|error| pipe_failed("standard output", &error))
+}
+
+/// Prints the answer, or a part of it: as text, or with `--json` as an object.
+pub fn answer(text: &impl Display, object: impl FnOnce() -> Object) -> Result<(), Failure> {
+    match is_json() {
+        true => line(&object()),
+        false => line(text),
+    }
 }
 
 fn pipe_failed(path: impl AsRef<Path>, error: &io::Error) -> Result<(), Failure> {

@@ -3,24 +3,23 @@
 use super::client::{Peer, Trouble};
 use super::connect::connect;
 use super::failure::{Failure, Status};
-use super::options::{self, Common, Parsed};
+use super::json::Object;
+use super::options::{Common, Opt};
 use super::output;
+use super::parsed::Parsed;
 use super::progress::{human, Line};
-use super::say;
+use super::voice::{is_json, say};
 use crate::block::address::Address;
 use crate::id::BlockId;
 use crate::wire::frame::Frame;
-use getopts::Options;
 
-/// The options of this command.
-pub fn options() -> Options {
-    options::common()
-}
+/// The options of this command beside those that all have.
+pub const OPTIONS: &[&Opt] = &[];
 
 /// Adds, removes or lists pins.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
-    let Some((what, addresses)) = parsed.matches.free.split_first() else {
+    let Some((what, addresses)) = parsed.arguments.split_first() else {
         let message = "pin what? Give add ADDRESS, rm ADDRESS, or ls";
         return Err(Failure::usage(message));
     };
@@ -60,7 +59,7 @@ fn for_each_root(
         match first {
             // The first is reported by whoever is told of it.
             None => first = Some(failure),
-            Some(_) => super::report(&failure),
+            Some(_) => super::voice::report(&failure),
         }
     }
     peer.leave();
@@ -72,7 +71,7 @@ fn add(common: &Common, peer: &mut Peer, root: BlockId) -> Result<(), Failure> {
     let len = pin(peer, root, &mut line)?;
     drop(line);
     say(common, &format!("{root}: {} pinned", human(len)));
-    Ok(())
+    is_pinned(root, true)
 }
 
 /// Has the peer pin a file, and fetch what of it is not there; its length.
@@ -123,7 +122,7 @@ fn remove(common: &Common, peer: &mut Peer, root: BlockId) -> Result<(), Failure
         match peer.receive() {
             Ok(Frame::Unpinned(true)) => {
                 say(common, &format!("{root}: no longer pinned"));
-                return Ok(());
+                return is_pinned(root, false);
             }
             Ok(Frame::Unpinned(false)) => {
                 let message = format!("{root}: is not pinned; strew pin ls shows what is");
@@ -138,6 +137,17 @@ fn remove(common: &Common, peer: &mut Peer, root: BlockId) -> Result<(), Failure
     }
 }
 
+/// What has come of it, for `--json`: where all is said in words there is nothing to be answered.
+fn is_pinned(root: BlockId, is_pinned: bool) -> Result<(), Failure> {
+    match is_json() {
+        true => {
+            let object = Object::new("result").text("address", root);
+            output::line(&object.boolean("pinned", is_pinned))
+        }
+        false => Ok(()),
+    }
+}
+
 /// One line for each pin: address, bytes, blocks that are missing.
 fn list(common: &Common) -> Result<(), Failure> {
     let mut peer = connect(common)?;
@@ -149,7 +159,12 @@ fn list(common: &Common) -> Result<(), Failure> {
     loop {
         match peer.receive().map_err(failed)? {
             Frame::Pinned { root, len, missing } => {
-                output::line(&format_args!("{root} {len} {missing}"))?;
+                output::answer(&format_args!("{root} {len} {missing}"), || {
+                    Object::new("pin")
+                        .text("address", root)
+                        .number("bytes", len)
+                        .number("missing", missing)
+                })?;
             }
             Frame::Pins => break,
             _ => {}

@@ -2,14 +2,18 @@
 
 use super::client::{Patience, Peer};
 use super::failure::{plain, Failure, Status};
-use super::options::{self, Common, Parsed, DEFAULT_PORT};
-use super::{output, say};
+use super::json::Object;
+use super::options::{self, Common, Opt, DEFAULT_PORT};
+use super::output;
+use super::parsed::Parsed;
+use super::settings::Settings;
+use super::voice::{self, say};
 use crate::limits::{CAPACITY_DEFAULT, CAPACITY_MIN};
-use crate::reactor::{self, Reactor};
-use crate::store::pack::{Allotment, DirLock, LockError, Role};
+use crate::reactor::{self, Changes, Rates, Reactor, Reload};
+use crate::store::pack::{DirLock, LockError, Role};
+use crate::store::Allotment;
 use crate::sys;
 use crate::wire::frame::{ByeReason, Frame, PeerRole};
-use getopts::Options;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -22,35 +26,36 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// How long a directory may be locked by somebody who does not answer.
 const SILENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The options of `serve`.
-pub fn options() -> Options {
-    let mut options = options::common();
-    options.optopt(
-        "l",
-        "listen",
-        "where to listen, UDP and TCP (default [::]:7873)",
-        "ADDR:PORT",
-    );
-    options
-}
-
-/// The options of a private peer.
-pub fn private_options() -> Options {
-    options::common()
-}
+/// The options of this command beside those that all have.
+pub const OPTIONS: &[&Opt] = &[options::LISTEN, options::UP_RATE, options::DOWN_RATE];
 
 /// Runs a peer that stores blocks for others.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
-    no_arguments(parsed)?;
+    parsed.no_arguments("serve")?;
     let address = "an address and a port, such as 0.0.0.0:7873 or [::1]:7873";
-    let listen = parsed.parsed("listen", |text| text.parse().ok(), address)?;
+    let listen = parsed.parsed(options::LISTEN, |text| text.parse().ok(), address)?;
     let signals = signals()?;
     let Some(lock) = lock(&common, &signals)? else {
         return Ok(());
     };
-    let reactor = start(&common, lock, listen, true, signals)?;
-    output::line(&format_args!("ready {} {}", reactor.addr(), reactor.id()))?;
+    let mut parsed = parsed.clone();
+    let changes = changes(&common, &parsed)?;
+    let reload = move || {
+        let changed = Settings::load().and_then(|settings| {
+            parsed.add_settings(settings);
+            voice::set_level(&parsed)?;
+            self::changes(&Common::new(&parsed)?, &parsed)
+        });
+        changed.map_err(|failure| failure.message)
+    };
+    let serve = Some(listen);
+    let reload: Reload = Box::new(reload);
+    let reactor = start(&common, lock, serve, changes, Some(reload), signals)?;
+    let (addr, id) = (reactor.addr(), reactor.id());
+    output::answer(&format_args!("ready {addr} {id}"), || {
+        Object::new("ready").text("listen", addr).text("id", id)
+    })?;
     reactor.run().map_err(failure)
 }
 
@@ -59,7 +64,8 @@ pub fn run_private(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
     let lock = DirLock::acquire(&common.dir, Role::Private)
         .map_err(|error| in_use(&common.dir, &error))?;
-    start(&common, lock, None, false, signals()?)?
+    let changes = changes(&common, parsed)?;
+    start(&common, lock, None, changes, None, signals()?)?
         .run()
         .map_err(failure)
 }
@@ -67,15 +73,6 @@ pub fn run_private(parsed: &Parsed) -> Result<(), Failure> {
 fn signals() -> Result<OwnedFd, Failure> {
     let failed = |error| Failure::new(Status::Other, format!("set up signals: {}", plain(&error)));
     sys::signal_pipe().map_err(failed)
-}
-
-fn no_arguments(parsed: &Parsed) -> Result<(), Failure> {
-    match parsed.matches.free.first() {
-        Some(argument) => Err(Failure::usage(format!(
-            "{argument}: serve takes no arguments"
-        ))),
-        None => Ok(()),
-    }
 }
 
 fn in_use(dir: &Path, error: &LockError) -> Failure {
@@ -145,34 +142,56 @@ fn lock(common: &Common, signals: &OwnedFd) -> Result<Option<DirLock>, Failure> 
     }
 }
 
+/// What may change while it runs, as it is set now.
+fn changes(common: &Common, parsed: &Parsed) -> Result<Changes, Failure> {
+    let capacity = common.capacity;
+    Ok(Changes {
+        peers: common.peers.clone(),
+        allotment: Allotment {
+            capacity: capacity.map_or_else(|| default_capacity(&common.dir), Ok)?,
+            min_free: common.min_free.unwrap_or(0),
+        },
+        rates: Rates {
+            up: rate(parsed, options::UP_RATE)?,
+            down: rate(parsed, options::DOWN_RATE)?,
+        },
+    })
+}
+
+fn rate(parsed: &Parsed, option: &Opt) -> Result<Option<u64>, Failure> {
+    let rate = parsed.size(option)?;
+    match parsed.value(option).filter(|_| rate == Some(0)) {
+        Some(given) => Err(given.bad("a rate; leave it out for as fast as can be")),
+        None => Ok(rate),
+    }
+}
+
+/// Starts a peer: a `serve` that listens there, or a private one.
 fn start(
     common: &Common,
     lock: DirLock,
-    listen: Option<SocketAddr>,
-    serve: bool,
+    serve: Option<Option<SocketAddr>>,
+    changes: Changes,
+    reload: Option<Reload>,
     signals: OwnedFd,
 ) -> Result<Reactor, Failure> {
     let options = reactor::Options {
         dir: common.dir.clone(),
         lock,
-        serve,
-        listen,
-        default_port: if serve { DEFAULT_PORT } else { 0 },
-        peers: common.peers.clone(),
-        allotment: Allotment {
-            capacity: common
-                .capacity
-                .map_or_else(|| default_capacity(&common.dir), Ok)?,
-            min_free: common.min_free.unwrap_or(0),
-        },
+        serve: serve.is_some(),
+        listen: serve.flatten(),
+        default_port: if serve.is_some() { DEFAULT_PORT } else { 0 },
+        changes,
+        reload,
         signals,
     };
     Reactor::start(options).map_err(failure)
 }
 
-/// 10 GiB, or half of what is free if that is less, but no less than can be used; what the pack uses already counts as
+/// Bytes allotted if nothing is said: 10 GiB, or half of what is free if that is less, but no less than can be used;
+/// what the pack uses already counts as
 /// free.
-fn default_capacity(dir: &Path) -> Result<u64, Failure> {
+pub fn default_capacity(dir: &Path) -> Result<u64, Failure> {
     let free = sys::free_space(dir).map_err(|error| Failure::file(dir, &error))?;
     let pack = std::fs::metadata(dir.join("pack")).map_or(0, |pack| pack.blocks() * 512);
     Ok(CAPACITY_DEFAULT

@@ -5,15 +5,17 @@ use super::client::{Patience, Peer, Trouble};
 use super::connect::connect;
 use super::failure::{Failure, Status};
 use super::input::{for_each_input, form, is_temporary, Input};
-use super::options::{self, Common, Parsed};
+use super::json::Object;
+use super::options::{self, Common, Opt};
+use super::output;
+use super::parsed::Parsed;
 use super::pin::pin;
 use super::progress::{human, Line};
-use super::{output, say};
+use super::voice::say;
 use crate::block::encode::Encoder;
 use crate::limits::{COPIES_DEFAULT, COPIES_MAX};
 use crate::sys;
 use crate::wire::frame::{Answer, Frame, Settled};
-use getopts::Options;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -22,42 +24,29 @@ use std::time::Instant;
 /// Blocks given to the peer and not answered at most: 16 MiB.
 const WINDOW: usize = 64;
 
-/// The options of this command.
-pub fn options() -> Options {
-    let mut options = options::common();
-    options.optopt(
-        "",
-        "copies",
-        "copies of each block to place (default 8)",
-        "N",
-    );
-    options.optopt(
-        "",
-        "min-copies",
-        "fail with 5 or 7 if there are fewer (default 1)",
-        "N",
-    );
-    options.optflag("", "plain", "share public data: do not encrypt");
-    options.optflag(
-        "",
-        "pin",
-        "pin the own copy: keep it until it is taken back",
-    );
-    options
-}
+/// The options of this command beside those that all have.
+pub const OPTIONS: &[&Opt] = &[
+    options::COPIES,
+    options::MIN_COPIES,
+    options::PLAIN,
+    options::PIN,
+];
 
 /// Shares each input and prints one address a line.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
     let copies = parsed
-        .number("copies", 1..=COPIES_MAX)?
+        .number(options::COPIES, 1..=COPIES_MAX)?
         .unwrap_or(COPIES_DEFAULT);
-    let min_copies = parsed.number("min-copies", 0..=COPIES_MAX)?.unwrap_or(1);
+    let min_copies = parsed
+        .number(options::MIN_COPIES, 0..=COPIES_MAX)?
+        .unwrap_or(1);
     if min_copies > copies {
         let message = format!("--min-copies {min_copies} is more than --copies {copies}");
         return Err(Failure::usage(message));
     }
-    let form = form(parsed);
+    let form = form(parsed)?;
+    let pin = parsed.has(options::PIN)?;
     let mut peer: Option<Peer> = None;
     let patience = Patience::new(&common);
     let result = for_each_input(parsed, |input| {
@@ -70,7 +59,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
             peer: connected,
             copies,
             min_copies,
-            pin: parsed.matches.opt_present("pin"),
+            pin,
             patience,
             answers: Answers::default(),
         };
@@ -114,8 +103,12 @@ struct Answers {
 
 impl Share<'_> {
     /// The outer failure breaks the share off; the inner one is its outcome, after the address is printed.
-    fn run(&mut self, input: Input, mut encoder: Encoder) -> Result<Result<(), Failure>, Failure> {
-        let Input { name, mut reader } = input;
+    fn run(
+        &mut self,
+        mut input: Input,
+        mut encoder: Encoder,
+    ) -> Result<Result<(), Failure>, Failure> {
+        let name = input.name.clone();
         let mut line = Line::new(self.common, &name.display().to_string());
         let mut ended = false;
         let (copies, min_copies) = (self.copies, self.min_copies);
@@ -138,9 +131,10 @@ impl Share<'_> {
             if ended || encoder.outstanding() >= WINDOW {
                 self.receive(&mut encoder)?;
             } else {
-                self.wait_for_input(&reader)?;
-                match reader.read(encoder.space()) {
+                self.wait_for_input(&input.reader)?;
+                match input.reader.read(encoder.space()) {
                     Ok(0) => {
+                        input.end()?;
                         encoder.finish();
                         ended = true;
                     }
@@ -149,7 +143,7 @@ impl Share<'_> {
                     Err(error) => return Err(Failure::file(&name, &error)),
                 }
             }
-            line.update(encoder.length(), None, &self.answers.progress());
+            line.update(encoder.length(), input.len, &self.answers.progress());
         };
         self.peer
             .send(&Frame::Settle)
@@ -159,10 +153,18 @@ impl Share<'_> {
                 break settled;
             }
             self.receive(&mut encoder)?;
-            line.update(encoder.length(), None, &self.answers.progress());
+            line.update(encoder.length(), input.len, &self.answers.progress());
         };
         line.clear();
-        output::line(&address)?;
+        output::answer(&address, || {
+            Object::new("result")
+                .text("name", name.display())
+                .text("address", address)
+                .number("bytes", encoder.length())
+                .number("blocks", settled.blocks)
+                .number("copies", settled.least)
+                .number("peers", settled.holders)
+        })?;
         if self.pin {
             pin(&mut self.peer, address.id, &mut line)?;
         }
@@ -226,7 +228,7 @@ impl Share<'_> {
             refusal,
         } = settled;
         if length == 0 {
-            super::warn_user(&format!("{name}: is empty"));
+            super::voice::warn_user(&format!("{name}: is empty"));
         }
         let what = format!("{name}: {} in {}", human(length), count(blocks, "block"));
         let told = match holders {

@@ -3,24 +3,16 @@
 use super::client::Trouble;
 use super::connect::connect;
 use super::failure::{Failure, Status};
-use super::options::{self, Common, Parsed};
+use super::json::Object;
+use super::options::{self, Common, Opt};
 use super::output;
+use super::parsed::Parsed;
 use super::progress::{human, Line};
-use super::say;
+use super::voice::{is_json, say};
 use crate::wire::frame::{Frame, Verifying};
-use getopts::Options;
 
-/// The options of this command.
-pub fn options() -> Options {
-    let mut options = options::common();
-    options.optopt(
-        "",
-        "subset",
-        "only the Nth of T parts of the blocks; T runs verify all",
-        "N/T",
-    );
-    options
-}
+/// The options of this command beside those that all have.
+pub const OPTIONS: &[&Opt] = &[options::SUBSET];
 
 /// Which part of all blocks: `N/T` with N from 1 to T. Counted from 0.
 fn subset(text: &str) -> Option<(u32, u32)> {
@@ -34,11 +26,12 @@ fn subset(text: &str) -> Option<(u32, u32)> {
 /// Lists what is damaged.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
-    if let Some(argument) = parsed.matches.free.first() {
-        let message = format!("{argument}: verify takes no arguments");
-        return Err(Failure::usage(message));
-    }
-    let subset = parsed.parsed("subset", subset, "N/T with N from 1 to T, such as 1/10")?;
+    parsed.no_arguments("verify")?;
+    let subset = parsed.parsed(
+        options::SUBSET,
+        subset,
+        "N/T with N from 1 to T, such as 1/10",
+    )?;
     let (part, of) = subset.unwrap_or((0, 1));
     let mut peer = connect(&common)?;
     let mut line = Line::new(&common, "verify");
@@ -53,8 +46,13 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
             Frame::Damaged { offset, len, id } => {
                 line.clear();
                 // Where no address can be told there is none to be shown.
-                let id = id.map_or("-".to_string(), |id| id.to_string());
-                output::line(&format_args!("{id} {offset} {len}"))?;
+                let shown = id.map_or("-".to_string(), |id| id.to_string());
+                output::answer(&format_args!("{shown} {offset} {len}"), || {
+                    Object::new("damage")
+                        .text_or_null("address", id)
+                        .number("offset", offset)
+                        .number("length", len)
+                })?;
             }
             Frame::Verifying(verifying) if verifying.is_done => break verifying,
             Frame::Verifying(verifying) => {
@@ -74,6 +72,10 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         damaged,
         ..
     } = verified;
+    if is_json() {
+        let object = Object::new("result").number("blocks", blocks);
+        output::line(&object.number("bytes", bytes).number("damaged", damaged))?;
+    }
     let read = format!("{blocks} blocks, {} read", human(bytes));
     let pack = common.dir.join("pack");
     match damaged {

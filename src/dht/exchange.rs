@@ -41,9 +41,9 @@ impl Dht {
         purpose: Purpose,
         request: Request,
     ) {
-        let families = match purpose {
-            Purpose::Lookup(_) | Purpose::Region(..) => self.families(),
-            _ => Families::default(),
+        let families = match purpose.is_of_search() {
+            true => self.families(),
+            false => Families::default(),
         };
         self.ask_as(
             now,
@@ -56,25 +56,26 @@ impl Dht {
                 attempts: 1,
                 sent: now,
                 asked_again: false,
+                probe_after: false,
+                tells: false,
             },
         );
     }
 
     pub(super) fn ask_as(&mut self, now: Instant, outstanding: Outstanding) {
         let transaction = self.rng.next_u64();
-        match outstanding.purpose {
-            Purpose::Lookup(_) | Purpose::Region(..) => self.fresh += 1,
-            Purpose::Probe => {
-                self.probing.insert(outstanding.to);
-            }
-            _ => {}
+        if outstanding.purpose.is_of_search() {
+            self.fresh += 1;
         }
-        self.outstanding.insert(transaction, outstanding);
+        self.outstanding.insert(transaction, Box::new(outstanding));
         self.send(now, transaction);
     }
 
     /// Sends an outstanding request, with the flags and the token of now.
     pub(super) fn send(&mut self, now: Instant, transaction: u64) {
+        if let Some(outstanding) = self.outstanding.get_mut(&transaction) {
+            outstanding.tells = !self.reach.client_mode;
+        }
         let Some(outstanding) = self.outstanding.get(&transaction) else {
             return;
         };
@@ -113,8 +114,7 @@ impl Dht {
         let first = outstanding.attempts == 2;
         let (purpose, expected) = (outstanding.purpose, outstanding.expected);
         self.send(now, transaction);
-        let is_of_search = matches!(purpose, Purpose::Lookup(_) | Purpose::Region(..));
-        if is_of_search && first {
+        if purpose.is_of_search() && first {
             self.fresh -= 1;
         }
         if let Purpose::Region(id, point) = purpose {
@@ -135,16 +135,10 @@ impl Dht {
     pub(super) fn take(&mut self, transaction: u64) -> Option<Outstanding> {
         let outstanding = self.outstanding.remove(&transaction)?;
         self.timers.stop(Timer::Resend(transaction));
-        match outstanding.purpose {
-            Purpose::Lookup(_) | Purpose::Region(..) if outstanding.attempts == 1 => {
-                self.fresh -= 1;
-            }
-            Purpose::Probe => {
-                self.probing.remove(&outstanding.to);
-            }
-            _ => {}
+        if outstanding.purpose.is_of_search() && outstanding.attempts == 1 {
+            self.fresh -= 1;
         }
-        Some(outstanding)
+        Some(*outstanding)
     }
 
     /// A request has been left unanswered for good.
@@ -159,7 +153,7 @@ impl Dht {
         }
         self.silent.insert(addr, now + UNRESPONSIVE_FOR);
         if let Some(id) = outstanding.expected {
-            let failed = self.table.failed(now, &id, &addr);
+            let failed = self.table.failed(now, outstanding.sent, &id, &addr);
             if failed == Failed::Dropped {
                 log::debug!("contact {id:?} at {addr} dropped");
             }
@@ -230,6 +224,12 @@ impl Dht {
         self.peers.answered(now, from, header.token, round_trip);
         self.silent.remove(&from);
         self.met(now, contact, header.client_mode);
+        if outstanding.tells {
+            self.table.tell(&id);
+        }
+        if outstanding.probe_after && header.client_mode {
+            self.probe(now, from, None);
+        }
         if outstanding.expected.is_some_and(|expected| expected != id) {
             // Somebody else lives there now: as good as no answer from who was meant.
             self.fail(now, outstanding);
@@ -300,18 +300,28 @@ impl Dht {
         self.consider_dialer(now, contact);
     }
 
-    /// Pings a peer that may enter the table, unless that is under way or too many are.
+    /// Pings a peer that may enter the table, unless too many are. If it owes an answer already that does as well,
+    /// but for one that it may have sent before it left client-mode. Looks at each request on its way.
     pub(super) fn probe(&mut self, now: Instant, addr: SocketAddr, expected: Option<NodeId>) {
-        if self.probing.len() < PROBES_MAX && !self.probing.contains(&addr) {
+        let mut on_their_way = self.outstanding.values_mut();
+        if let Some(outstanding) = on_their_way.find(|outstanding| outstanding.to == addr) {
+            outstanding.probe_after = true;
+        } else if self.may_probe() {
             self.ask(now, addr, expected, Purpose::Probe, Request::Ping);
         }
     }
 
+    fn may_probe(&self) -> bool {
+        let on_their_way = self.outstanding.values();
+        let probes = on_their_way.filter(|outstanding| outstanding.purpose == Purpose::Probe);
+        probes.count() < PROBES_MAX
+    }
+
     /// Pings a spare of a bucket that has room.
     pub(super) fn promote(&mut self, now: Instant, id: &NodeId) {
-        if self.probing.len() < PROBES_MAX {
-            if let Some(spare) = self.table.take_spare(id) {
-                self.probe(now, spare.addr, Some(spare.id));
+        if self.may_probe() {
+            if let Some((id, addr)) = self.table.take_spare(id) {
+                self.probe(now, addr, Some(id));
             }
         }
     }

@@ -3,7 +3,6 @@
 
 use super::lookup::{Goal, Lookup, Next};
 use super::requests::Purpose;
-use super::table::BUCKETS;
 use super::{may_name, Dht, Event, LookupId, Timer};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
@@ -17,7 +16,17 @@ use std::collections::BTreeSet;
 pub(super) enum Owner {
     User,
     Join,
+    /// Nobody: it makes us known to those around us, and them to us.
+    Near,
+    /// The bucket of its target.
     Refresh,
+}
+
+impl Owner {
+    /// Only the table is served.
+    fn is_table(self) -> bool {
+        matches!(self, Owner::Near | Owner::Refresh)
+    }
 }
 
 /// A lookup with what the machine knows of it.
@@ -97,13 +106,16 @@ impl Dht {
             owner,
             started: false,
         };
-        self.lookups.insert(id, running);
+        self.lookups.insert(id, Box::new(running));
         id
     }
 
     /// Starts a lookup from the table.
     pub(super) fn start(&mut self, now: Instant, id: LookupId) {
-        let families = self.families();
+        let Some(target) = self.lookups.get(&id).map(|it| it.lookup.target()) else {
+            return;
+        };
+        let contacts = self.starting_points(now, &target);
         let Some(running) = self.lookups.get_mut(&id) else {
             return;
         };
@@ -111,16 +123,26 @@ impl Dht {
         if running.owner == Owner::User {
             self.running += 1;
         }
-        let target = running.lookup.target();
-        let usable = |contact: &Contact| families.include(&contact.addr);
-        for contact in self.table.closest(now, &target, LOOKUP_START_MAX, usable) {
+        for contact in contacts {
             running.lookup.add(contact);
         }
         let own = Point::from(self.id);
-        if let Some(touched) = self.touched.get_mut(own.common_prefix(&target)) {
-            *touched = now;
-        }
+        self.table.touch(now, own.common_prefix(&target));
         self.pump(now, id);
+    }
+
+    /// Whom a search begins with: the closest that are known. Where all are passed over it may well be us who were cut
+    /// off, and none is.
+    pub(super) fn starting_points(&mut self, now: Instant, target: &Point) -> Vec<Contact> {
+        let families = self.families();
+        let usable = |contact: &Contact| families.include(&contact.addr);
+        let live = self.table.closest(now, target, LOOKUP_START_MAX, usable);
+        if !live.is_empty() {
+            return live;
+        }
+        self.silent.clear();
+        let later = now + UNRESPONSIVE_FOR;
+        self.table.closest(later, target, LOOKUP_START_MAX, usable)
     }
 
     /// Lets a lookup ask whom it wants, and ends it when it is done.
@@ -130,7 +152,19 @@ impl Dht {
             let Some(running) = self.lookups.get_mut(&id).filter(|r| r.started) else {
                 return;
             };
+            let bucket = Point::from(self.id).common_prefix(&running.lookup.target());
+            if running.owner == Owner::Refresh && self.table.is_full(bucket) {
+                return self.finish(now, id);
+            }
             let contact = match running.lookup.next(may_ask) {
+                Next::Ask(contact)
+                    if running.owner.is_table()
+                        && running.lookup.answered() >= TELLERS
+                        && self.table.is_told(now, &contact.id) =>
+                {
+                    running.lookup.on_reply(&contact.id);
+                    continue;
+                }
                 Next::Ask(contact) => contact,
                 Next::Held => {
                     self.held = true;
@@ -139,7 +173,7 @@ impl Dht {
                 Next::Wait => {
                     // A dead peer delays nobody's join.
                     if running.owner == Owner::Join && running.lookup.waits_for_late_only() {
-                        self.self_lookup_settled(now);
+                        self.self_lookup_settled();
                     }
                     return;
                 }
@@ -222,7 +256,7 @@ impl Dht {
         self.abandon_lookup(id);
         let lookup = &running.lookup;
         for contact in lookup.closest() {
-            self.table.told(now, &contact);
+            self.table.note_age(now, &contact);
         }
         match running.owner {
             Owner::User => {
@@ -241,6 +275,7 @@ impl Dht {
                 });
             }
             Owner::Join => self.self_lookup_ended(now),
+            Owner::Near => {}
             Owner::Refresh => {
                 let pause = self.rng.jitter(REFRESH_PAUSE);
                 self.timers.set(Timer::Refresh, now + pause);
@@ -259,19 +294,14 @@ impl Dht {
         point
     }
 
-    /// Looks up a random point of the next bucket that waits for it, or ourselves.
+    /// Looks up a random point of the next bucket that waits for it and has room.
     pub(super) fn refresh_next(&mut self, now: Instant) {
-        let Some(index) = self.refreshes.pop_front() else {
-            return;
-        };
-        let target = match index {
-            BUCKETS => {
-                self.near_refreshed = now;
-                self.id.into()
+        while let Some(index) = self.refreshes.pop_front() {
+            if !self.table.is_full(index) {
+                let target = self.random_point_of(index);
+                let id = self.new_lookup(Lookup::new(Goal::Closest(target)), Owner::Refresh);
+                return self.start(now, id);
             }
-            _ => self.random_point_of(index),
-        };
-        let id = self.new_lookup(Lookup::new(Goal::Closest(target)), Owner::Refresh);
-        self.start(now, id);
+        }
     }
 }

@@ -4,8 +4,9 @@
 use super::explore::Owner;
 use super::{Dht, Event, LookupId, Timer};
 use crate::limits::{
-    JOIN_TIMEOUT, K, REFRESH_AFTER, SAVED_AT_ONCE, SAVED_PAUSE, SEEDS_MAX, SEED_CLIENT_RETRY_FIRST,
-    SEED_RETRY_FIRST, SEED_RETRY_MAX, THIN_RETRY_FIRST,
+    JOIN_TIMEOUT, K, NEAR_PERIOD, NEAR_RETRY, REFRESH_AFTER, REFRESH_PAUSE, SAVED_AT_ONCE,
+    SAVED_PAUSE, SEEDS_MAX, SEED_CLIENT_RETRY_FIRST, SEED_RETRY_FIRST, SEED_RETRY_MAX, THIN_RETRY,
+    THIN_RETRY_MAX,
 };
 use crate::time::Instant;
 use crate::wire::contact::{normalise, Contact};
@@ -25,6 +26,8 @@ struct Seed {
     asking: bool,
     /// It has failed at least once, and not answered since.
     failed: bool,
+    /// It has answered, and is asked again much later, or when nobody else is known.
+    resting: bool,
     /// Pause before the next attempt.
     pause: Duration,
     /// The same where it answers, but in client-mode.
@@ -45,8 +48,10 @@ pub(super) struct Join {
     /// There is somebody new through whom to look for ourselves.
     pub(super) due: bool,
     lookup: Option<LookupId>,
-    /// Pause before we look for ourselves again while few are known.
-    thin_pause: Duration,
+    /// Pause before we look for ourselves again.
+    near_pause: Duration,
+    /// When we looked for ourselves last since the join.
+    looked: Option<Instant>,
     /// Who answered, in client-mode or not, and may be asked; at most SEEDS_MAX.
     starts: Vec<Contact>,
 }
@@ -104,6 +109,7 @@ impl Dht {
             keep,
             asking: false,
             failed: false,
+            resting: false,
             pause: SEED_RETRY_FIRST,
             client_pause: SEED_CLIENT_RETRY_FIRST,
         };
@@ -116,6 +122,7 @@ impl Dht {
             return;
         };
         seed.asking = true;
+        seed.resting = false;
         self.timers.stop(Timer::Seed(addr));
         self.ask(now, addr, None, Purpose::Seed, Request::Ping);
     }
@@ -142,7 +149,8 @@ impl Dht {
         seed.asking = false;
         seed.failed = false;
         seed.pause = SEED_RETRY_FIRST;
-        if !seed.keep {
+        let keep = seed.keep;
+        if !keep {
             self.join.seeds.remove(&contact.addr);
         } else if client_mode && self.table.is_empty() {
             // It may leave client-mode just now, since it can ask us to connect to it.
@@ -151,8 +159,14 @@ impl Dht {
             self.timers.set(Timer::Seed(contact.addr), now + pause);
         } else {
             seed.client_pause = SEED_CLIENT_RETRY_FIRST;
+            seed.resting = true;
+            let pause = self.rng.jitter(REFRESH_AFTER);
+            self.timers.set(Timer::Seed(contact.addr), now + pause);
         }
         if self.join.joined {
+            if keep && !client_mode {
+                self.look_through(now, contact);
+            }
             return;
         }
         if self.join.starts.len() < SEEDS_MAX && !self.join.starts.contains(&contact) {
@@ -165,6 +179,22 @@ impl Dht {
             }
             self.pump(now, id);
         }
+    }
+
+    /// Looks for ourselves through this peer alone. After the network was split, those on the other side are known
+    /// to it and to none of our contacts, for these have forgotten them.
+    fn look_through(&mut self, now: Instant, seed: Contact) {
+        let looked = self.join.looked;
+        if looked.is_some_and(|looked| now.since(looked) < THIN_RETRY_MAX) {
+            return;
+        }
+        self.join.looked = Some(now);
+        let id = self.new_lookup(Lookup::new(Goal::Closest(self.id.into())), Owner::Refresh);
+        if let Some(running) = self.lookups.get_mut(&id) {
+            running.started = true;
+            running.lookup.add(seed);
+        }
+        self.pump(now, id);
     }
 
     /// A request of our own came back to us: if it was to a seed, that seed is ourselves.
@@ -205,14 +235,12 @@ impl Dht {
 
     /// Seeds that answered once rest while others are known; now nobody is.
     fn retry_seeds(&mut self, now: Instant) {
-        let resting: Vec<SocketAddr> = self
-            .join
-            .seeds
-            .iter()
-            .filter(|(addr, seed)| !seed.asking && !self.timers.is_set(Timer::Seed(**addr)))
-            .map(|(addr, _)| *addr)
-            .collect();
-        for addr in resting {
+        for (&addr, seed) in &mut self.join.seeds {
+            let is_due = self.timers.is_set(Timer::Seed(addr)) && !seed.resting;
+            if seed.asking || is_due {
+                continue;
+            }
+            seed.resting = false;
             let pause = self.rng.jitter(SEED_RETRY_FIRST);
             self.timers.set(Timer::Seed(addr), now + pause);
         }
@@ -220,18 +248,21 @@ impl Dht {
 
     pub(super) fn self_lookup_ended(&mut self, now: Instant) {
         self.join.lookup = None;
-        self.self_lookup_settled(now);
+        self.self_lookup_settled();
+        if self.join.joined {
+            self.fill(now);
+        }
     }
 
     /// All who were asked have answered, but for some that may be dead.
-    pub(super) fn self_lookup_settled(&mut self, now: Instant) {
+    pub(super) fn self_lookup_settled(&mut self) {
         if self.table.is_empty() || self.join.joined {
             return;
         }
-        self.have_joined(now);
+        self.have_joined();
     }
 
-    fn have_joined(&mut self, now: Instant) {
+    fn have_joined(&mut self) {
         self.join.joined = true;
         self.join.ended = true;
         self.join.due = false;
@@ -240,30 +271,56 @@ impl Dht {
         let contacts = self.table.len();
         log::debug!("joined with {contacts} contacts");
         self.events.push_back(Event::Joined { contacts });
-        // Near us the lookup for ourselves has been everywhere; farther buckets are filled one by one.
-        self.near_refreshed = now;
+    }
+
+    /// Near us the lookup for ourselves has been everywhere. Farther buckets are filled one by one, and the one that
+    /// holds the farthest of the K closest: of those in it that are farther, we may be among the K closest, and they
+    /// have not heard of us.
+    fn fill(&mut self, now: Instant) {
         if !self.is_client_mode() {
             self.announce(now);
         }
-        self.refreshes = (0..self.far_buckets(now)).collect();
-        let pause = self.rng.jitter(super::REFRESH_PAUSE);
+        self.refreshes = (0..=self.far_buckets(now)).collect();
+        let pause = self.rng.jitter(REFRESH_PAUSE);
         self.timers.set(Timer::Refresh, now + pause);
-        self.join.thin_pause = THIN_RETRY_FIRST;
-        let pause = self.rng.jitter(THIN_RETRY_FIRST);
-        self.timers.set(Timer::Thin, now + pause);
+        self.look_again_soon(now);
     }
 
-    /// Looks for ourselves again while fewer than K are known. Peers that start together join through one that
-    /// knows nobody yet: without this they would stay alone with it.
+    /// Others have come meanwhile, of whom those around us have learned only after they answered us.
+    pub(super) fn look_again_soon(&mut self, now: Instant) {
+        let is_thin = self.table.len() < K;
+        self.join.near_pause = if is_thin { THIN_RETRY } else { NEAR_RETRY };
+        let pause = self.rng.jitter(self.join.near_pause);
+        self.timers.set(Timer::Near, now + pause);
+    }
+
+    /// Looks for ourselves again: those around us learn of us, and we of them. More often while fewer than K are known:
+    /// peers that start together join through one that knows nobody yet, and would stay alone with it.
     pub(super) fn look_again(&mut self, now: Instant) {
-        if !self.join.joined || self.table.len() >= K {
+        if !self.join.joined {
             return;
         }
-        self.join.thin_pause = (self.join.thin_pause * 2).min(REFRESH_AFTER);
-        let pause = self.rng.jitter(self.join.thin_pause);
-        self.timers.set(Timer::Thin, now + pause);
-        let id = self.new_lookup(Lookup::new(Goal::Closest(self.id.into())), Owner::Refresh);
-        self.start(now, id);
+        let is_thin = self.table.len() < K;
+        let (factor, longest) = match is_thin {
+            true => (2, THIN_RETRY_MAX),
+            false => (4, NEAR_PERIOD),
+        };
+        self.join.near_pause = (self.join.near_pause * factor).min(longest);
+        let pause = self.rng.jitter(self.join.near_pause);
+        self.timers.set(Timer::Near, now + pause);
+        if is_thin || !self.is_client_mode() {
+            self.join.looked = Some(now);
+            let id = self.new_lookup(Lookup::new(Goal::Closest(self.id.into())), Owner::Near);
+            self.start(now, id);
+        }
+        if !is_thin {
+            return;
+        }
+        let seeds = self.join.seeds.iter();
+        let resting = seeds.filter(|(_, seed)| seed.resting).map(|it| *it.0);
+        for seed in resting.collect::<Vec<SocketAddr>>() {
+            self.ask_seed(now, seed);
+        }
     }
 
     /// Begins in the middle of a life: this node is reachable, and has met these contacts. For who makes up a whole
@@ -277,6 +334,9 @@ impl Dht {
         self.join.joined = true;
         self.join.ended = true;
         self.timers.stop(Timer::Join);
+        self.join.near_pause = NEAR_PERIOD;
+        let pause = self.rng.jitter(NEAR_PERIOD);
+        self.timers.set(Timer::Near, now + pause);
     }
 
     fn end_first_attempt(&mut self) {
@@ -296,7 +356,7 @@ impl Dht {
         } else if self.table.is_empty() {
             self.end_first_attempt();
         } else {
-            self.have_joined(now);
+            self.have_joined();
         }
     }
 }

@@ -93,18 +93,18 @@ impl Dht {
 
     fn start_region(&mut self, now: Instant, locate_id: LocateId) {
         let bits = self.far_buckets(now);
-        let families = self.families();
+        let locate = self.locates.get(&locate_id);
+        let Some(point) = locate.and_then(|it| it.rest.front()).copied() else {
+            return;
+        };
+        let point = Point::from(point);
+        let mut region = Region::new(point, bits);
+        for contact in self.starting_points(now, &point) {
+            region.add(contact);
+        }
         let Some(locate) = self.locates.get_mut(&locate_id) else {
             return;
         };
-        let Some(point) = locate.rest.front().map(|&first| Point::from(first)) else {
-            return;
-        };
-        let mut region = Region::new(point, bits);
-        let usable = |contact: &Contact| families.include(&contact.addr);
-        for contact in self.table.closest(now, &point, LOOKUP_START_MAX, usable) {
-            region.add(contact);
-        }
         for contact in &locate.near {
             region.add(*contact);
         }

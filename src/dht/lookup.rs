@@ -4,7 +4,9 @@
 //! rounds, and a contact whose first time-out has passed no longer counts against the requests on their way.
 
 use crate::id::{BlockId, Distance, NodeId, Point};
-use crate::limits::{ALPHA, ALPHA_HOLDERS, CONTACT_ADDRESSES_MAX, K, LOOKUP_CONTACTS_MAX};
+use crate::limits::{
+    ALPHA, ALPHA_HOLDERS, ALPHA_LATER, ALPHA_UNTIL, CONTACT_ADDRESSES_MAX, K, LOOKUP_CONTACTS_MAX,
+};
 use crate::wire::contact::{Age, Contact};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -113,12 +115,23 @@ impl Lookup {
         }
     }
 
-    /// Requests on their way at once. Whoever looks for a holder mostly needs but one of the next few answers.
+    /// Requests on their way at once. Each answer may name somebody closer to ask instead, until the closest known have
+    /// answered: then they name nobody who is new, and what is left can be asked at once. Whoever looks for a holder
+    /// mostly needs but one of the next few answers.
     fn concurrency(&self) -> usize {
+        let is_hopeful = |it: &&Candidate| !matches!(it.state, State::Failed | State::Excluded);
+        let mut closest = self.candidates.values().filter(is_hopeful);
+        let have_answered = |it: &Candidate| it.state == State::Answered;
         match self.goal {
+            _ if closest.by_ref().take(ALPHA_UNTIL).all(have_answered) => ALPHA_LATER,
             Goal::Closest(_) => ALPHA,
             Goal::Holders(_) => ALPHA_HOLDERS,
         }
+    }
+
+    /// How many contacts it remembers.
+    pub fn known(&self) -> usize {
+        self.candidates.len()
     }
 
     /// How many contacts have been asked.
@@ -270,13 +283,9 @@ impl Lookup {
             .values()
             .filter(|candidate| candidate.state == State::Answered)
             .take(K)
-            .map(|candidate| {
-                let mut ages = candidate.ages.clone();
-                ages.sort_unstable();
-                Contact {
-                    age: ages[ages.len() / 2],
-                    ..candidate.contact
-                }
+            .map(|candidate| Contact {
+                age: Age::median(&candidate.ages),
+                ..candidate.contact
             })
             .collect()
     }
@@ -320,6 +329,20 @@ mod tests {
         }
         assert_eq!((answered, lookup.asked(), lookup.answered()), (K, K, K));
         assert_eq!(lookup.closest(), contacts[..K]);
+    }
+
+    #[test]
+    fn asks_more_at_once_when_the_closest_have_answered() {
+        let (contacts, mut lookup) = among(60);
+        let (closest, rest) = contacts.split_at(ALPHA_UNTIL);
+        for contact in closest {
+            assert_eq!(lookup.next(true), Next::Ask(*contact));
+            lookup.on_reply(&contact.id);
+        }
+        for contact in &rest[..ALPHA_LATER] {
+            assert_eq!(lookup.next(true), Next::Ask(*contact));
+        }
+        assert_eq!(lookup.next(true), Next::Wait);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! [`requests`] knows what is on its way, [`token`] who has proved an address. `exchange` sends requests and takes
 //! replies, `explore` runs lookups, `locate` enumerates regions, `serve` answers others, `join` finds the first peers, `reach` decides on client-mode.
 
+mod check;
 mod exchange;
 mod explore;
 mod join;
@@ -40,7 +41,7 @@ pub use serve::Asker;
 use serve::{DialBacks, Digests};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use table::{Table, BUCKETS};
+use table::Table;
 use token::Tokens;
 
 /// A lookup of this node. Never used again.
@@ -130,7 +131,7 @@ pub enum Event {
         /// Which.
         query: QueryId,
         /// Who was asked.
-        contact: Contact,
+        contact: NodeId,
         /// Of the kind that was asked for; `None` if it did not answer.
         reply: Option<Reply>,
     },
@@ -175,8 +176,8 @@ enum Timer {
     Linger(LookupId),
     /// When to look over the table.
     Upkeep,
-    /// When to look for ourselves again, since few are known.
-    Thin,
+    /// When to look for ourselves again.
+    Near,
     /// When to refresh the next bucket.
     Refresh,
     /// When to ask a peer for DIAL_BACK, or to count its promise as broken.
@@ -194,15 +195,13 @@ pub struct Dht {
     tokens: Tokens,
     table: Table,
     peers: Peers,
-    /// By transaction.
-    outstanding: BTreeMap<u64, Outstanding>,
-    /// Invariant: where the outstanding requests of [`Purpose::Probe`] go.
-    probing: BTreeSet<SocketAddr>,
+    /// By transaction. Boxed, as an empty map keeps room for eleven.
+    outstanding: BTreeMap<u64, Box<Outstanding>>,
     /// Invariant: outstanding requests of lookups and enumerations that have been sent once.
     fresh: usize,
     /// Addresses passed over until then, since they did not answer; at most UNRESPONSIVE_MAX.
     silent: BTreeMap<SocketAddr, Instant>,
-    lookups: BTreeMap<LookupId, Running>,
+    lookups: BTreeMap<LookupId, Box<Running>>,
     /// Lookups that have not started.
     waiting: VecDeque<LookupId>,
     /// Started lookups of [`Owner::User`].
@@ -213,11 +212,7 @@ pub struct Dht {
     /// A lookup, or an enumeration, has been kept from asking by REQUESTS_MAX.
     held: bool,
     next_id: u64,
-    /// When a lookup last went into a bucket's range.
-    touched: Vec<Instant>,
-    /// When we last looked for ourselves.
-    near_refreshed: Instant,
-    /// Buckets that wait to be refreshed; [`BUCKETS`] stands for our own neighbourhood.
+    /// Buckets that wait to be refreshed.
     refreshes: VecDeque<usize>,
     join: Join,
     reach: Reach,
@@ -246,10 +241,9 @@ impl Dht {
             config,
             tokens: Tokens::new(rng.bytes()),
             rng,
-            table: Table::new(id),
+            table: Table::new(now, id),
             peers: Peers::default(),
             outstanding: BTreeMap::new(),
-            probing: BTreeSet::new(),
             fresh: 0,
             silent: BTreeMap::new(),
             lookups: BTreeMap::new(),
@@ -259,8 +253,6 @@ impl Dht {
             regions: BTreeMap::new(),
             held: false,
             next_id: 0,
-            touched: vec![now; BUCKETS],
-            near_refreshed: now,
             refreshes: VecDeque::new(),
             join: Join::default(),
             reach: Reach::new(config.serve),
@@ -332,7 +324,7 @@ impl Dht {
                 Timer::Resend(transaction) => self.resend(now, transaction),
                 Timer::Linger(id) => self.finish(now, id),
                 Timer::Upkeep => self.upkeep(now),
-                Timer::Thin => self.look_again(now),
+                Timer::Near => self.look_again(now),
                 Timer::Refresh => self.refresh_next(now),
                 Timer::Dialer(addr) => self.dialer_due(now, addr),
                 Timer::Recheck => self.recheck(now),
@@ -362,7 +354,7 @@ impl Dht {
         self.next_id += 1;
         let query = QueryId(self.next_id);
         let (to, id) = (contact.addr, Some(contact.id));
-        self.ask(now, to, id, Purpose::Query(query, contact), request);
+        self.ask(now, to, id, Purpose::Query(query, contact.id), request);
         query
     }
 
@@ -486,22 +478,20 @@ impl Dht {
         }
     }
 
-    /// Looks over the table: pings who has not been heard, and has old buckets refreshed.
+    /// Looks over the table: pings who has not been heard, and has old buckets refreshed that are not full.
     fn upkeep(&mut self, now: Instant) {
         let pause = self.rng.jitter(UPKEEP_PERIOD);
         self.timers.set(Timer::Upkeep, now + pause);
+        self.peers.forget_old(now);
         for contact in self.table.stale(now, now - PING_AFTER, UPKEEP_PINGS_MAX) {
             self.probe(now, contact.addr, Some(contact.id));
         }
-        let far = 0..self.far_buckets(now);
-        let far = far.map(|index| (index, self.touched[index]));
-        let old = far
-            .chain([(BUCKETS, self.near_refreshed)])
-            .filter(|&(index, at)| {
-                now.since(at) >= REFRESH_AFTER && !self.refreshes.contains(&index)
-            });
-        let old: Vec<usize> = old.map(|(index, _)| index).collect();
-        self.refreshes.extend(old);
+        for index in 0..self.far_buckets(now) {
+            let is_old = now.since(self.table.touched(index)) >= REFRESH_AFTER;
+            if is_old && !self.table.is_full(index) && !self.refreshes.contains(&index) {
+                self.refreshes.push_back(index);
+            }
+        }
         let idle = !self.timers.is_set(Timer::Refresh)
             && self.lookups.values().all(|r| r.owner != Owner::Refresh);
         if idle && !self.refreshes.is_empty() {

@@ -207,6 +207,7 @@ impl Dht {
         if !self.reach.client_mode && self.reach.failures >= RECHECK_TRIES {
             log::warn!("nobody could connect to this peer: it is in client-mode");
             self.reach.client_mode = true;
+            self.table.forget_told();
             self.events.push_back(Event::ClientMode(true));
         }
     }
@@ -234,19 +235,24 @@ impl Dht {
         log::debug!("others can connect: client-mode ends");
         self.events.push_back(Event::ClientMode(false));
         if self.join.joined {
-            return self.announce(now);
+            self.announce(now);
+            return self.look_again_soon(now);
         }
         let mut told: BTreeSet<SocketAddr> = self.reach.requesters.iter().copied().collect();
         told.extend(self.join.seed_addresses());
         self.announce_to(now, told);
     }
 
-    /// Lets those who live near us ask whether we are there. Others do when we ask them something.
+    /// Lets those who live near us ask whether we are there, as far as they do not know it: whoever has answered a
+    /// request of ours outside client-mode does.
     pub(super) fn announce(&mut self, now: Instant) {
         let own = self.id.into();
         let neighbours = self.table.closest(now, &own, K, |_| true);
-        let told = neighbours.iter().map(|contact| contact.addr);
-        self.announce_to(now, told.collect());
+        let untold = neighbours
+            .iter()
+            .filter(|contact| !self.table.is_told(now, &contact.id));
+        let untold = untold.map(|contact| contact.addr);
+        self.announce_to(now, untold.collect());
     }
 
     fn announce_to(&mut self, now: Instant, told: BTreeSet<SocketAddr>) {

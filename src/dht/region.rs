@@ -10,7 +10,7 @@
 
 use crate::id::{Distance, NodeId, Point};
 use crate::limits::{K, LOOKUP_CONTACTS_MAX, REGION_REQUESTS_MAX};
-use crate::wire::contact::Contact;
+use crate::wire::contact::{Age, Contact};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Those of a region who have to tell of a cell.
@@ -40,11 +40,21 @@ struct Member {
     state: State,
     /// Who has named it; no more than are needed to believe it.
     named_by: BTreeSet<NodeId>,
+    /// Its ages as various peers gave them; at most K.
+    ages: Vec<Age>,
 }
 
 impl Member {
     fn is_doubtful(&self) -> bool {
         self.state == State::Named && self.named_by.len() < WITNESSES
+    }
+
+    /// The contact with the median of its ages.
+    fn named(&self) -> Contact {
+        Contact {
+            age: Age::median(&self.ages),
+            ..self.contact
+        }
     }
 }
 
@@ -174,6 +184,9 @@ impl Region {
             if member.named_by.len() < WITNESSES {
                 member.named_by.extend(namer);
             }
+            if member.ages.len() < K {
+                member.ages.push(contact.age);
+            }
             return false;
         }
         if self.members.len() >= LOOKUP_CONTACTS_MAX {
@@ -192,6 +205,7 @@ impl Region {
             contact,
             state: State::Named,
             named_by: namer.into_iter().collect(),
+            ages: vec![contact.age],
         };
         self.members.insert(contact.id, member);
         is_inside
@@ -367,17 +381,15 @@ impl Region {
         (cell.waiting.remove(id) || cell.late.remove(id)).then_some(nth)
     }
 
-    /// All who live in the region: they have answered, or several have named them.
+    /// All who live in the region: they have answered, or several have named them. Each with the median of the ages it
+    /// was given.
     pub fn contacts(&self) -> Vec<Contact> {
         let is_believed = |member: &&Member| member.state != State::Failed && !member.is_doubtful();
         let inside = self
             .members
             .values()
             .filter(|member| self.prefix.contains(&member.contact.id.into()));
-        inside
-            .filter(is_believed)
-            .map(|member| member.contact)
-            .collect()
+        inside.filter(is_believed).map(Member::named).collect()
     }
 }
 
@@ -386,7 +398,6 @@ mod tests {
     use super::*;
     use crate::id::NodeKey;
     use crate::rng::Rng;
-    use crate::wire::contact::Age;
     use std::net::SocketAddr;
 
     /// A network in which everybody knows everybody.
@@ -519,6 +530,24 @@ mod tests {
         }
         let mut nobody = Net::of(0, 4);
         assert_eq!(nobody.enumerate(Point([7; 32]), 5).contacts(), []);
+    }
+
+    #[test]
+    fn age_is_the_median_of_what_was_said() {
+        let mut net = Net::of(3, 7);
+        let contacts: Vec<Contact> = net.contacts.values().copied().collect();
+        let mut region = Region::new(Point(net.rng.bytes()), 0);
+        for (nth, ages) in [[3, 200, 9], [0, 0, 100], [7, 7, 8]].iter().enumerate() {
+            for age in ages.map(Age) {
+                let contact = contacts[nth];
+                region.add(Contact { age, ..contact });
+            }
+        }
+        for contact in contacts {
+            region.on_reply(&contact.id, &Point([0; 32]), &[]);
+        }
+        let ages: Vec<Age> = region.contacts().iter().map(|it| it.age).collect();
+        assert_eq!(ages, [9, 0, 7].map(Age), "in the order of the ids");
     }
 
     #[test]

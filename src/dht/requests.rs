@@ -4,15 +4,15 @@
 
 use crate::id::{NodeId, Point};
 use crate::limits::{
-    RTO_INITIAL, RTO_MAX, RTO_MIN, RTO_UNMEASURED_MAX, RTT_ESTIMATES_MAX, TOKEN_FRESH,
+    RTO_INITIAL, RTO_MAX, RTO_MIN, RTO_UNMEASURED_MAX, RTT_ESTIMATES_MAX, RTT_ESTIMATE_FOR,
+    TOKEN_FRESH,
 };
 use crate::time::Instant;
-use crate::wire::contact::Contact;
 use crate::wire::datagram::{Families, Request, Token};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::table::reserve_few;
 use super::{LookupId, QueryId, RegionId};
 
 /// What a request is for, so what its reply or failure leads to.
@@ -31,9 +31,16 @@ pub enum Purpose {
     /// Part of an enumeration: who is closest to this point.
     Region(RegionId, Point),
     /// A question of somebody else, asked of this contact.
-    Query(QueryId, Contact),
+    Query(QueryId, NodeId),
     /// To be connected to.
     DialBack,
+}
+
+impl Purpose {
+    /// Whether contacts are wanted in the reply.
+    pub fn is_of_search(&self) -> bool {
+        matches!(self, Purpose::Lookup(_) | Purpose::Region(..))
+    }
 }
 
 /// A request on its way.
@@ -54,43 +61,61 @@ pub struct Outstanding {
     pub sent: Instant,
     /// It has been asked again since its first reply was shortened.
     pub asked_again: bool,
+    /// If the answer is that of a peer in client-mode it is to be pinged: it may have left it since.
+    pub probe_after: bool,
+    /// It was sent outside client-mode, the last time: whoever answers it knows us as one for its table.
+    pub tells: bool,
+}
+
+/// A smoothed round trip and its variation, in microseconds.
+#[derive(Clone, Copy)]
+struct Estimate {
+    smoothed: u32,
+    variation: u32,
+}
+
+impl Estimate {
+    /// With one more sample, of which it takes one part in so many (RFC 6298, section 2, has 8).
+    fn with(known: Option<Estimate>, sample: u32, part: u32) -> Estimate {
+        let Some(Estimate {
+            smoothed,
+            variation,
+        }) = known
+        else {
+            return Estimate {
+                smoothed: sample,
+                variation: sample / 2,
+            };
+        };
+        let off = smoothed.abs_diff(sample);
+        Estimate {
+            smoothed: smoothed - smoothed / part + sample / part,
+            variation: variation - variation / (part / 2) + off / (part / 2),
+        }
+    }
+
+    fn timeout(self) -> Duration {
+        let variation = Duration::from_micros(self.variation.into());
+        Duration::from_micros(self.smoothed.into()) + variation * 4
+    }
 }
 
 struct Peer {
-    /// Smoothed round trip and its variation; none before the first measurement.
-    rtt: Option<(Duration, Duration)>,
+    addr: (IpAddr, u16),
+    /// None before the first measurement.
+    round_trip: Option<Estimate>,
     token: Token,
-    token_at: Instant,
-    /// Its place in the order of use.
-    used: u64,
+    /// When it gave the token, in its last answer.
+    heard: Instant,
 }
 
-/// What is remembered of addresses that have answered: at most RTT_ESTIMATES_MAX, the least recently heard is
-/// forgotten.
+/// What is remembered of addresses that have answered, for RTT_ESTIMATE_FOR; at most RTT_ESTIMATES_MAX.
 #[derive(Default)]
 pub struct Peers {
-    peers: BTreeMap<SocketAddr, Peer>,
-    /// Invariant: exactly the `used` of the peers.
-    order: BTreeSet<(u64, SocketAddr)>,
-    clock: u64,
+    /// In the order of their addresses: as a list, since most of a node's memory would go to a map of them.
+    peers: Vec<Peer>,
     /// The round trips of all, taken together: what is expected of a stranger.
-    overall: Option<(Duration, Duration)>,
-}
-
-/// An estimate with one more sample, of which it takes one part in so many (RFC 6298, section 2, has 8).
-fn estimate(
-    known: Option<(Duration, Duration)>,
-    sample: Duration,
-    part: u32,
-) -> (Duration, Duration) {
-    let Some((smoothed, variation)) = known else {
-        return (sample, sample / 2);
-    };
-    let off = smoothed.abs_diff(sample);
-    (
-        smoothed - smoothed / part + sample / part,
-        variation - variation / (part / 2) + off / (part / 2),
-    )
+    overall: Option<Estimate>,
 }
 
 impl Peers {
@@ -103,43 +128,67 @@ impl Peers {
         token: Token,
         round_trip: Option<Duration>,
     ) {
-        self.clock += 1;
-        let used = self.clock;
-        let peer = self.peers.entry(addr).or_insert(Peer {
-            rtt: None,
-            token,
-            token_at: now,
-            used,
+        if self.peers.len() >= RTT_ESTIMATES_MAX && self.peer(&addr).is_none() {
+            self.make_room();
+        }
+        let nth = self.place(&addr).unwrap_or_else(|nth| {
+            let peer = Peer {
+                addr: (addr.ip(), addr.port()),
+                round_trip: None,
+                token,
+                heard: now,
+            };
+            reserve_few(&mut self.peers);
+            self.peers.insert(nth, peer);
+            nth
         });
-        self.order.remove(&(peer.used, addr));
-        self.order.insert((used, addr));
-        peer.used = used;
+        let peer = &mut self.peers[nth];
         peer.token = token;
-        peer.token_at = now;
+        peer.heard = now;
         if let Some(sample) = round_trip {
-            peer.rtt = Some(estimate(peer.rtt, sample, 8));
-            self.overall = Some(estimate(self.overall, sample, 64));
+            let sample = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX);
+            peer.round_trip = Some(Estimate::with(peer.round_trip, sample, 8));
+            self.overall = Some(Estimate::with(self.overall, sample, 64));
         }
-        if self.peers.len() > RTT_ESTIMATES_MAX {
-            if let Some((_, oldest)) = self.order.pop_first() {
-                self.peers.remove(&oldest);
-            }
-        }
+    }
+
+    /// Where an address is in the list, or would be.
+    fn place(&self, addr: &SocketAddr) -> Result<usize, usize> {
+        let addr = (addr.ip(), addr.port());
+        self.peers.binary_search_by_key(&addr, |peer| peer.addr)
+    }
+
+    fn peer(&self, addr: &SocketAddr) -> Option<&Peer> {
+        self.place(addr).ok().map(|nth| &self.peers[nth])
+    }
+
+    /// Forgets who has not answered for long.
+    pub fn forget_old(&mut self, now: Instant) {
+        let is_new = |peer: &Peer| now.since(peer.heard) < RTT_ESTIMATE_FOR;
+        self.peers.retain(is_new);
+        self.peers.shrink_to(self.peers.len() * 2);
+    }
+
+    /// Forgets the quarter that was heard least recently: one by one it would take an order.
+    fn make_room(&mut self) {
+        let mut times: Vec<Instant> = self.peers.iter().map(|peer| peer.heard).collect();
+        let (_, &mut last, _) = times.select_nth_unstable(RTT_ESTIMATES_MAX / 4);
+        self.peers.retain(|peer| peer.heard > last);
     }
 
     /// The token to send to an address; `None` unless it is younger than TOKEN_FRESH.
     pub fn token(&self, now: Instant, addr: &SocketAddr) -> Option<Token> {
-        let peer = self.peers.get(addr)?;
-        (now.since(peer.token_at) < TOKEN_FRESH).then_some(peer.token)
+        let peer = self.peer(addr)?;
+        (now.since(peer.heard) < TOKEN_FRESH).then_some(peer.token)
     }
 
     /// How long to wait for an answer to the attempt of this number, from 1.
     pub fn timeout(&self, addr: &SocketAddr, attempt: u32) -> Duration {
-        let expected = |(smoothed, variation): (Duration, Duration)| smoothed + variation * 4;
-        let (first, max) = match self.peers.get(addr).and_then(|peer| peer.rtt) {
-            Some(measured) => (expected(measured), RTO_MAX),
+        let measured = self.peer(addr).and_then(|peer| peer.round_trip);
+        let (first, max) = match measured {
+            Some(measured) => (measured.timeout(), RTO_MAX),
             None => {
-                let overall = self.overall.map_or(RTO_INITIAL, expected);
+                let overall = self.overall.map_or(RTO_INITIAL, Estimate::timeout);
                 (overall.min(RTO_INITIAL), RTO_UNMEASURED_MAX)
             }
         };
@@ -205,15 +254,22 @@ mod tests {
     }
 
     #[test]
-    fn least_recently_heard_is_forgotten_at_the_limit() {
+    fn least_recently_heard_are_forgotten_at_the_limit_and_all_after_a_while() {
         let mut peers = Peers::default();
+        let at = |nth| Instant::EPOCH + Duration::from_millis(nth);
         for n in 0..RTT_ESTIMATES_MAX as u32 {
-            peers.answered(Instant::EPOCH, addr(n), Token([1; 8]), None);
+            peers.answered(at(n.into()), addr(n), Token([1; 8]), None);
         }
-        peers.answered(Instant::EPOCH, addr(0), Token([1; 8]), None);
-        peers.answered(Instant::EPOCH, addr(1 << 30), Token([1; 8]), None);
-        assert_eq!(peers.peers.len(), RTT_ESTIMATES_MAX);
-        assert!(peers.token(Instant::EPOCH, &addr(0)).is_some());
-        assert!(peers.token(Instant::EPOCH, &addr(1)).is_none());
+        let late = at(100_000);
+        peers.answered(late, addr(0), Token([1; 8]), None);
+        peers.answered(late, addr(1 << 30), Token([1; 8]), None);
+        assert!(peers.peers.len() <= RTT_ESTIMATES_MAX);
+        assert!(peers.peers.len() >= RTT_ESTIMATES_MAX / 2);
+        assert!(peers.token(late, &addr(0)).is_some());
+        assert!(peers.token(late, &addr(1)).is_none());
+        let last = RTT_ESTIMATES_MAX as u32 - 1;
+        assert!(peers.token(late, &addr(last)).is_some());
+        peers.forget_old(at(0) + RTT_ESTIMATE_FOR + Duration::from_secs(50));
+        assert_eq!(peers.peers.len(), 2, "heard of later");
     }
 }

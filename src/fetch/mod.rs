@@ -469,6 +469,13 @@ impl Fetch {
         self.timers.next()
     }
 
+    /// Panics if a limit is exceeded; for a driver that looks for faults.
+    pub fn check(&self) {
+        for source in self.sources.values() {
+            assert!(source.outstanding.len() <= GETS_PER_CONNECTION);
+        }
+    }
+
     /// Blocks that clients wait for.
     pub fn wanted(&self) -> usize {
         self.wants.len()

@@ -11,6 +11,9 @@ use crate::wire::datagram::{Bitmap, Request};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+/// For each ticket whether the contact has its block; `None` if it has not answered.
+pub type Answers<T> = Vec<(T, Option<bool>)>;
+
 /// What one contact is to be asked.
 pub struct Question<T> {
     contact: Contact,
@@ -24,8 +27,8 @@ pub struct Asking<T> {
     ready: BTreeSet<NodeId>,
     /// When all others have waited for long enough.
     linger: Option<Instant>,
-    /// What has been asked, block for block. At most `COUNT_REQUESTS_MAX`.
-    pub asked: BTreeMap<QueryId, Vec<T>>,
+    /// Who has been asked, and what, block for block. At most `COUNT_REQUESTS_MAX`.
+    pub asked: BTreeMap<QueryId, (NodeId, Vec<T>)>,
 }
 
 impl<T> Default for Asking<T> {
@@ -88,20 +91,22 @@ impl<T: Copy> Asking<T> {
             _ => {}
         }
         let query = tools.dht.query(tools.now, contact, Request::Have(blocks));
-        self.asked.insert(query, tickets);
+        self.asked.insert(query, (peer, tickets));
         true
     }
 
-    /// A contact has said which blocks it has, or has not answered. For each ticket whether it has its block; `None` if
-    /// it was not asked here.
+    /// A contact has said which blocks it has, or has not answered. Which contact, and what that says; `None` if it was
+    /// not asked here.
     pub fn handle_counted(
         &mut self,
         count: QueryId,
         bitmap: Option<Bitmap>,
-    ) -> Option<Vec<(T, Option<bool>)>> {
-        let tickets = self.asked.remove(&count)?.into_iter().enumerate();
+    ) -> Option<(NodeId, Answers<T>)> {
+        let (peer, tickets) = self.asked.remove(&count)?;
         let has = |index| bitmap.map(|bitmap| bitmap.holds(index));
-        Some(tickets.map(|(index, it)| (it, has(index))).collect())
+        let answers = tickets.into_iter().enumerate();
+        let answers = answers.map(|(index, it)| (it, has(index))).collect();
+        Some((peer, answers))
     }
 
     /// Forgets what is to be asked for tickets that nobody waits for any more. What has been asked is answered all the

@@ -251,7 +251,7 @@ impl Counts {
         count: QueryId,
         bitmap: Option<Bitmap>,
     ) -> bool {
-        let Some(answers) = self.asking.handle_counted(count, bitmap) else {
+        let Some((_, answers)) = self.asking.handle_counted(count, bitmap) else {
             return false;
         };
         for (id, has) in answers {

@@ -1,38 +1,46 @@
-//! Placing: what clients share goes to the neighbourhoods of its blocks, and the copies are counted.
+//! Placing: what clients share goes to the neighbourhoods of its blocks, those who are given it pass it on, and the
+//! copies are counted.
 //!
-//! A [`Session`] is one client's share; a [`Job`] is one of its blocks on the way to its copies; a [`Link`] is
-//! what one peer is offered and sent. Called by the node with what lookups and connections bring. [`Counts`] only
-//! counts, for whoever wants to know.
+//! A [`Session`] is one client's share; a [`Job`] is one block on the way to its copies, for a client, for a peer that
+//! asks to have it passed on, or for nobody; a [`Link`] is what one peer is offered and sent. `place` says what a job
+//! does next. Called by the node with what lookups and connections bring. [`Counts`] only counts, for whoever wants to
+//! know.
 
 mod ask;
+mod check;
 mod count;
 mod job;
 mod link;
 mod locate;
+mod passers;
 mod pins;
+mod place;
 mod quota;
 mod session;
 mod upkeep;
 
 pub use count::Counts;
+pub use link::lifetime_left;
 pub use pins::{Output as PinOutput, Pins};
-pub use quota::Quota;
+pub use quota::{storing_budget, Quota};
 pub use session::copies_wanted;
-pub use upkeep::{PassOn, Upkeep};
+pub use upkeep::{Gift, Upkeep};
 
 use crate::block::Role;
-use crate::dht::{Dht, LocateId, LookupId};
+use crate::dht::Dht;
 use crate::id::{BlockId, NodeId};
 use crate::limits::*;
-use crate::store::{Hold, Store, Terms};
+use crate::store::{Hold, Store};
 use crate::time::Instant;
 use crate::timers::Timers;
-use crate::transfer::{BlockHead, ConnId, Source, Transfer};
+use crate::transfer::{ConnId, Transfer};
 use crate::wire::contact::Contact;
-use crate::wire::frame::{Answer, ByeReason, Frame, Offered, PayloadFrame, Settled};
+use crate::wire::frame::{Answer, Settled};
+use ask::Asking;
 use job::{Job, JobId, Owner};
 use link::Link;
 use locate::Locating;
+use passers::Passers;
 use session::Session;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -43,10 +51,6 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often a client is told of progress at most.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(100);
-
-/// What is taken off what is left of a lifetime when a block is passed on: who takes it rounds up to whole hours, and
-/// its clock may be ahead by as much, and still it is kept no longer than here.
-const LIFETIME_SLACK: u32 = 1800;
 
 /// The machines that placing uses, lent for one call.
 pub struct Tools<'a> {
@@ -68,6 +72,10 @@ enum Timer {
     Progress(ConnId),
     /// Look whether a peer gets on with what it owes.
     Late(NodeId),
+    /// Count a job's copies again.
+    Count(JobId),
+    /// Look whether there is room for more connections.
+    Room,
     /// Do some of what follows from the ends of shares.
     End,
 }
@@ -76,6 +84,8 @@ enum Timer {
 enum Outcome {
     /// It has the block, durably.
     Holds,
+    /// It has it now, since it was sent.
+    Stores,
     /// It has not, and will not; why, if it said so.
     Refuses(Option<Answer>),
     /// It may still answer, but it is not waited for.
@@ -98,22 +108,30 @@ enum Ending {
 #[derive(Default)]
 pub struct Keep {
     sessions: BTreeMap<ConnId, Session>,
-    /// At most `PLACING_AT_ONCE` of clients, and `REPLICATING_AT_ONCE` of nobody.
+    /// At most `PLACING_AT_ONCE` of clients, and `REPLICATING_AT_ONCE` of others.
     jobs: BTreeMap<JobId, Job>,
-    /// Jobs of nobody.
+    /// Jobs of no client.
     replicating: usize,
-    /// What this peer sees to and has not begun, with the copies wanted; at most `REPLICATING_MAX`.
-    unreplicated: VecDeque<(BlockId, usize)>,
+    /// What this peer sees to for no client and has not begun, with the copies wanted; at most `REPLICATING_MAX`.
+    unreplicated: VecDeque<(Owner, BlockId, usize)>,
     locating: Locating<JobId>,
+    asking: Asking<JobId>,
+    passers: Passers,
+    /// What has been passed on for each network.
+    passed: Quota,
+    /// Blocks sent by PUT, and bytes of their payloads.
+    sent: (u64, u64),
     /// Peers that jobs are waiting for; a link goes with its connection.
     links: BTreeMap<NodeId, Link>,
     by_conn: BTreeMap<ConnId, NodeId>,
+    /// Links that wait for a connection, as all are in use.
+    unconnected: VecDeque<NodeId>,
     /// What peers have answered for jobs, not yet acted upon.
     results: VecDeque<(JobId, NodeId, Outcome)>,
     /// Links that may be able to do something.
     ready: BTreeSet<NodeId>,
-    /// Blocks passed on for upkeep, with those who have taken them.
-    passed_on: VecDeque<(BlockId, BTreeSet<NodeId>)>,
+    /// Blocks seen to for nobody that are done with, with those who are known to have them.
+    given: VecDeque<(BlockId, BTreeSet<NodeId>)>,
     /// What follows from the ends of shares, in order.
     endings: VecDeque<Ending>,
     /// Whether a block has been done with since this was asked last.
@@ -191,20 +209,21 @@ impl Keep {
         if self.unreplicated.len() >= REPLICATING_MAX {
             return false;
         }
-        self.unreplicated.push_back((block, wanted.min(K)));
+        let task = (Owner::Nobody, block, wanted.min(K));
+        self.unreplicated.push_back(task);
         self.run(tools);
         true
     }
 
-    /// Whether one more block may be passed on now.
-    pub fn may_pass_on(&self) -> bool {
+    /// Whether one more block may be given to others now.
+    pub fn may_give(&self) -> bool {
         self.replicating < REPLICATING_AT_ONCE
     }
 
-    /// Gives a block to so many of these who do not have it, in their order; ends with a [`Keep::poll_passed_on`].
-    pub fn pass_on(&mut self, tools: &mut Tools<'_>, pass_on: PassOn) {
-        let mut job = Job::new(Owner::Upkeep, pass_on.block, pass_on.copies);
-        job.candidates = pass_on.candidates.into();
+    /// Gives a block to so many of these who do not have it, in their order; ends with a [`Keep::poll_given`].
+    pub fn give(&mut self, tools: &mut Tools<'_>, gift: Gift) {
+        let mut job = Job::new(tools.now, Owner::Nobody, gift.block, gift.copies);
+        job.candidates = gift.candidates.into();
         job.is_looked_up = true;
         self.replicating += 1;
         let id = self.insert(job);
@@ -212,9 +231,42 @@ impl Keep {
         self.run(tools);
     }
 
-    /// Blocks that have been passed on, each with those who have taken it.
-    pub fn poll_passed_on(&mut self) -> Option<(BlockId, BTreeSet<NodeId>)> {
-        self.passed_on.pop_front()
+    /// Blocks seen to for nobody that are done with, each with those who are known to have it.
+    pub fn poll_given(&mut self) -> Option<(BlockId, BTreeSet<NodeId>)> {
+        self.given.pop_front()
+    }
+
+    /// A peer has sent a block that was not here over this connection, and asks this one to see to so many copies. If
+    /// enough is done for others already, or for its network, it is not: the sharer counts.
+    pub fn pass_on(
+        &mut self,
+        tools: &mut Tools<'_>,
+        conn: ConnId,
+        block: BlockId,
+        len: usize,
+        copies: u8,
+    ) {
+        let (peer, addr) = (tools.transfer.peer(conn), tools.transfer.addr(conn));
+        let Some((source, addr)) = peer.zip(addr).filter(|_| copies > 1) else {
+            return;
+        };
+        let (now, ip) = (tools.now, addr.ip());
+        let bytes = (len as u64).max(BLOCK_CHARGE_MIN) * u64::from(copies - 1);
+        let is_allowed = self.passed.allows(now, &ip, bytes, PASS_BUDGET);
+        // The other half is for what this peer does of its own accord.
+        if !is_allowed || self.unreplicated.len() >= REPLICATING_MAX / 2 {
+            log::debug!("{block:?} is not passed on for {addr}: enough is");
+            return;
+        }
+        self.passed.add(now, &ip, bytes, PASS_BUDGET);
+        let task = (Owner::Source(conn, source), block, copies.into());
+        self.unreplicated.push_back(task);
+        self.run(tools);
+    }
+
+    /// Blocks sent by PUT so far, and bytes of their payloads.
+    pub fn sent(&self) -> (u64, u64) {
+        self.sent
     }
 
     /// Ends the leases of blocks of which as many copies are counted as could be had, though fewer than were aimed
@@ -249,9 +301,14 @@ impl Keep {
         self.has_progressed = true;
         self.timers.stop(Timer::Retry(client));
         self.timers.stop(Timer::Progress(client));
-        self.jobs.retain(|_, job| !job.owner.is_client(client));
+        let jobs = self.jobs.iter();
+        let jobs = jobs.filter(|(_, job)| job.owner.is_client(client));
+        for id in jobs.map(|(id, _)| *id).collect::<Vec<JobId>>() {
+            self.remove(id);
+        }
         let jobs = &self.jobs;
         self.locating.retain(tools, |job| jobs.contains_key(job));
+        self.asking.retain(|job| jobs.contains_key(job));
         self.run(tools);
     }
 
@@ -264,7 +321,10 @@ impl Keep {
             } else if let Some(peer) = self.ready.pop_first() {
                 self.pump(tools, peer);
             } else if !self.start_jobs(tools) && !self.locate_all(tools) {
-                return;
+                let linger = self.linger();
+                if !self.asking.ask_next(tools, linger) {
+                    return;
+                }
             }
         }
     }
@@ -278,15 +338,15 @@ impl Keep {
                 break;
             };
             self.turn = Some(client);
-            started |= self.start_job(client);
+            started |= self.start_job(tools.now, client);
         }
         while self.replicating < REPLICATING_AT_ONCE {
-            let Some((block, wanted)) = self.unreplicated.pop_front() else {
+            let Some((owner, block, wanted)) = self.unreplicated.pop_front() else {
                 break;
             };
             if tools.store.has(&block) {
                 self.replicating += 1;
-                let id = self.insert(Job::new(Owner::Nobody, block, wanted));
+                let id = self.insert(Job::new(tools.now, owner, block, wanted));
                 self.locating.add(block, id);
                 started = true;
             }
@@ -304,7 +364,7 @@ impl Keep {
             .map(|(&client, _)| client)
     }
 
-    fn start_job(&mut self, client: ConnId) -> bool {
+    fn start_job(&mut self, now: Instant, client: ConnId) -> bool {
         let Some(session) = self.sessions.get_mut(&client) else {
             return false;
         };
@@ -312,7 +372,8 @@ impl Keep {
             return false;
         };
         let wanted = session.wanted(role);
-        let id = self.insert(Job::new(Owner::Session(client, role), block, wanted));
+        let owner = Owner::Session(client, role);
+        let id = self.insert(Job::new(now, owner, block, wanted));
         self.locating.add(block, id);
         true
     }
@@ -322,194 +383,6 @@ impl Keep {
         self.next_job += 1;
         self.jobs.insert(id, job);
         id
-    }
-
-    /// Finds out where the blocks that were begun belong; false if there are none.
-    fn locate_all(&mut self, tools: &mut Tools<'_>) -> bool {
-        let Some((ids, contacts)) = self.locating.begin(tools) else {
-            return false;
-        };
-        for id in ids {
-            self.begin_placing(tools, id, contacts.clone());
-        }
-        true
-    }
-
-    /// Blocks have been located; the contacts are all around them. False if they are not ours.
-    pub fn handle_located(
-        &mut self,
-        tools: &mut Tools<'_>,
-        locate: LocateId,
-        blocks: &[BlockId],
-        contacts: &[Contact],
-    ) -> bool {
-        let located = self
-            .locating
-            .handle_located(tools.now, locate, blocks, contacts);
-        let Some(ids) = located else {
-            return false;
-        };
-        for id in ids {
-            self.begin_placing(tools, id, contacts.to_vec());
-        }
-        self.run(tools);
-        true
-    }
-
-    fn begin_placing(&mut self, tools: &mut Tools<'_>, id: JobId, mut contacts: Vec<Contact>) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        let target = job.block.into();
-        contacts.sort_by_cached_key(|contact| crate::id::Point::from(contact.id).distance(&target));
-        contacts.truncate(2 * K);
-        job.is_looked_up |= contacts.len() < K;
-        if job.owner == Owner::Nobody {
-            // It is one of the K itself, or was; nobody beyond them is to have the block.
-            let own = tools.dht.id();
-            let distance = |id: NodeId| crate::id::Point::from(id).distance(&target);
-            let closer = contacts
-                .iter()
-                .take_while(|it| distance(it.id) < distance(own));
-            if closer.count() < K {
-                job.holders.insert(own);
-            }
-            contacts.truncate(K - job.holders.len());
-        }
-        contacts.retain(|contact| job.tried.insert(contact.id));
-        job.candidates = contacts.into();
-        self.place(tools, id);
-    }
-
-    /// A lookup has ended; the contacts are live, the closest first. They come back if it is not ours.
-    pub fn handle_closest(
-        &mut self,
-        tools: &mut Tools<'_>,
-        lookup: LookupId,
-        contacts: Vec<Contact>,
-    ) -> Option<Vec<Contact>> {
-        let Some(job) = self.locating.handle_closest(lookup) else {
-            return Some(contacts);
-        };
-        self.begin_placing(tools, job, contacts);
-        self.run(tools);
-        None
-    }
-
-    /// Offers the job's block to as many candidates as it lacks copies, not counting on those that are late; ends
-    /// it when it has its copies or there is nobody left.
-    fn place(&mut self, tools: &mut Tools<'_>, id: JobId) {
-        while let Some(contact) = self.next_candidate(id) {
-            if !tools.transfer.is_shunned(tools.now, &contact.id) {
-                self.offer(id, contact);
-            } else if let Some(job) = self.jobs.get_mut(&id) {
-                job.is_lonely = true;
-            }
-        }
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        let is_over = job.outstanding == 0 && job.late.is_empty();
-        if is_over && job.holders.len() < job.wanted && job.is_lonely && !job.is_looked_up {
-            job.is_looked_up = true;
-            return self.locating.look_up(tools, job.block, id);
-        }
-        if is_over || job.holders.len() >= job.wanted {
-            self.finish(tools, id);
-        }
-    }
-
-    /// The closest candidate that is to be offered the job's block, if one is; those that are late come last.
-    fn next_candidate(&mut self, id: JobId) -> Option<Contact> {
-        let job = self.jobs.get_mut(&id)?;
-        if job.holders.len() + job.outstanding >= job.wanted {
-            return None;
-        }
-        let links = &self.links;
-        let is_late = |peer: &NodeId| links.get(peer).is_some_and(|link| link.late);
-        let mut candidates = job.candidates.iter();
-        let in_time = candidates.position(|contact| !is_late(&contact.id));
-        job.candidates.remove(in_time.unwrap_or(0))
-    }
-
-    /// Has a link offer a job's block.
-    fn offer(&mut self, id: JobId, contact: Contact) {
-        let link = self.links.entry(contact.id);
-        let link = link.or_insert_with(|| Link::new(contact));
-        if let Some(job) = self.jobs.get_mut(&id) {
-            if link.late {
-                job.late.insert(contact.id);
-            } else {
-                job.outstanding += 1;
-            }
-        }
-        // Jobs may have ended without a late link. Each other is in its queue once.
-        if link.queue.len() >= PLACING_AT_ONCE + REPLICATING_AT_ONCE {
-            link.queue.retain(|id| self.jobs.contains_key(id));
-        }
-        link.queue.push_back(id);
-        self.ready.insert(contact.id);
-    }
-
-    /// A peer has answered for a job's block, or never will, or not in time.
-    fn handle_result(&mut self, tools: &mut Tools<'_>, id: JobId, peer: NodeId, outcome: Outcome) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        let was_late = job.late.remove(&peer);
-        if !was_late {
-            job.outstanding -= 1;
-        }
-        match outcome {
-            Outcome::Holds => {
-                job.holders.insert(peer);
-            }
-            Outcome::Refuses(reason) => {
-                job.is_lonely |= reason.is_none();
-                if let (Owner::Session(client, _), Some(reason)) = (job.owner, reason) {
-                    if let Some(session) = self.sessions.get_mut(&client) {
-                        session.handle_refusal(reason);
-                    }
-                }
-            }
-            // It may have been closed as idle just when we offered. Who is shunned is not offered it again.
-            Outcome::CutOff(contact) => match job.cut_off.insert(peer) {
-                true => job.candidates.push_front(contact),
-                false => job.is_lonely = true,
-            },
-            Outcome::Late => {
-                job.late.insert(peer);
-                return self.place(tools, id);
-            }
-        }
-        // Every answer is a sign of life for the client, who gives up on a share that stands still.
-        if let Owner::Session(client, _) = job.owner {
-            let progress = Timer::Progress(client);
-            if !self.timers.is_set(progress) {
-                self.timers.set(progress, tools.now + PROGRESS_PERIOD);
-            }
-        }
-        self.place(tools, id);
-    }
-
-    fn finish(&mut self, tools: &mut Tools<'_>, id: JobId) {
-        let Some(job) = self.jobs.remove(&id) else {
-            return;
-        };
-        let Owner::Session(client, role) = job.owner else {
-            self.replicating -= 1;
-            if job.owner == Owner::Upkeep {
-                self.passed_on.push_back((job.block, job.holders));
-            }
-            return;
-        };
-        self.has_progressed = true;
-        if let Some(session) = self.sessions.get_mut(&client) {
-            if session.finish(job.block, role, &job.holders) {
-                tools.store.release(&job.block, Hold::Kept);
-            }
-            self.check_settled(tools, client);
-        }
     }
 
     fn check_settled(&mut self, tools: &mut Tools<'_>, client: ConnId) {
@@ -548,195 +421,11 @@ impl Keep {
         self.timers.set(Timer::End, tools.now + WORK_PAUSE);
     }
 
-    /// Lets a link do what it can: connect, offer, send.
-    fn pump(&mut self, tools: &mut Tools<'_>, peer: NodeId) {
-        let Some(link) = self.links.get_mut(&peer) else {
-            return;
-        };
-        let conn = match link.conn {
-            Some(conn) => conn,
-            None => match tools.transfer.reach(tools.now, &link.contact) {
-                Some(conn) => {
-                    link.conn = Some(conn);
-                    self.by_conn.insert(conn, peer);
-                    conn
-                }
-                None => return self.drop_link(tools, peer, |_| Outcome::Refuses(None)),
-            },
-        };
-        if !tools.transfer.is_open(conn) {
-            return;
-        }
-        // One offer at a time: those that wait meanwhile make the next one larger.
-        if link.offered.is_empty() && !link.queue.is_empty() {
-            let jobs = &self.jobs;
-            let mut offers = Vec::new();
-            while offers.len() < OFFER_MAX {
-                let Some(id) = link.queue.pop_front() else {
-                    break;
-                };
-                // The job may have ended with its client.
-                if let Some(job) = jobs.get(&id) {
-                    let lifetime = lifetime_to_give(tools, job);
-                    offers.push(Offered {
-                        id: job.block,
-                        lifetime,
-                    });
-                    link.offered.push((id, job.block));
-                }
-            }
-            if !offers.is_empty() {
-                tools.transfer.send(conn, &Frame::Offer(offers));
-                tools.transfer.expect(tools.now, conn, 1);
-            }
-        }
-        while link.in_flight_bytes < PUT_WINDOW {
-            let Some((id, block)) = link.wanted.pop_front() else {
-                break;
-            };
-            // The job may have ended meanwhile, with its copies or with its client.
-            let Some(job) = self.jobs.get(&id) else {
-                continue;
-            };
-            let Some((kind, len)) = tools.store.check(&block) else {
-                self.results.push_back((id, peer, Outcome::Refuses(None)));
-                continue;
-            };
-            let len = len as usize;
-            let head = BlockHead {
-                id: block,
-                kind,
-                len,
-            };
-            let lifetime = lifetime_to_give(tools, job);
-            let put = PayloadFrame::Put { lifetime };
-            tools.transfer.send_block(conn, put, head, Source::Store);
-            tools.transfer.expect(tools.now, conn, 1);
-            link.in_flight.push((id, block, len));
-            link.in_flight_bytes += len;
-        }
-        let timer = Timer::Late(peer);
-        let owes = tools.transfer.owed_since(conn).is_some();
-        if owes && !link.late && !self.timers.is_set(timer) {
-            self.timers.set(timer, tools.now + LATE_AFTER);
-        }
-    }
-
-    /// If a peer has not got on with what it owes, others are offered what it was to take: one that is slow, or
-    /// means ill, must not hold up a share.
-    fn check_late(&mut self, tools: &mut Tools<'_>, peer: NodeId) {
-        let Some(link) = self.links.get_mut(&peer) else {
-            return;
-        };
-        let since = link.conn.and_then(|conn| tools.transfer.owed_since(conn));
-        let Some(at) = since.map(|since| since + LATE_AFTER) else {
-            return;
-        };
-        if at > tools.now {
-            return self.timers.set(Timer::Late(peer), at);
-        }
-        link.late = true;
-        let late = link.jobs().map(|id| (id, peer, Outcome::Late));
-        self.results.extend(late);
-        self.run(tools);
-    }
-
-    /// Both sides of a connection have greeted.
-    pub fn handle_opened(&mut self, tools: &mut Tools<'_>, conn: ConnId) {
-        if let Some(&peer) = self.by_conn.get(&conn) {
-            self.ready.insert(peer);
-            self.run(tools);
-        }
-    }
-
-    /// A peer answers our oldest offer.
-    pub fn handle_want(&mut self, tools: &mut Tools<'_>, conn: ConnId, answers: Vec<Answer>) {
-        let peer = self.by_conn.get(&conn).copied();
-        let Some((peer, link)) = peer.and_then(|peer| Some((peer, self.links.get_mut(&peer)?)))
-        else {
-            return unasked(tools, conn);
-        };
-        if link.offered.is_empty() || answers.len() != link.offered.len() {
-            return unasked(tools, conn);
-        }
-        tools.transfer.answered(tools.now, conn);
-        link.late = false;
-        for ((id, block), answer) in std::mem::take(&mut link.offered).into_iter().zip(answers) {
-            match answer {
-                Answer::Want => link.wanted.push_back((id, block)),
-                Answer::Have => self.results.push_back((id, peer, Outcome::Holds)),
-                Answer::Full
-                | Answer::NotServing
-                | Answer::Failed
-                | Answer::TooFar
-                | Answer::Quota => {
-                    let refuses = Outcome::Refuses(Some(answer));
-                    self.results.push_back((id, peer, refuses));
-                }
-            }
-        }
-        self.ready.insert(peer);
-        self.run(tools);
-    }
-
-    /// A peer has stored a block, or says why it will not.
-    pub fn handle_stored(
-        &mut self,
-        tools: &mut Tools<'_>,
-        conn: ConnId,
-        block: BlockId,
-        refusal: Option<Answer>,
-    ) {
-        let peer = self.by_conn.get(&conn).copied();
-        let Some((peer, link)) = peer.and_then(|peer| Some((peer, self.links.get_mut(&peer)?)))
-        else {
-            return unasked(tools, conn);
-        };
-        let Some(id) = link.take_in_flight(&block) else {
-            return unasked(tools, conn);
-        };
-        tools.transfer.answered(tools.now, conn);
-        link.late = false;
-        let outcome = match refusal {
-            None => Outcome::Holds,
-            refusal => Outcome::Refuses(refusal),
-        };
-        self.results.push_back((id, peer, outcome));
-        self.ready.insert(peer);
-        self.run(tools);
-    }
-
-    /// A connection is over: what it was to bring is looked for elsewhere.
-    pub fn handle_closed(&mut self, tools: &mut Tools<'_>, conn: ConnId) {
-        if let Some(peer) = self.by_conn.get(&conn).copied() {
-            self.drop_link(tools, peer, Outcome::CutOff);
-            self.run(tools);
-        }
-    }
-
-    /// Nothing more is heard of a peer: this is the outcome for all jobs that wait for it.
-    fn drop_link(
-        &mut self,
-        tools: &mut Tools<'_>,
-        peer: NodeId,
-        outcome: impl Fn(Contact) -> Outcome,
-    ) {
-        let Some(link) = self.links.remove(&peer) else {
-            return;
-        };
-        if let Some(conn) = link.conn {
-            self.by_conn.remove(&conn);
-        }
-        if tools.transfer.is_shunned(tools.now, &peer) {
-            self.locating.forget(&peer);
-        }
-        self.timers.stop(Timer::Late(peer));
-        let results = link.jobs().map(|id| (id, peer, outcome(link.contact)));
-        self.results.extend(results);
-    }
-
-    /// Tries again what has too few copies; tells clients how far they are. Early is harmless.
+    /// Tries again what has too few copies, and counts others; tells clients how far they are. Early is harmless.
     pub fn handle_timeout(&mut self, tools: &mut Tools<'_>) {
+        if self.asking.handle_timeout(tools.now) {
+            self.run(tools);
+        }
         while let Some(timer) = self.timers.pop_expired(tools.now) {
             match timer {
                 Timer::Retry(client) => {
@@ -747,6 +436,8 @@ impl Keep {
                     self.run(tools);
                 }
                 Timer::Late(peer) => self.check_late(tools, peer),
+                Timer::Count(id) => self.count_again(tools, id),
+                Timer::Room => self.offer_room_to_all(tools),
                 Timer::End => self.end_some(tools),
                 Timer::Progress(client) => {
                     if let Some(session) = self.sessions.get(&client) {
@@ -759,30 +450,9 @@ impl Keep {
 
     /// When to call [`Keep::handle_timeout`].
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        let all = [self.timers.next(), self.asking.next_timeout()];
+        all.into_iter().flatten().min()
     }
-}
-
-/// What is left of a block's lifetime, in seconds; 0 of one that is not here.
-pub fn lifetime_left(now: Instant, terms: Option<Terms>) -> u32 {
-    let end = terms.map_or(0, |terms| u64::from(terms.expires) * 3600);
-    u32::try_from(end.saturating_sub(now.as_secs())).unwrap_or(u32::MAX)
-}
-
-/// For how many seconds others are to keep a job's block: only a client may lengthen its life.
-fn lifetime_to_give(tools: &Tools<'_>, job: &Job) -> u32 {
-    let left = lifetime_left(tools.now, tools.store.terms(&job.block));
-    match job.owner {
-        Owner::Session(..) => left,
-        Owner::Nobody | Owner::Upkeep => left.saturating_sub(LIFETIME_SLACK),
-    }
-}
-
-/// A peer answers what it was not asked.
-fn unasked(tools: &mut Tools<'_>, conn: ConnId) {
-    tools
-        .transfer
-        .bye(conn, ByeReason::Protocol, "an answer to what was not asked");
 }
 
 #[cfg(test)]

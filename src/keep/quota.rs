@@ -1,8 +1,8 @@
-//! How much of the allotment each network has filled lately: who comes with much at once, from wherever in its
-//! network, gets a share of a peer and not all of it.
+//! How much each network has been given lately, of the allotment or of what is passed on: who comes with much at once,
+//! from wherever in its network, gets a share of a peer and not all of it.
 //!
-//! What a network has stored is forgotten evenly over a day. The table is bounded: when it is full, the network that
-//! has stored the least is forgotten.
+//! What a network has been given is forgotten evenly over a day. The table is bounded: when it is full, the network that
+//! has been given the least is forgotten.
 
 use crate::limits::{BLOCK_SIZE_MAX, QUOTA_NETWORKS_MAX, QUOTA_PART, QUOTA_PERIOD};
 use crate::time::Instant;
@@ -10,7 +10,7 @@ use crate::wire::contact::is_private;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What a network has stored, as of some time.
+/// What a network has been given, as of some time.
 #[derive(Clone, Copy)]
 struct Account {
     bytes: u64,
@@ -31,9 +31,9 @@ fn network(ip: &IpAddr) -> IpAddr {
     }
 }
 
-/// Bytes of an allotment that one network may fill in a day: at least a block of the largest, or nobody could give
+/// Bytes of an allotment that one network may fill in [`QUOTA_PERIOD`]: at least a block of the largest, or nobody could give
 /// anything to a small peer.
-fn budget(capacity: u64) -> u64 {
+pub fn storing_budget(capacity: u64) -> u64 {
     (capacity / QUOTA_PART).max(BLOCK_SIZE_MAX as u64)
 }
 
@@ -49,23 +49,22 @@ impl Account {
 }
 
 impl Quota {
-    /// Whether so many bytes may come from this address into an allotment of this capacity.
-    pub fn allows(&self, now: Instant, ip: &IpAddr, len: u64, capacity: u64) -> bool {
+    /// Whether so many bytes may be added to the account of this address, of this budget.
+    pub fn allows(&self, now: Instant, ip: &IpAddr, len: u64, budget: u64) -> bool {
         if is_private(ip) {
             return true;
         }
-        let budget = budget(capacity);
         let account = self.accounts.get(&network(ip));
         let stored = account.map_or(0, |account| account.now(now, budget));
         stored + len <= budget
     }
 
-    /// So many bytes have been stored from this address.
-    pub fn add(&mut self, now: Instant, ip: &IpAddr, len: u64, capacity: u64) {
+    /// So many bytes are added to the account of this address, of this budget.
+    pub fn add(&mut self, now: Instant, ip: &IpAddr, len: u64, budget: u64) {
         if is_private(ip) {
             return;
         }
-        let (network, budget) = (network(ip), budget(capacity));
+        let network = network(ip);
         if !self.accounts.contains_key(&network) && self.accounts.len() >= QUOTA_NETWORKS_MAX {
             let least = self.accounts.iter();
             let least = least.min_by_key(|(_, account)| account.now(now, budget));
@@ -96,10 +95,10 @@ mod tests {
 
     /// Stores blocks from an address as long as it may; how many.
     fn fill(quota: &mut Quota, now: Instant, ip: &str) -> u64 {
-        let ip = ip.parse().unwrap();
+        let (ip, budget) = (ip.parse().unwrap(), storing_budget(CAPACITY));
         let mut count = 0;
-        while count < 1000 && quota.allows(now, &ip, BLOCK, CAPACITY) {
-            quota.add(now, &ip, BLOCK, CAPACITY);
+        while count < 1000 && quota.allows(now, &ip, BLOCK, budget) {
+            quota.add(now, &ip, BLOCK, budget);
             count += 1;
         }
         count
@@ -125,9 +124,10 @@ mod tests {
     fn small_peer_takes_one_block_of_each() {
         let ip = "192.0.2.1".parse().unwrap();
         let mut quota = Quota::default();
-        assert!(quota.allows(at(0), &ip, BLOCK, 1 << 20));
-        quota.add(at(0), &ip, BLOCK, 1 << 20);
-        assert!(!quota.allows(at(0), &ip, 1, 1 << 20));
+        let budget = storing_budget(1 << 20);
+        assert!(quota.allows(at(0), &ip, BLOCK, budget));
+        quota.add(at(0), &ip, BLOCK, budget);
+        assert!(!quota.allows(at(0), &ip, 1, budget));
     }
 
     #[test]
@@ -136,7 +136,7 @@ mod tests {
         fill(&mut quota, at(0), "192.0.2.1");
         for n in 0..2 * QUOTA_NETWORKS_MAX as u32 {
             let ip = IpAddr::from(Ipv4Addr::from_bits(0x0b00_0000 + (n << 8)));
-            quota.add(at(0), &ip, 100, CAPACITY);
+            quota.add(at(0), &ip, 100, storing_budget(CAPACITY));
             assert!(quota.accounts.len() <= QUOTA_NETWORKS_MAX);
         }
         assert_eq!(fill(&mut quota, at(0), "192.0.2.1"), 0, "not the greatest");

@@ -45,6 +45,8 @@ pub struct Session {
     refusals: BTreeMap<Answer, u64>,
     /// Nothing more is added; what is short is tried again until then.
     retry_until: Option<Instant>,
+    /// What is being placed is what was short.
+    is_retrying: bool,
 }
 
 impl Session {
@@ -65,6 +67,7 @@ impl Session {
             holders: BTreeSet::new(),
             refusals: BTreeMap::new(),
             retry_until: None,
+            is_retrying: false,
         }
     }
 
@@ -150,8 +153,14 @@ impl Session {
         self.retry_until.is_some_and(|until| now < until)
     }
 
+    /// Whether what is being placed was short before.
+    pub fn is_retrying(&self) -> bool {
+        self.is_retrying
+    }
+
     /// Places again what is short.
     pub fn retry(&mut self) {
+        self.is_retrying = true;
         self.placed -= self.short.len() as u64;
         self.pending
             .extend(self.short.drain(..).map(|(block, role, _)| (block, role)));

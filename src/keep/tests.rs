@@ -8,7 +8,8 @@ use crate::rng::Rng;
 use crate::store::MemoryStore;
 use crate::transfer::{Event, Origin};
 use crate::wire::contact::Age;
-use crate::wire::frame::{FrameDecoder, Hello, PeerRole};
+use crate::wire::datagram::Bitmap;
+use crate::wire::frame::{Frame, FrameDecoder, Hello, PeerRole};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 
@@ -18,6 +19,7 @@ struct World {
     dht: Dht,
     transfer: Transfer,
     store: MemoryStore,
+    decoders: BTreeMap<ConnId, FrameDecoder>,
 }
 
 /// The key of the peer that is played as number `n`.
@@ -41,6 +43,11 @@ fn leaf(n: u8) -> Block {
 impl World {
     /// A node that knows its whole network: so many peers, from number 1 on.
     fn of(peers: u8) -> World {
+        World::at(0, 1..=peers)
+    }
+
+    /// A node with the key of this number, in a network of these others.
+    fn at(own: u8, peers: impl IntoIterator<Item = u8>) -> World {
         let now = Instant::since_epoch(Duration::from_secs(1_800_000_000));
         let config = dht::Config {
             serve: true,
@@ -48,18 +55,19 @@ impl World {
             ipv6: true,
         };
         let hello = Hello {
-            key: key(0),
+            key: key(own),
             port: 7873,
             role: PeerRole::Peer,
         };
         let mut keep = Keep::default();
-        keep.locating.whole_network = Some((now, (1..=peers).map(contact).collect()));
+        keep.locating.whole_network = Some((now, peers.into_iter().map(contact).collect()));
         World {
             now,
             keep,
-            dht: Dht::new(now, key(0), config, Rng::new([7; 32])),
+            dht: Dht::new(now, key(own), config, Rng::new([7; 32])),
             transfer: Transfer::new(hello),
             store: MemoryStore::new(1 << 30),
+            decoders: BTreeMap::new(),
         }
     }
 
@@ -98,6 +106,7 @@ impl World {
                 Event::Frame { conn, frame } => match frame {
                     Frame::Want(answers) => keep.handle_want(tools, conn, answers),
                     Frame::Stored { id, .. } => keep.handle_stored(tools, conn, id, None),
+                    Frame::Passed(id) => keep.handle_passed(tools, conn, id),
                     _ => {}
                 },
                 Event::OtherVersion { .. } => {}
@@ -145,14 +154,34 @@ impl World {
             role: PeerRole::Peer,
         };
         self.hears(conn, &Frame::Hello(hello));
+        self.said(conn)
+    }
+
+    /// What the other end of a connection has been told and not read yet.
+    fn said(&mut self, conn: ConnId) -> Vec<Frame> {
         let mut slices = [IoSlice::new(&[]); 8];
         let used = self.transfer.egress(&self.store, conn, &mut slices);
         let used = &slices[..used.expect("nothing is lost")];
         let bytes: Vec<u8> = used.iter().flat_map(|slice| slice.to_vec()).collect();
         self.transfer.consume(self.now, conn, bytes.len());
-        let (mut decoder, mut rest) = (FrameDecoder::new(false), &bytes[..]);
+        let decoder = self.decoders.entry(conn);
+        let decoder = decoder.or_insert_with(|| FrameDecoder::new(false));
+        let mut rest = &bytes[..];
         let mut next = || decoder.take(&mut rest).expect("no nonsense");
         std::iter::from_fn(&mut next).collect()
+    }
+
+    /// All who have been asked by HAVE answer: these have all of it, the others nothing.
+    fn count(&mut self, holders: &[u8]) {
+        let asked = self.keep.asking.asked.iter();
+        let asked: Vec<_> = asked.map(|(count, (peer, _))| (*count, *peer)).collect();
+        for (count, peer) in asked {
+            let mut bitmap = Bitmap::default();
+            if holders.iter().any(|n| key(*n).id() == peer) {
+                (0..HAVE_MAX).for_each(|nth| bitmap.set(nth));
+            }
+            self.with(|keep, tools| keep.handle_counted(tools, count, Some(bitmap)));
+        }
     }
 
     /// Jobs under way for a client.
@@ -287,9 +316,12 @@ fn block_of_nobody_goes_to_as_many_of_the_closest_as_lack_it() {
         .put(&block, crate::store::Terms::default())
         .expect("room");
     let id = block.id();
-    assert!(world.with(|keep, tools| keep.replicate(tools, id, 3)));
+    assert!(world.with(|keep, tools| keep.replicate(tools, id, 4)));
+    assert_eq!(world.keep.asking.asked.len(), 5, "all are asked first");
+    world.count(&[2]);
     let conns = world.conns();
-    assert_eq!(conns.len(), 2, "this peer has it, too");
+    assert_eq!(conns.len(), 2, "this peer has it, and another");
+    assert!(conns.iter().all(|&(_, n)| n != 2));
     for conn in conns {
         assert!(world.open(conn).contains(&offer_of(&block)));
         world.hears(conn.0, &Frame::Want(vec![Answer::Have]));
@@ -315,4 +347,198 @@ fn blocks_of_nobody_wait_for_their_turn_and_are_no_more_than_may_wait() {
     }
     assert_eq!(world.keep.replicating, REPLICATING_AT_ONCE);
     assert!(world.keep.is_idle(), "no client waits for anything");
+}
+
+/// A block of a client's is offered to the last peer that was connected to, which wants it, and has stored it. How many
+/// copies that is to see to.
+fn take(world: &mut World, block: &Block) -> (ConnId, u8) {
+    let (conn, peer) = *world.conns().last().expect("connections");
+    assert!(world.open((conn, peer)).contains(&offer_of(block)));
+    world.hears(conn, &Frame::Want(vec![Answer::Want]));
+    let [Frame::Put { copies, .. }] = world.said(conn)[..] else {
+        panic!("it is sent");
+    };
+    let (id, lifetime) = (block.id(), 0);
+    world.hears(conn, &Frame::Stored { id, lifetime });
+    (conn, copies)
+}
+
+#[test]
+fn block_is_sent_once_and_counted_when_it_has_been_passed_on() {
+    let mut world = World::of(19);
+    let client = world.client(8);
+    let block = leaf(1);
+    world.add(client, &block);
+    assert_eq!(world.keep.asking.asked.len(), 19, "they are asked first");
+    world.count(&[]);
+    let (conn, copies) = take(&mut world, &block);
+    assert_eq!((world.conns().len(), copies), (1, 8));
+    assert_eq!(world.keep.asking.asked.len(), 0);
+    world.hears(conn, &Frame::Passed(block.id()));
+    assert_eq!(world.keep.asking.asked.len(), 18, "the others are asked");
+    let others: Vec<u8> = (1..=19).filter(|n| *n != world.conns()[0].1).collect();
+    world.count(&others[..7]);
+    assert_eq!(world.jobs(client), 0);
+    assert_eq!(world.keep.sessions[&client].outcome(true).least, 8);
+    // Who says so again does no harm, nor who was not asked for anything.
+    world.hears(conn, &Frame::Passed(block.id()));
+    assert!(world.transfer.is_open(conn));
+}
+
+#[test]
+fn block_that_is_not_passed_on_is_given_to_another_and_then_to_all() {
+    let mut world = World::of(19);
+    let client = world.client(8);
+    let block = leaf(1);
+    world.add(client, &block);
+    world.count(&[]);
+    for tries in 1..=PASSERS_MAX {
+        take(&mut world, &block);
+        assert_eq!(world.conns().len(), tries);
+        world.run_for(PASS_PATIENCE - Duration::from_millis(1));
+        assert_eq!(world.keep.asking.asked.len(), 0, "it is given time");
+        world.run_for(Duration::from_millis(1));
+        world.count(&[]);
+    }
+    assert_eq!(world.conns().len(), 8, "as many as copies are missing");
+    let unwilling = world.conns()[..2].to_vec();
+    for conn in world.conns().split_off(2) {
+        assert!(world.open(conn).contains(&offer_of(&block)));
+        world.hears(conn.0, &Frame::Want(vec![Answer::Have]));
+    }
+    assert_eq!(world.jobs(client), 0);
+    // They are not the ones to be given the next.
+    for (_, peer) in unwilling {
+        let peer = key(peer).id();
+        assert!(!world.keep.passers.is_willing(world.now, &peer));
+    }
+}
+
+#[test]
+fn block_whose_copies_grow_slowly_is_waited_for() {
+    let mut world = World::of(19);
+    let client = world.client(8);
+    let block = leaf(1);
+    world.add(client, &block);
+    world.count(&[]);
+    take(&mut world, &block);
+    let first = world.conns()[0].1;
+    let others: Vec<u8> = (1..=19).filter(|n| *n != first).collect();
+    for copies in 1..7 {
+        world.run_for(PASS_PATIENCE);
+        world.count(&others[..copies]);
+        assert_eq!((world.jobs(client), world.conns().len()), (1, 1));
+    }
+    world.run_for(PASS_PATIENCE);
+    world.count(&others[..7]);
+    assert_eq!(world.jobs(client), 0);
+}
+
+/// A peer has connected from this address, and greeted.
+fn comes_from(world: &mut World, ip: [u8; 4], n: u8) -> ConnId {
+    let from = Origin::Remote(SocketAddr::from((ip, 7873)));
+    let conn = world.transfer.accept(world.now, from);
+    let hello = Hello {
+        key: key(n),
+        port: 7873,
+        role: PeerRole::Private,
+    };
+    world.hears(conn, &Frame::Hello(hello));
+    conn
+}
+
+#[test]
+fn no_network_has_more_passed_on_than_its_budget() {
+    let mut world = World::of(0);
+    world.keep.locating.whole_network = None;
+    let mut pass = |ip: [u8; 4], n: u8| {
+        let conn = comes_from(&mut world, ip, n);
+        let (len, copies) = (BLOCK_SIZE_MAX, COPIES_MAX);
+        let bytes = len as u64 * u64::from(copies - 1);
+        let mut count = 0;
+        while count < 300 {
+            let passed = &world.keep.passed;
+            if !passed.allows(world.now, &ip.into(), bytes, PASS_BUDGET) {
+                break;
+            }
+            let id = BlockId([7; 32]);
+            world.with(|keep, tools| keep.pass_on(tools, conn, id, len, copies));
+            count += 1;
+        }
+        count
+    };
+    assert_eq!(pass([192, 0, 2, 1], 100), 215, "a GiB");
+    assert_eq!(pass([192, 0, 2, 200], 101), 0, "its neighbour");
+    assert_eq!(pass([192, 0, 3, 1], 102), 215, "another");
+    assert_eq!(pass([10, 0, 0, 1], 103), 300, "a private range");
+}
+
+#[test]
+fn peers_that_were_given_a_block_serve_their_shares_and_later_what_is_missing() {
+    let block = leaf(1);
+    let mut served = Vec::new();
+    for (own, other) in [(0, 200), (200, 0)] {
+        let mut world = World::at(own, (1..19).chain([other]));
+        world
+            .store
+            .put(&block, crate::store::Terms::default())
+            .expect("room");
+        let source = comes_from(&mut world, [127, 0, 0, 100], 100);
+        let (id, len) = (block.id(), 100);
+        world.with(|keep, tools| keep.pass_on(tools, source, id, len, 8));
+        assert_eq!(world.keep.asking.asked.len(), 19);
+        world.count(&[other]);
+        let first = world.conns();
+        let mine: Vec<u8> = first.iter().map(|it| it.1).collect();
+        assert!(mine.len() <= 3, "six are missing");
+        for &conn in &first {
+            world.open(conn);
+            world.hears(conn.0, &Frame::Want(vec![Answer::Have]));
+        }
+        served.extend(mine.clone());
+        world.run_for(PASS_AGAIN);
+        world.count(&[&mine[..], &[other]].concat());
+        assert_eq!(world.conns().len(), 6, "the other has done nothing");
+        let mut later = world.conns();
+        later.retain(|conn| !first.contains(conn));
+        for conn in later {
+            world.open(conn);
+            world.hears(conn.0, &Frame::Want(vec![Answer::Have]));
+        }
+        let said = world.said(source);
+        assert!(said.contains(&Frame::Passed(id)), "{said:?}");
+        assert_eq!(world.keep.replicating, 0);
+    }
+    let all = served.len();
+    served.sort_unstable();
+    served.dedup();
+    assert_eq!(served.len(), all, "nobody is served by both");
+    assert!(all > 0);
+}
+
+#[test]
+fn peer_to_which_no_connection_can_be_opened_waits_for_one() {
+    let mut world = World::of(1);
+    let client = world.client(1);
+    let to = SocketAddr::from(([127, 0, 1, 1], 7873));
+    let others: Vec<ConnId> = (0..CONNECTIONS_MAX)
+        .map(|_| world.transfer.dial(world.now, to, None))
+        .collect();
+    world.add(client, &leaf(1));
+    assert_eq!((world.conns().len(), world.jobs(client)), (0, 1));
+    world.transfer.close(others[0], "of no more use");
+    world.run_for(RETRY_PAUSE);
+    assert_eq!((world.conns().len(), world.jobs(client)), (1, 1));
+    // Not for ever.
+    let client = world.client(1);
+    world.keep.locating.whole_network = Some((world.now, vec![contact(2)]));
+    world.add(client, &leaf(2));
+    assert_eq!(world.jobs(client), 1);
+    for _ in 0..ROOM_WAIT_MAX.as_secs() {
+        assert_eq!(world.jobs(client), 1);
+        let now = world.now + RETRY_PAUSE;
+        world.now = now;
+        world.with(|keep, tools| keep.handle_timeout(tools));
+    }
+    assert_eq!(world.jobs(client), 0);
 }

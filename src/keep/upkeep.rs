@@ -58,7 +58,7 @@ enum Stage {
 }
 
 /// A block that is to be given to others.
-pub struct PassOn {
+pub struct Gift {
     /// Which.
     pub block: BlockId,
     /// To how many.
@@ -372,7 +372,7 @@ impl Upkeep {
         &mut self,
         tools: &mut Tools<'_>,
         query: QueryId,
-        contact: &Contact,
+        contact: &NodeId,
         reply: &Option<Reply>,
     ) -> bool {
         let is_ours = if let Some(id) = self.queries.remove(&query) {
@@ -386,9 +386,9 @@ impl Upkeep {
             self.handle_checked(tools, query, reply)
         };
         if is_ours && reply.is_some() {
-            self.gone.remove(&contact.id);
+            self.gone.remove(contact);
         } else if is_ours && self.gone.len() < UPKEEP_PEERS_MAX {
-            self.gone.insert(contact.id);
+            self.gone.insert(*contact);
         }
         is_ours
     }
@@ -530,7 +530,7 @@ impl Upkeep {
             Some(Reply::Have(bitmap, _)) => Some(*bitmap),
             _ => None,
         };
-        let Some(answers) = self.asking.handle_counted(query, bitmap) else {
+        let Some((_, answers)) = self.asking.handle_counted(query, bitmap) else {
             return false;
         };
         for ((place, id), has) in answers {
@@ -556,7 +556,7 @@ impl Upkeep {
     }
 
     /// The next block to be given to others, if it still is. What was decided a turn ago is asked for again first.
-    pub fn poll_pass_on(&mut self, tools: &mut Tools<'_>) -> Option<PassOn> {
+    pub fn poll_gift(&mut self, tools: &mut Tools<'_>) -> Option<Gift> {
         let mut survey = None;
         for _ in 0..TURNS_AT_ONCE {
             let (place, decided) = self.moves.pop_front()?;
@@ -577,7 +577,7 @@ impl Upkeep {
                 continue;
             };
             self.moving.insert(block);
-            return Some(PassOn {
+            return Some(Gift {
                 block,
                 copies: verdict.missing(),
                 candidates,
@@ -588,14 +588,15 @@ impl Upkeep {
     }
 
     /// A block has been given to these.
-    pub fn handle_passed_on(
+    pub fn handle_given(
         &mut self,
         tools: &mut Tools<'_>,
         block: &BlockId,
         holders: &BTreeSet<NodeId>,
     ) {
-        self.moving.remove(block);
-        self.statistics.moved += holders.len() as u64;
+        if self.moving.remove(block) {
+            self.statistics.moved += holders.len() as u64;
+        }
         for id in holders {
             self.mark(tools, place_of(block), id);
         }

@@ -26,9 +26,10 @@ impl<S: Store> Node<S> {
                 id,
                 kind,
                 lifetime,
+                copies,
                 payload,
             } => match Block::verify(id, kind, payload) {
-                Ok(block) => self.handle_put(now, conn, &block, lifetime),
+                Ok(block) => self.handle_put(now, conn, &block, lifetime, copies),
                 Err(error) => {
                     debug!("{:?} put a wrong block: {error}", self.transfer.addr(conn));
                     self.transfer.handle_wrong_block(now, conn);
@@ -65,6 +66,10 @@ impl<S: Store> Node<S> {
                 debug!("{:?} refuses {id:?}: {answer:?}", self.transfer.addr(conn));
                 let (keep, mut tools) = self.keep_tools(now);
                 keep.handle_stored(&mut tools, conn, id, Some(answer));
+            }
+            Frame::Passed(id) => {
+                let (keep, mut tools) = self.keep_tools(now);
+                keep.handle_passed(&mut tools, conn, id);
             }
             Frame::Dialed(nonce) => {
                 if let (Some(peer), Some(addr)) =
@@ -114,8 +119,8 @@ impl<S: Store> Node<S> {
             return Some(Answer::TooFar);
         }
         let ip = self.transfer.addr(conn)?.ip();
-        let capacity = self.store.usage().capacity_bytes;
-        let is_allowed = self.quota.allows(now, &ip, u64::from(len), capacity);
+        let budget = keep::storing_budget(self.store.usage().capacity_bytes);
+        let is_allowed = self.quota.allows(now, &ip, u64::from(len), budget);
         (!is_allowed).then_some(Answer::Quota)
     }
 
@@ -155,11 +160,14 @@ impl<S: Store> Node<S> {
             }
             store.put(block, terms)
         })?;
+        if is_new {
+            self.volatile.add(put.sequence(), block.id());
+        }
         self.written = self.written.max(put.sequence());
         Ok(())
     }
 
-    fn handle_put(&mut self, now: Instant, conn: ConnId, block: &Block, lifetime: u32) {
+    fn handle_put(&mut self, now: Instant, conn: ConnId, block: &Block, lifetime: u32, copies: u8) {
         let (id, len) = (block.id(), block.payload().len() as u32);
         let reason = match self.store.has(&id) {
             true => None,
@@ -175,12 +183,16 @@ impl<S: Store> Node<S> {
                 if is_new {
                     self.stored_blocks += 1;
                     if let Some(addr) = self.transfer.addr(conn) {
-                        let capacity = self.store.usage().capacity_bytes;
-                        self.quota.add(now, &addr.ip(), u64::from(len), capacity);
+                        let budget = keep::storing_budget(self.store.usage().capacity_bytes);
+                        self.quota.add(now, &addr.ip(), u64::from(len), budget);
                     }
                 }
                 let lifetime = keep::lifetime_left(now, self.store.terms(&id));
                 self.send_when_durable(now, conn, Frame::Stored { id, lifetime });
+                if is_new {
+                    let (keep, mut tools) = self.keep_tools(now);
+                    keep.pass_on(&mut tools, conn, id, len as usize, copies);
+                }
             }
             Err(error) => {
                 debug!("cannot store {id:?}: {error}");

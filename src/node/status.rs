@@ -54,6 +54,8 @@ impl<S: Store> Node<S> {
         line("tcp_bytes_received", &self.transfer.bytes.0);
         line("blocks_given", &self.served_blocks);
         line("blocks_taken", &self.stored_blocks);
+        line("blocks_put", &self.keep.sent().0);
+        line("put_bytes", &self.keep.sent().1);
         let upkeep = self.upkeep.statistics();
         line("upkeep_looked", &upkeep.looked);
         line("upkeep_short", &upkeep.short);

@@ -8,6 +8,8 @@ use crate::block::{Form, Role};
 use crate::limits::{SCRUB_PAUSE_MAX, VERIFY_STEP};
 use crate::store::pack::{self, Allotment, DirLock, PackStore};
 use crate::store::{MemoryStore, Pin, Terms};
+use crate::wire::codec::Reader;
+use crate::wire::datagram::{self, Direction, Families, Header, Reply, Request, Start};
 use std::os::unix::fs::FileExt;
 
 fn node(now: Instant) -> Node<MemoryStore> {
@@ -83,6 +85,54 @@ fn commit_has_the_answers_that_waited_for_it_sent() {
     node.commit(now);
     let flushed = |output: &Output| matches!(output, Output::Flush { conn: to } if *to == conn);
     assert!(outputs(&mut node).iter().any(flushed));
+}
+
+#[test]
+fn block_that_is_not_durable_yet_is_denied_to_whoever_counts() {
+    let now = Instant::EPOCH;
+    let mut node = node(now);
+    let kind = Kind {
+        role: Role::Leaf,
+        form: Form::Plain,
+    };
+    let block = Block::new(kind, vec![1; 100]).expect("a block");
+    let is_counted = |node: &mut Node<MemoryStore>| {
+        let header = Header {
+            kind: datagram::Kind::Have,
+            direction: Direction::Request,
+            client_mode: true,
+            families: Families::default(),
+            shortened: false,
+            transaction: 5,
+            key: NodeKey([9; 32]),
+            token: datagram::Token::default(),
+        };
+        let payload = Request::Have(vec![block.id()]).encode(header, true);
+        let from = SocketAddr::from(([127, 0, 0, 2], 4000));
+        let payload = &payload;
+        node.handle_input(now, Input::Datagram { from, payload });
+        let mut replies = outputs(node).into_iter().filter_map(|output| match output {
+            Output::Transmit { payload, .. } => {
+                let mut reader = Reader::new(&payload);
+                let Ok(Start::Ours(header)) = Header::decode(&mut reader) else {
+                    panic!("a header");
+                };
+                match Reply::decode(&header, reader) {
+                    Ok(Reply::Have(bitmap, _)) => Some(bitmap.holds(0)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        });
+        replies.next().expect("a reply")
+    };
+    assert!(!is_counted(&mut node), "it is not there");
+    let terms = Terms::default();
+    node.store_block(&block, terms, None).expect("room");
+    assert!(node.store.has(&block.id()));
+    assert!(!is_counted(&mut node), "a loss of power would take it");
+    node.commit(now);
+    assert!(is_counted(&mut node));
 }
 
 #[test]

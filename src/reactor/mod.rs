@@ -7,6 +7,8 @@
 mod clock;
 pub mod control;
 pub mod files;
+mod notify;
+mod rate;
 pub mod resolve;
 mod sockets;
 mod streams;
@@ -14,7 +16,8 @@ mod streams;
 use crate::limits::*;
 use crate::node::{Config, Event, Input, Node, Output};
 use crate::rng::Rng;
-use crate::store::pack::{Allotment, DirLock, PackStore};
+use crate::store::pack::{DirLock, PackStore};
+use crate::store::Allotment;
 use crate::sys::{self, plain};
 use crate::transfer::ConnId;
 use crate::wire::contact::normalise;
@@ -23,15 +26,18 @@ use log::{debug, info, trace, warn};
 use mio::net::UnixListener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use notify::Notify;
+use rate::Rate;
 use resolve::{Name, Resolving};
 use sockets::Sockets;
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
-use streams::{Conn, Socket};
+use streams::{Conn, Socket, WRITE_BUDGET};
 
 const UDP: Token = Token(0);
 const TCP: Token = Token(1);
@@ -51,6 +57,28 @@ const READ_SIZE: usize = 256 << 10;
 const SAVE_FIRST: Duration = Duration::from_secs(5);
 const SAVE_PERIOD: Duration = Duration::from_secs(600);
 
+/// Bytes a second that may go to other peers and come from them; `None` for as many as can.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rates {
+    /// To them.
+    pub up: Option<u64>,
+    /// From them.
+    pub down: Option<u64>,
+}
+
+/// What may change while a peer runs.
+pub struct Changes {
+    /// HOST:PORT to bootstrap from.
+    pub peers: Vec<String>,
+    /// The space of the store.
+    pub allotment: Allotment,
+    /// How fast bytes may pass.
+    pub rates: Rates,
+}
+
+/// Finds out on SIGHUP what has changed; why not, in words.
+pub type Reload = Box<dyn FnMut() -> Result<Changes, String>>;
+
 /// What a peer is started with.
 pub struct Options {
     /// The data directory; its lock is `lock`.
@@ -63,11 +91,11 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// The port where `listen` is not said.
     pub default_port: u16,
-    /// HOST:PORT to bootstrap from.
-    pub peers: Vec<String>,
-    /// The space of the store.
-    pub allotment: Allotment,
-    /// Where signals to end come, from [`sys::signal_pipe`].
+    /// What may change later.
+    pub changes: Changes,
+    /// What to do on SIGHUP.
+    pub reload: Option<Reload>,
+    /// Where signals come, from [`sys::signal_pipe`].
     pub signals: OwnedFd,
 }
 
@@ -94,8 +122,12 @@ pub struct Reactor {
     serve: bool,
     sockets: Sockets,
     control: Option<UnixListener>,
-    /// Held open for the loop.
-    _signals: OwnedFd,
+    signals: File,
+    reload: Option<Reload>,
+    up: Rate,
+    down: Rate,
+    /// Whose turn to write comes first, as the rate may not do for all.
+    first_writer: ConnId,
     /// When to accept again, after descriptors had run out: the system says nothing when there are some again.
     accept_at: Option<crate::time::Instant>,
     conns: BTreeMap<ConnId, Conn>,
@@ -112,6 +144,8 @@ pub struct Reactor {
     last_client: Option<Socket>,
     save_at: crate::time::Instant,
     save_pause: Duration,
+    /// Of a `serve` alone.
+    notify: Option<Notify>,
     /// The clients' socket has been taken away: no new ones.
     yielded: bool,
 }
@@ -125,10 +159,15 @@ impl Reactor {
             serve,
             listen,
             default_port,
-            peers,
-            allotment,
+            changes,
+            reload,
             signals,
         } = options;
+        let Changes {
+            peers,
+            allotment,
+            rates,
+        } = changes;
         let clock = Clock::start();
         let now = clock.now();
         let entropy = || sys::entropy().map_err(failed("read /dev/urandom"));
@@ -190,7 +229,11 @@ impl Reactor {
             serve,
             sockets,
             control: Some(listener),
-            _signals: signals,
+            signals: signals.into(),
+            reload,
+            up: Rate::new(now, rates.up),
+            down: Rate::new(now, rates.down),
+            first_writer: ConnId(0),
             accept_at: None,
             conns: BTreeMap::new(),
             resolving: BTreeMap::new(),
@@ -203,16 +246,58 @@ impl Reactor {
             last_client: None,
             save_at: now + SAVE_FIRST,
             save_pause: SAVE_FIRST,
+            notify: serve.then(|| Notify::from_environment(now)),
             yielded: false,
             clock,
         };
+        reactor.add_peers(peers);
+        Ok(reactor)
+    }
+
+    /// Bootstraps from these as well: names are resolved, no more than there are resolvers for.
+    fn add_peers(&mut self, peers: Vec<String>) {
+        let now = self.clock.now();
         for host in peers.into_iter().take(SEEDS_MAX) {
+            let names = self.names.len() + self.resolving.len();
             match host.parse() {
-                Ok(addr) => reactor.node.add_seed(now, normalise(addr)),
-                Err(_) => reactor.names.push(Name::new(now, host)),
+                Ok(addr) => self.node.add_seed(now, normalise(addr)),
+                Err(_) if names < RESOLVERS_MAX => self.names.push(Name::new(now, host)),
+                Err(_) => {}
             }
         }
-        Ok(reactor)
+    }
+
+    /// Reads the signals that have come; whether one of them ends the peer.
+    fn handle_signals(&mut self) -> bool {
+        let mut signals = [0; 64];
+        let count = (&self.signals).read(&mut signals).unwrap_or(0);
+        let hangup = libc::SIGHUP as u8;
+        if signals[..count].contains(&hangup) {
+            self.reload();
+        }
+        let is_end = signals[..count].iter().any(|&signal| signal != hangup);
+        if is_end {
+            info!("stopping on a signal");
+        }
+        is_end
+    }
+
+    /// Heeds what has changed.
+    fn reload(&mut self) {
+        let Some(reload) = &mut self.reload else {
+            return;
+        };
+        match reload() {
+            Ok(changes) => {
+                let now = self.clock.now();
+                self.up.set_limit(now, changes.rates.up);
+                self.down.set_limit(now, changes.rates.down);
+                self.node.set_allotment(now, changes.allotment);
+                self.add_peers(changes.peers);
+                info!("the settings were read again");
+            }
+            Err(why) => warn!("{why}; the settings stay as they are"),
+        }
     }
 
     /// Where the peer listens.
@@ -230,6 +315,7 @@ impl Reactor {
     pub fn run(mut self) -> Result<(), Failure> {
         let mut events = Events::with_capacity(256);
         let mut stop = false;
+        self.notify("READY=1");
         while !stop {
             let deadline = self.drain_outputs();
             let now = self.clock.now();
@@ -248,10 +334,7 @@ impl Reactor {
                     UDP => self.udp_readable = true,
                     TCP => self.tcp_readable = true,
                     CONTROL => self.control_readable = true,
-                    SIGNAL => {
-                        info!("stopping on a signal");
-                        stop = true;
-                    }
+                    SIGNAL => stop |= self.handle_signals(),
                     Token(token) if token < FIRST_CONN => self.handle_resolver(token),
                     Token(token) => {
                         if let Some(conn) = self.conns.get_mut(&ConnId((token - FIRST_CONN) as u64))
@@ -265,8 +348,15 @@ impl Reactor {
             self.turn();
             stop |= self.has_ended();
         }
+        self.notify("STOPPING=1");
         self.stop();
         Ok(())
+    }
+
+    fn notify(&self, state: &str) {
+        if let Some(notify) = &self.notify {
+            notify.say(state);
+        }
     }
 
     /// One turn: each source of work gets its budget.
@@ -280,10 +370,7 @@ impl Reactor {
         self.receive_datagrams();
         self.accept_remote();
         self.accept_local();
-        let ids: Vec<ConnId> = self.conns.keys().copied().collect();
-        for id in ids {
-            self.serve_conn(id);
-        }
+        self.serve_conns();
         let now = self.clock.now();
         self.node.handle_input(now, Input::Timeout);
         if now >= self.save_at {
@@ -292,17 +379,34 @@ impl Reactor {
             self.save_at = now + self.save_pause;
         }
         self.start_resolvers(now);
+        if let Some(notify) = &mut self.notify {
+            notify.handle_timeout(now);
+        }
     }
 
     /// Whether a turn can do something without an event.
-    fn has_work(&self) -> bool {
+    fn has_work(&mut self) -> bool {
+        let now = self.clock.now();
+        let (may_write, may_read) = (self.up.allowance(now) > 0, self.down.allowance(now) > 0);
         self.udp_readable
             || self.tcp_readable
             || self.control_readable
             || self.conns.iter().any(|(&id, conn)| {
+                let is_free = !conn.is_limited();
                 !conn.connecting
-                    && (conn.readable && self.node.wants_read(id) || conn.writable && conn.flush)
+                    && (conn.readable && self.node.wants_read(id) && (is_free || may_read)
+                        || conn.writable && conn.flush && (is_free || may_write))
             })
+    }
+
+    /// When a limited rate lets something pass that waits for it.
+    fn next_step(&self) -> Option<crate::time::Instant> {
+        let limited = || self.conns.iter().filter(|(_, conn)| conn.is_limited());
+        let writes = limited().any(|(_, conn)| conn.writable && conn.flush);
+        let reads = limited().any(|(&id, conn)| conn.readable && self.node.wants_read(id));
+        let up = self.up.next_step().filter(|_| writes);
+        let down = self.down.next_step().filter(|_| reads);
+        up.into_iter().chain(down).min()
     }
 
     /// Does what the node says; when it wants to be woken.
@@ -310,6 +414,8 @@ impl Reactor {
         loop {
             match self.node.poll_output() {
                 Output::Transmit { to, payload } => {
+                    // They are few, and never wait: the others leave them the room.
+                    self.up.pass(payload.len());
                     let target = self.sockets.target(to);
                     if let Err(error) = self.sockets.udp.send_to(&payload, target) {
                         // Lost, as any datagram may be: it is sent again when nobody answers.
@@ -335,6 +441,8 @@ impl Reactor {
                         Some(self.save_at),
                         self.idle_deadline,
                         self.accept_at,
+                        self.notify.as_ref().and_then(Notify::next_timeout),
+                        self.next_step(),
                         deadline,
                     ];
                     let names = self.names.iter().map(|name| name.at).min();
@@ -374,6 +482,7 @@ impl Reactor {
             match self.sockets.udp.recv_from(&mut payload) {
                 Ok((len, from)) => {
                     let now = self.clock.now();
+                    self.down.pass(len);
                     let (from, payload) = (normalise(from), &payload[..len]);
                     self.node
                         .handle_input(now, Input::Datagram { from, payload });
@@ -452,7 +561,7 @@ impl Reactor {
         self.drain_outputs();
         let ids: Vec<ConnId> = self.conns.keys().copied().collect();
         for id in ids {
-            self.write(id);
+            self.write(id, WRITE_BUDGET);
         }
         self.save_contacts();
         self.node.close();

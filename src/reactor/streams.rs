@@ -16,7 +16,9 @@ use std::time::Duration;
 /// Connections accepted in one turn at most, from each listener.
 const ACCEPTS_PER_TURN: usize = 16;
 /// Bytes written to one connection in one turn.
-const WRITE_BUDGET: usize = 1 << 20;
+pub(super) const WRITE_BUDGET: usize = 1 << 20;
+/// Bytes written to one of those that share a limited rate, at least: a packet.
+const SHARE_MIN: usize = 1400;
 /// Slices given to one system call: a block takes two.
 const SLICES: usize = 16;
 /// Pause before connections are accepted again when the system has refused.
@@ -41,6 +43,11 @@ pub(super) struct Conn {
 }
 
 impl Conn {
+    /// Whether rates are kept for it: not for clients of this machine.
+    pub(super) fn is_limited(&self) -> bool {
+        matches!(self.socket, Socket::Tcp(_))
+    }
+
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.socket {
             Socket::Tcp(socket) => socket.read(buffer),
@@ -48,10 +55,23 @@ impl Conn {
         }
     }
 
-    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match &mut self.socket {
-            Socket::Tcp(socket) => socket.write_vectored(slices),
-            Socket::Unix(socket) => socket.write_vectored(slices),
+    /// Writes at most so many bytes of these.
+    fn write(&mut self, slices: &[IoSlice<'_>], len: usize) -> io::Result<usize> {
+        let ends = slices.iter().scan(0, |end, slice| {
+            *end += slice.len();
+            Some(*end)
+        });
+        let fitting = ends.take_while(|&end| end <= len).count();
+        let cut = slices
+            .first()
+            .map_or(&[][..], |slice| &slice[..len.min(slice.len())]);
+        let writer: &mut dyn Write = match &mut self.socket {
+            Socket::Tcp(socket) => socket,
+            Socket::Unix(socket) => socket,
+        };
+        match fitting {
+            0 => writer.write(cut),
+            _ => writer.write_vectored(&slices[..fitting]),
         }
     }
 }
@@ -162,8 +182,25 @@ impl Reactor {
         }
     }
 
+    /// Gives each connection its turn. Those that share a limited rate have equal parts of what it leaves, and another
+    /// one comes first each time.
+    pub(super) fn serve_conns(&mut self) {
+        let now = self.clock.now();
+        let allowance = self.up.allowance(now);
+        let writes = |conn: &&Conn| conn.is_limited() && conn.writable && conn.flush;
+        let writers = self.conns.values().filter(writes).count();
+        let share = (allowance / writers.max(1)).max(SHARE_MIN);
+        let later = self.conns.range(self.first_writer..).map(|(&id, _)| id);
+        let mut ids: Vec<ConnId> = later.collect();
+        ids.extend(self.conns.range(..self.first_writer).map(|(&id, _)| id));
+        self.first_writer = ids.get(1).copied().unwrap_or(ConnId(0));
+        for id in ids {
+            self.serve_conn(id, share);
+        }
+    }
+
     /// Reads and writes what one connection's budget allows.
-    pub(super) fn serve_conn(&mut self, id: ConnId) {
+    fn serve_conn(&mut self, id: ConnId, share: usize) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
@@ -173,11 +210,19 @@ impl Reactor {
             }
             return;
         }
-        if conn.readable && self.node.wants_read(id) {
-            match conn.read(&mut self.buffer) {
+        let is_limited = conn.is_limited();
+        let may_read = match is_limited {
+            true => self.down.allowance(self.clock.now()).min(self.buffer.len()),
+            false => self.buffer.len(),
+        };
+        if conn.readable && may_read > 0 && self.node.wants_read(id) {
+            match conn.read(&mut self.buffer[..may_read]) {
                 Ok(0) => return self.lost(id, "closed by the other side"),
                 Ok(len) => {
                     let now = self.clock.now();
+                    if is_limited {
+                        self.down.pass(len);
+                    }
                     let bytes = &self.buffer[..len];
                     self.node
                         .handle_input(now, Input::Received { conn: id, bytes });
@@ -190,7 +235,7 @@ impl Reactor {
                 },
             }
         }
-        self.write(id);
+        self.write(id, share);
     }
 
     pub(super) fn finish_connecting(&mut self, id: ConnId) {
@@ -215,12 +260,22 @@ impl Reactor {
         }
     }
 
-    pub(super) fn write(&mut self, id: ConnId) {
+    /// Writes to a connection what its budget allows, and its share where a rate is limited.
+    pub(super) fn write(&mut self, id: ConnId, share: usize) {
         let mut budget = WRITE_BUDGET;
-        while budget > 0 {
+        loop {
             let Some(conn) = self.conns.get_mut(&id) else {
                 return;
             };
+            let is_limited = conn.is_limited();
+            let allowance = match is_limited {
+                true => self.up.allowance(self.clock.now()).min(share),
+                false => usize::MAX,
+            };
+            let may_write = budget.min(allowance);
+            if may_write == 0 {
+                return;
+            }
             if !conn.writable || !conn.flush {
                 return;
             }
@@ -233,9 +288,12 @@ impl Reactor {
                 Some(used) => used,
                 None => return self.lost(id, "a block that was being sent is lost"),
             };
-            match conn.write(&slices[..used]) {
+            match conn.write(&slices[..used], may_write) {
                 Ok(sent) => {
                     budget = budget.saturating_sub(sent);
+                    if is_limited {
+                        self.up.pass(sent);
+                    }
                     let now = self.clock.now();
                     self.node.consume(now, id, sent);
                     self.drain_outputs();

@@ -1,7 +1,8 @@
 //! A store in memory: the same contract as the pack's, and gone with the process.
 
 use super::{
-    Claim, Held, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified,
+    Allotment, Claim, Held, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage,
+    Verified,
 };
 use crate::block::{Block, Kind};
 use crate::cell::{place_of, Cell};
@@ -40,6 +41,8 @@ pub struct MemoryStore {
     written: Sequence,
     committed: Sequence,
     uncommitted: u64,
+    /// What was put since the last commit.
+    fresh: Vec<BlockId>,
 }
 
 impl MemoryStore {
@@ -60,7 +63,29 @@ impl MemoryStore {
             written: Sequence::default(),
             committed: Sequence::default(),
             uncommitted: 0,
+            fresh: Vec::new(),
         }
+    }
+
+    /// As after a loss of power: what was not committed is lost, and leases end. Marks of pinned files stay.
+    pub fn reopen(&mut self) {
+        for id in std::mem::take(&mut self.fresh) {
+            if let Some(held) = self.blocks.remove(&id) {
+                self.forget(&held);
+            }
+        }
+        self.uncommitted = 0;
+        for held in self.blocks.values_mut() {
+            if held.terms.hold == Hold::Leased {
+                held.terms.hold = Hold::Free;
+            }
+        }
+    }
+
+    fn forget(&mut self, held: &Kept) {
+        let len = held.block.payload().len() as u64;
+        self.used -= charge(len);
+        self.payload_bytes -= len;
     }
 
     fn is_pinned(&self, held: &Kept) -> bool {
@@ -127,6 +152,11 @@ impl Store for MemoryStore {
         self.time = secs;
     }
 
+    /// Nothing of a disk is used.
+    fn set_allotment(&mut self, allotment: Allotment) {
+        self.capacity = allotment.capacity;
+    }
+
     fn has(&self, id: &BlockId) -> bool {
         self.blocks.contains_key(id)
     }
@@ -180,6 +210,7 @@ impl Store for MemoryStore {
         self.payload_bytes += len;
         self.uncommitted += len;
         self.written.0 += 1;
+        self.fresh.push(block.id());
         let held = Kept {
             block: block.clone(),
             terms,
@@ -216,9 +247,7 @@ impl Store for MemoryStore {
         let Some(held) = self.blocks.remove(id) else {
             return Ok(false);
         };
-        let len = held.block.payload().len() as u64;
-        self.used -= charge(len);
-        self.payload_bytes -= len;
+        self.forget(&held);
         Ok(true)
     }
 
@@ -305,6 +334,7 @@ impl Store for MemoryStore {
     fn begin_commit(&mut self) -> Result<(), StoreError> {
         self.committed = self.written;
         self.uncommitted = 0;
+        self.fresh.clear();
         Ok(())
     }
 
@@ -362,6 +392,26 @@ mod tests {
             store.put(block, Terms::until(10 * HOUR)).unwrap();
         }
         (store, blocks)
+    }
+
+    #[test]
+    fn what_was_not_committed_is_lost_with_the_power_and_leases_end() {
+        let mut store = MemoryStore::new(1 << 20);
+        let leased = Terms {
+            expires: 20,
+            hold: Hold::Leased,
+        };
+        store.put(&block(1), leased).unwrap();
+        store.begin_commit().unwrap();
+        store.put(&block(2), leased).unwrap();
+        store.put(&block(3), leased).unwrap();
+        store.remove(&block(3).id()).unwrap();
+        store.reopen();
+        assert_eq!(store.terms(&block(1).id()), Some(Terms::until(20 * HOUR)));
+        assert!(!store.has(&block(2).id()) && !store.has(&block(3).id()));
+        let usage = store.usage();
+        assert_eq!((usage.blocks, usage.used_bytes), (1, BLOCK_CHARGE_MIN));
+        assert_eq!(store.uncommitted(), 0);
     }
 
     #[test]

@@ -15,6 +15,15 @@ use crate::sys::plain;
 use std::fmt;
 use std::io;
 
+/// The space that a store may use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Allotment {
+    /// Bytes of the directory at most, as `du` counts them.
+    pub capacity: u64,
+    /// Bytes of the file system that are left free.
+    pub min_free: u64,
+}
+
 /// Counts puts from 1. What is durable is said as the last number that is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Sequence(pub u64);
@@ -268,6 +277,9 @@ pub struct Held {
 pub trait Store {
     /// The time that records written from now on carry, in whole seconds since the Unix epoch.
     fn set_time(&mut self, secs: u64);
+
+    /// It may use this space from now on. What is there beyond it is kept until it is told to go.
+    fn set_allotment(&mut self, allotment: Allotment);
 
     /// Whether the block is here. Says nothing of its being durable yet.
     fn has(&self, id: &BlockId) -> bool;

@@ -238,6 +238,7 @@ mod tests {
                 id: stored.id(),
                 kind,
                 lifetime: 9,
+                copies: 3,
                 payload: stored.payload().to_vec(),
             },
             Frame::Block {
@@ -250,11 +251,14 @@ mod tests {
         ] {
             frame.encode(&mut expected);
         }
-        for portion in [1, 3, 37, 38, 39, 1000, 100_000] {
+        for portion in [1, 3, 42, 43, 44, 1000, 100_000] {
             let mut egress = Egress::default();
             egress.push(&Frame::Get(stored.id()));
             egress.push_block(
-                PayloadFrame::Put { lifetime: 9 },
+                PayloadFrame::Put {
+                    lifetime: 9,
+                    copies: 3,
+                },
                 (&stored).into(),
                 Source::Store,
             );
@@ -297,7 +301,10 @@ mod tests {
         let mut egress = Egress::default();
         egress.push(&Frame::Settle);
         egress.push_block(
-            PayloadFrame::Put { lifetime: 9 },
+            PayloadFrame::Put {
+                lifetime: 9,
+                copies: 3,
+            },
             (&block).into(),
             Source::Store,
         );

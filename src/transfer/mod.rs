@@ -1,6 +1,7 @@
 //! Connections: opening, greeting, frames in, frames out, limits and time-outs. Knows nothing of what the
 //! frames are for: `keep` and `fetch` do, through [`Event`]s and the methods here. Called by the node.
 
+mod check;
 mod conn;
 mod egress;
 mod shun;
@@ -103,7 +104,8 @@ enum Timer {
 /// All connections of a node.
 pub struct Transfer {
     hello: Hello,
-    conns: BTreeMap<ConnId, Conn>,
+    /// Boxed, as an empty map keeps room for eleven.
+    conns: BTreeMap<ConnId, Box<Conn>>,
     /// A connection with this peer, or with somebody who says so: ask `Conn::leads_to`. Invariant: it is in `conns`
     /// and its `peer` is this.
     by_peer: BTreeMap<NodeId, ConnId>,
@@ -215,7 +217,7 @@ impl Transfer {
             frame_since: now,
             last_heard: now,
         };
-        self.conns.insert(id, conn);
+        self.conns.insert(id, Box::new(conn));
         id
     }
 
@@ -619,7 +621,7 @@ impl Transfer {
 
     /// Whether the driver should read from this connection; if not, TCP pushes back.
     pub fn wants_read(&self, id: ConnId) -> bool {
-        self.conns.get(&id).is_some_and(Conn::wants_read)
+        self.conns.get(&id).is_some_and(|conn| conn.wants_read())
     }
 
     /// Closes what has been silent for too long. Early is harmless.

@@ -228,7 +228,10 @@ fn answer_is_waited_for_while_it_comes_or_while_the_question_goes() {
     let payload = Source::Memory(std::rc::Rc::new(block.clone()));
     world.transfer.send_block(
         conn,
-        PayloadFrame::Put { lifetime: 9 },
+        PayloadFrame::Put {
+            lifetime: 9,
+            copies: 0,
+        },
         (&block).into(),
         payload,
     );
@@ -334,6 +337,7 @@ fn frame_must_get_on() {
             form: crate::block::Form::Plain,
         },
         lifetime: 9,
+        copies: 0,
         payload: block,
     }
     .encode(&mut frame);

@@ -53,6 +53,13 @@ impl Age {
     pub fn to_duration(self) -> Duration {
         Duration::from_secs((f64::from(self.0) / 8.0).exp2().ceil() as u64 - 1)
     }
+
+    /// The median of what several said, the older of two; 0 of nothing.
+    pub fn median(ages: &[Age]) -> Age {
+        let mut ages = ages.to_vec();
+        ages.sort_unstable();
+        ages.get(ages.len() / 2).copied().unwrap_or_default()
+    }
 }
 
 /// Writes lists of contacts: a count and 39 bytes for each with an IPv4 address (key 32, address 4, port 2,

@@ -13,7 +13,7 @@ use super::contact::is_usable;
 use super::PROTOCOL_VERSION;
 use crate::block::Kind;
 use crate::id::{BlockId, NodeKey};
-use crate::limits::{BLOCK_SIZE_MAX, FRAME_FIELDS_MAX, OFFER_MAX, TEXT_MAX};
+use crate::limits::{BLOCK_SIZE_MAX, COPIES_MAX, FRAME_FIELDS_MAX, OFFER_MAX, TEXT_MAX};
 use std::net::{IpAddr, SocketAddr};
 
 /// What a greeting begins with, so that another protocol is noticed at once.
@@ -159,11 +159,13 @@ pub enum Frame {
     Offer(Vec<Offered>),
     /// The answers to the oldest OFFER not yet answered.
     Want(Vec<Answer>),
-    /// A block to be stored, and what is left of its lifetime, in seconds.
+    /// A block to be stored, what is left of its lifetime, in seconds, and how many copies of it the recipient is to
+    /// see to; 0: none.
     Put {
         id: BlockId,
         kind: Kind,
         lifetime: u32,
+        copies: u8,
         payload: Vec<u8>,
     },
     /// The block is stored, durably, for so many seconds.
@@ -182,6 +184,8 @@ pub enum Frame {
     Absent(BlockId),
     /// The nonce of a DIAL_BACK.
     Dialed(u64),
+    /// The sender has passed a block on as far as it can.
+    Passed(BlockId),
 
     // From here on only between a client and its peer.
     /// Begins a share: what follows is placed.
@@ -258,15 +262,17 @@ pub enum PayloadFrame {
     Put {
         /// What is left of the block's lifetime, in seconds.
         lifetime: u32,
+        /// How many copies the recipient is to see to; 0: none.
+        copies: u8,
     },
     /// [`Frame::Block`].
     Block,
 }
 
-/// Bytes of a payload frame before its payload: length, kind, address, kind of block, and the lifetime of a PUT.
+/// Bytes of a payload frame before its payload: length, kind, address, kind of block, and of a PUT lifetime and copies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PayloadHead {
-    bytes: [u8; 4 + 1 + 32 + 1 + 4],
+    bytes: [u8; PUT_HEAD_LEN],
     len: usize,
 }
 
@@ -276,6 +282,9 @@ impl PayloadHead {
         &self.bytes[..self.len]
     }
 }
+
+/// Bytes of a PUT before its payload.
+const PUT_HEAD_LEN: usize = 4 + 1 + 32 + 1 + 4 + 1;
 
 /// Bytes of an offered block.
 const OFFERED_LEN: usize = 32 + 4;
@@ -294,6 +303,7 @@ const GET: u8 = 8;
 const BLOCK: u8 = 9;
 const ABSENT: u8 = 10;
 const DIALED: u8 = 11;
+const PASSED: u8 = 12;
 const SHARE: u8 = 32;
 const ADD: u8 = 33;
 const ADDED: u8 = 34;
@@ -322,20 +332,23 @@ const COUNTED: u8 = 55;
 /// The head of a payload frame with `len` bytes of payload, at most [`BLOCK_SIZE_MAX`].
 pub fn payload_head(frame: PayloadFrame, id: &BlockId, kind: Kind, len: usize) -> PayloadHead {
     assert!(len <= BLOCK_SIZE_MAX, "a block's payload");
-    let (code, lifetime) = match frame {
-        PayloadFrame::Put { lifetime } => (PUT, Some(lifetime)),
-        PayloadFrame::Block => (BLOCK, None),
+    let (code, head_len) = match frame {
+        PayloadFrame::Put { .. } => (PUT, PUT_HEAD_LEN),
+        PayloadFrame::Block => (BLOCK, PUT_HEAD_LEN - 5),
     };
     let mut head = PayloadHead {
-        bytes: [0; 42],
-        len: 38 + lifetime.map_or(0, |_| 4),
+        bytes: [0; PUT_HEAD_LEN],
+        len: head_len,
     };
     let rest = head.len - 4 + len;
     head.bytes[..4].copy_from_slice(&(rest as u32).to_be_bytes());
     head.bytes[4] = code;
     head.bytes[5..37].copy_from_slice(&id.0);
     head.bytes[37] = kind.to_byte();
-    head.bytes[38..].copy_from_slice(&lifetime.unwrap_or(0).to_be_bytes());
+    if let PayloadFrame::Put { lifetime, copies } = frame {
+        head.bytes[38..42].copy_from_slice(&lifetime.to_be_bytes());
+        head.bytes[42] = copies;
+    }
     head
 }
 
@@ -376,11 +389,13 @@ impl Frame {
                 id,
                 kind,
                 lifetime,
+                copies,
                 payload,
             } => {
                 put_id(out, PUT, id);
                 out.push(kind.to_byte());
                 out.extend_from_slice(&lifetime.to_be_bytes());
+                out.push(*copies);
                 out.extend_from_slice(payload);
             }
             Frame::Stored { id, lifetime } => {
@@ -402,6 +417,7 @@ impl Frame {
                 out.push(DIALED);
                 out.extend_from_slice(&nonce.to_be_bytes());
             }
+            Frame::Passed(id) => put_id(out, PASSED, id),
             Frame::Share {
                 copies,
                 min_copies,
@@ -572,6 +588,7 @@ impl Frame {
             GET => Frame::Get(BlockId(reader.array()?)),
             ABSENT => Frame::Absent(BlockId(reader.array()?)),
             DIALED => Frame::Dialed(reader.u64()?),
+            PASSED => Frame::Passed(BlockId(reader.array()?)),
             SHARE => Frame::Share {
                 copies: reader.u8()?,
                 min_copies: reader.u8()?,

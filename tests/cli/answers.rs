@@ -63,6 +63,7 @@ impl Pair {
                 id: block.id(),
                 kind: KIND,
                 lifetime: 86_400,
+                copies: 0,
                 payload: block.payload().to_vec(),
             };
             assert!(self.talker.say(&put), "it is there");

@@ -345,7 +345,6 @@ fn what_cannot_be_checked_says_why_and_prints_nothing() {
             "--copies 8",
         ),
         (&["check", "--json=1", &nowhere], "json"),
-        (&["status", "--json"], "--json is not available"),
     ] {
         lab.strew(args).run().expect_failure(2, &[said]);
     }

@@ -105,9 +105,11 @@ impl Lab {
             .env("XDG_DATA_HOME", self.path("home/data"))
             .env("STREW", env!("CARGO_BIN_EXE_strew"))
             .env_remove("RUST_LOG");
-        for name in ["STREW_DIR", "STREW_PEERS", "STREW_LOG"] {
+        let variables = std::env::vars_os().map(|variable| variable.0);
+        for name in variables.filter(|name| name.as_encoded_bytes().starts_with(b"STREW_")) {
             command.env_remove(name);
         }
+        command.env_remove("XDG_CONFIG_HOME");
         command.stdin(Stdio::null());
         Run {
             command,
@@ -207,7 +209,7 @@ pub fn owner(dir: &Path) -> Option<u32> {
 }
 
 /// The first line of a stream, and its later ones as they come, when it has ended.
-fn first_line(stream: impl Read + Send + 'static) -> (String, mpsc::Receiver<String>) {
+pub fn first_line(stream: impl Read + Send + 'static) -> (String, mpsc::Receiver<String>) {
     let (first, first_there) = mpsc::channel();
     let (rest, rest_there) = mpsc::channel();
     thread::spawn(move || {
@@ -279,6 +281,11 @@ impl Serve {
 
     pub fn is_running(&mut self) -> bool {
         self.process.wait(Duration::ZERO).is_none()
+    }
+
+    /// Waits until it ends; `None` if it has not in this time.
+    pub fn wait(mut self, limit: Duration) -> Option<ExitStatus> {
+        self.process.wait(limit)
     }
 
     /// What it has said on standard error.
@@ -391,6 +398,7 @@ fn collect(mut stream: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
 }
 
 /// How a command ended.
+#[derive(Debug)]
 pub struct Outcome {
     what: String,
     pub status: ExitStatus,
@@ -437,7 +445,11 @@ impl Outcome {
     #[track_caller]
     pub fn expect_said(&self, said: &[&str]) {
         let Outcome { what, stderr, .. } = self;
-        assert!(stderr.starts_with("strew: "), "{what} said: {stderr}");
+        let begin = match what.contains("\"--json\"") {
+            true => "{\"v\":1,\"type\":\"",
+            false => "strew: ",
+        };
+        assert!(stderr.starts_with(begin), "{what} said: {stderr}");
         for part in said {
             assert!(
                 stderr.contains(part),

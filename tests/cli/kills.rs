@@ -72,6 +72,7 @@ fn killed_peer_has_what_it_acknowledged_and_nothing_else() {
                     id,
                     kind,
                     lifetime: 86_400,
+                    copies: 0,
                     payload: bytes,
                 })
             {

@@ -5,16 +5,23 @@
 
 mod answers;
 mod check;
+mod completions;
 mod files;
 mod harness;
 mod injected;
+mod json;
 mod kills;
 mod life;
 mod nonsense;
+mod passing;
 mod patience;
 mod pins;
+mod programs;
+mod rates;
 mod refused;
 mod room;
+mod service;
+mod settings;
 mod space;
 mod streams;
 mod talker;

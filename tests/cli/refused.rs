@@ -43,22 +43,21 @@ fn wrong_command_lines_are_refused_before_anything_is_touched() {
         ),
         (&["help", "frobnicate"], &["frobnicate: no such command"]),
         (
-            &["share", "--json", "f"],
-            &["--json is not available in this version"],
-        ),
-        (
             &["share", "--keep", "30d", "f"],
             &["--keep is not available"],
         ),
         (&["serve", "--pin"], &["pin"]),
-        (&["status", "--json"], &["--json is not available"]),
         (
             &["share", "--secret", "x", "f"],
             &["--secret is not available"],
         ),
         (
-            &["share", "--", "ls", "-l"],
-            &["share -- COMMAND is not available", "./NAME"],
+            &["shaer"],
+            &["shaer: no such command (did you mean share?)"],
+        ),
+        (
+            &["share", "--copise", "3"],
+            &["--copise: no such option (did you mean --copies?)"],
         ),
         (
             &["share", "--no-such-option"],

@@ -325,3 +325,61 @@ fn only_answers_are_on_standard_output() {
     hash.command.stderr(Stdio::null());
     assert_eq!(hash.start().wait(LIMIT).expect("it ends").code(), Some(8));
 }
+
+#[test]
+fn range_is_given_out_and_only_its_blocks_are_fetched() {
+    for len in [1_000_000, 1000] {
+        let shared = Shared::new(len);
+        let content = &shared.content;
+        let given = || -> u64 {
+            let peers = shared.peers.iter();
+            let given = peers.map(|peer| shared.lab.status(&peer.dir, "blocks_given"));
+            given
+                .map(|given| given.parse::<u64>().expect("a number"))
+                .sum()
+        };
+        let middle = format!("{}-{}", len / 2, len / 2 + 9);
+        let before = given();
+        let outcome = shared.fetch(&["--range", &middle]).run();
+        assert!(outcome.bytes() == content[len / 2..len / 2 + 10]);
+        let blocks = if len > 300_000 { 2 } else { 1 };
+        assert_eq!(
+            given() - before,
+            blocks,
+            "the root, and the leaf if it is another block"
+        );
+        let to_end = format!("{}-", len - 5);
+        let beyond = format!("{}-{}", len - 5, len + 100);
+        for range in [&to_end, &beyond] {
+            assert_eq!(
+                shared.fetch(&["--range", range]).run().bytes(),
+                content[len - 5..]
+            );
+        }
+        assert_eq!(
+            shared.fetch(&["--range", &format!("{len}-")]).run().bytes(),
+            b""
+        );
+        let after = shared.fetch(&["--range", &format!("{}-", len + 1)]).run();
+        after.expect_failure(2, &[&format!("has {len} bytes, and none at {}", len + 1)]);
+        // What a stream has left is gone on from.
+        shared.lab.file("part", &content[..len / 3]);
+        let script = "\"$STREW\" fetch -q -d fetcher --range $(stat -c %s part)- $0 >> part";
+        let rest = ["-c", script, &shared.address];
+        let run = shared
+            .lab
+            .program("sh", rest)
+            .env("STREW_PEERS", &shared.addr);
+        run.run().expect_status(0);
+        assert!(fs::read(shared.lab.path("part")).expect("there") == *content);
+        let file = shared.fetch(&["--range", "3-7", "-o", "out"]).run();
+        assert_eq!(file.bytes(), b"");
+        assert_eq!(
+            fs::read(shared.lab.path("out")).expect("there"),
+            content[3..8]
+        );
+        shared.lab.file("other.part", b"something");
+        let refused = shared.fetch(&["--range", "3-7", "-o", "other"]).run();
+        refused.expect_failure(9, &["other.part: exists", "-f"]);
+    }
+}

@@ -1,6 +1,7 @@
 //! A client's side of the control frames, in virtual time: what `share` and `fetch` say to their peer.
 
-use crate::world::{PeerId, StreamId, World};
+use crate::streams::StreamId;
+use crate::world::{PeerId, World};
 use std::time::Duration;
 use strew::block::address::Address;
 use strew::block::decode::Decoder;
@@ -27,6 +28,11 @@ enum Task {
         rest: Vec<u8>,
         settling: bool,
     },
+    /// Blocks that are of no file.
+    Place {
+        blocks: Vec<Block>,
+        adding: usize,
+    },
     Fetch {
         decoder: Decoder,
         data: Vec<u8>,
@@ -41,6 +47,7 @@ enum Task {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     Shared(Address, Settled),
+    Placed(Settled),
     Fetched(Vec<u8>),
     Missing(MissingReason, u32),
     Counted(Vec<Counted>),
@@ -75,6 +82,17 @@ impl World {
                 pin: false,
             }],
         )
+    }
+
+    /// Begins to place blocks through a peer.
+    pub fn begin_place(&mut self, peer: PeerId, blocks: Vec<Block>, copies: u8) -> ClientId {
+        let task = Task::Place { blocks, adding: 0 };
+        let share = Frame::Share {
+            copies,
+            min_copies: 1,
+            pin: false,
+        };
+        self.begin(peer, task, vec![share])
     }
 
     /// Begins to fetch a file through a peer.
@@ -189,6 +207,16 @@ impl World {
                 }
             }
             Task::Count { .. } => {}
+            Task::Place { blocks, adding } => {
+                while *adding < ADDS_MAX {
+                    let Some(block) = blocks.pop() else {
+                        break;
+                    };
+                    *adding += 1;
+                    let (kind, payload) = (block.kind(), block.payload().to_vec());
+                    frames.push(Frame::Add { kind, payload });
+                }
+            }
             Task::Fetch { decoder, data } => {
                 loop {
                     let mut idle = true;
@@ -243,6 +271,14 @@ impl World {
                 encoder.handle_put(block);
                 None
             }
+            (Frame::Added(_), Task::Place { blocks, adding }) => {
+                *adding -= 1;
+                if blocks.is_empty() && *adding == 0 {
+                    self.client_says(id, &[Frame::Settle]);
+                }
+                None
+            }
+            (Frame::Settled(settled), Task::Place { .. }) => Some(Outcome::Placed(settled)),
             (Frame::Settled(settled), Task::Share { encoder, .. }) => {
                 let address = encoder.outcome().expect("settled after the root was added");
                 Some(Outcome::Shared(address, settled))

@@ -1,11 +1,10 @@
 //! Copies as a peer counts them, compared with what is in the stores of all the others.
 
 use crate::client::Outcome;
-use crate::network::{private, secs};
+use crate::network::{blocks_of, private, secs};
 use crate::world::{seed, Links, PeerId, World};
 use std::collections::BTreeSet;
-use strew::block::encode::Encoder;
-use strew::block::Form;
+use strew::block::Block;
 use strew::id::{BlockId, Point};
 use strew::limits::K;
 use strew::store::Store;
@@ -16,25 +15,9 @@ use strew::wire::frame::Counted;
 const COUNT_DATAGRAMS_MAX: u64 = 100;
 
 /// The addresses of all blocks of a file as it is shared.
-fn blocks_of(data: &[u8]) -> BTreeSet<BlockId> {
-    let mut encoder = Encoder::new(Form::Encrypted);
-    let mut blocks = BTreeSet::new();
-    let take = |encoder: &mut Encoder, blocks: &mut BTreeSet<BlockId>| {
-        while let Some((kind, payload)) = encoder.poll_put() {
-            let block = strew::block::Block::new(kind, payload).expect("a block");
-            encoder.handle_put(block.id());
-            blocks.insert(block.id());
-        }
-    };
-    for chunk in data.chunks(100_000) {
-        encoder.push(chunk);
-        take(&mut encoder, &mut blocks);
-    }
-    encoder.finish();
-    while encoder.outcome().is_none() {
-        take(&mut encoder, &mut blocks);
-    }
-    blocks
+fn ids_of(data: &[u8]) -> BTreeSet<BlockId> {
+    let (_, blocks) = blocks_of(data);
+    blocks.iter().map(Block::id).collect()
 }
 
 /// What a count by this peer should come to, by looking into every store.
@@ -71,7 +54,7 @@ fn copies_are_counted_as_the_stores_have_them_also_when_holders_have_died() {
     let data = world.file(12 << 20);
     let (_, settled) = world.share(7, &data, 6, secs(60));
     assert!(settled.least >= 6, "{settled:?}");
-    let blocks = blocks_of(&data);
+    let blocks = ids_of(&data);
     assert_eq!(blocks.len() as u64, settled.blocks);
     let visitor = world.visitor(private(3));
     for dead in [0..0, 14..20, 20..24] {
@@ -98,7 +81,7 @@ fn small_network_is_counted_with_one_lookup_for_all_blocks() {
     let data = world.file(12 << 20);
     let (_, settled) = world.share(7, &data, 3, secs(60));
     assert!(settled.least >= 3, "{settled:?}");
-    let blocks = blocks_of(&data);
+    let blocks = ids_of(&data);
     let wanted: Vec<Counted> = blocks
         .iter()
         .map(|&block| expected(&world, 2, block))
@@ -115,7 +98,7 @@ fn bad_links_take_longer_and_miscount_nothing_that_is_answered() {
     let mut world = World::of(seed(62), Links::bad(), 30, private);
     let data = world.file(3 << 20);
     world.share(5, &data, 8, secs(120));
-    let blocks = blocks_of(&data);
+    let blocks = ids_of(&data);
     for counted in count(&mut world, 11, &blocks) {
         let wanted = expected(&world, 11, counted.id);
         // Who lost three requests in a row has not answered; then another may stand for it.

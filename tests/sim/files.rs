@@ -8,7 +8,7 @@ use strew::wire::frame::MissingReason;
 const MIB: usize = 1 << 20;
 
 /// A hundred join, one shares a file and dies, another fetches it. Returns the trace.
-fn hundred(seed: u64) -> [u8; 32] {
+fn hundred(seed: u64) -> u64 {
     let mut world = World::of(seed, Links::good(), 100, private);
     let data = world.file(5 * MIB - 77);
     let (address, settled) = world.share(7, &data, 8, secs(60));

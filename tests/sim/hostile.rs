@@ -1,8 +1,9 @@
 //! Peers that are honest about what they hold and treat connections badly: scripts at the level of frames.
 
-use crate::world::{PeerId, StreamId, World};
-use strew::block::{Form, Kind, Role};
-use strew::wire::frame::{Frame, Hello, PeerRole};
+use crate::streams::StreamId;
+use crate::world::{PeerId, World};
+use strew::block::{Block, Form, Kind, Role};
+use strew::wire::frame::{Answer, Frame, Hello, PeerRole};
 
 /// How a peer treats the connections that others open to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,9 +20,31 @@ pub enum Manner {
     Resetting,
     /// Says that it has not what it says it has.
     Denying,
+    /// As a node does, but passes nothing on.
+    Hoarding,
+    /// Takes every block and stores none; answers a GET with other bytes.
+    Robbing,
 }
 
 impl World {
+    /// What a peer is made to hear of what is said to it: all frames that are whole.
+    pub fn misheard(&mut self, stream: StreamId, end: usize, mut bytes: &[u8]) -> Vec<u8> {
+        let mut heard = Vec::new();
+        while let Some(both) = self.streams.get_mut(&stream) {
+            let frame = both.ends[end].decoder.take(&mut bytes);
+            match frame.expect("a node sends no nonsense") {
+                Some(mut frame) => {
+                    if let Frame::Put { copies, .. } = &mut frame {
+                        *copies = 0;
+                    }
+                    frame.encode(&mut heard);
+                }
+                None => break,
+            }
+        }
+        heard
+    }
+
     /// Bytes for a scripted end of a stream.
     pub fn script_reads(&mut self, peer: PeerId, stream: StreamId, end: usize, mut bytes: &[u8]) {
         while let Some(both) = self.streams.get_mut(&stream) {
@@ -37,6 +60,23 @@ impl World {
         let manner = self.peers[peer].manner;
         let answer = match frame {
             _ if manner == Manner::Mute => return,
+            Frame::Offer(offered) if manner == Manner::Robbing => {
+                Frame::Want(vec![Answer::Want; offered.len()])
+            }
+            Frame::Put {
+                id,
+                kind,
+                lifetime,
+                payload,
+                ..
+            } => {
+                Block::verify(id, kind, payload).expect("a node sends what it says it sends");
+                match manner {
+                    Manner::Robbing => Frame::Stored { id, lifetime },
+                    _ => return,
+                }
+            }
+            Frame::Hello(_) if end == 0 => return,
             Frame::Hello(_) => Frame::Hello(Hello {
                 key: self.peers[peer].key,
                 port: self.peers[peer].born.addr.port(),
@@ -45,7 +85,7 @@ impl World {
             Frame::Get(id) => match manner {
                 Manner::Resetting => return self.close_end(stream, end),
                 Manner::Denying => Frame::Absent(id),
-                Manner::Lying => Frame::Block {
+                Manner::Lying | Manner::Robbing => Frame::Block {
                     id,
                     kind: Kind {
                         role: Role::Leaf,
@@ -53,7 +93,7 @@ impl World {
                     },
                     payload: self.rng.bytes::<100>().to_vec(),
                 },
-                Manner::Honest | Manner::Mute | Manner::Silent => return,
+                Manner::Honest | Manner::Hoarding | Manner::Mute | Manner::Silent => return,
             },
             _ => return,
         };

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use strew::block::address::Address;
-use strew::id::{BlockId, NodeId, NodeKey};
+use strew::block::encode::Encoder;
+use strew::block::{Block, Form};
+use strew::id::{BlockId, NodeId, NodeKey, Point};
 use strew::limits::K;
 use strew::rng::Rng;
 use strew::wire::contact::{Age, Contact};
@@ -29,7 +31,7 @@ pub fn public(n: usize) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(198, 18, n as u8, 1), 7873))
 }
 
-/// Some of each bucket of a contact, among all contacts in the order of their ids.
+/// Some of each bucket of a contact, and all of the K closest to it, among all contacts in the order of their ids.
 pub fn table_of(own: &Contact, all: &[Contact], rng: &mut Rng) -> Vec<Contact> {
     let mut table = Vec::new();
     // All who share so many bits with it, and are in none of the buckets so far.
@@ -47,6 +49,14 @@ pub fn table_of(own: &Contact, all: &[Contact], rng: &mut Rng) -> Vec<Contact> {
         };
         rest = near;
         let mut chosen = BTreeSet::new();
+        // The K closest of all are known.
+        let wanted = (K + 1).saturating_sub(near.len()).min(bucket.len());
+        if wanted > 0 {
+            let mut by_distance: Vec<usize> = (0..bucket.len()).collect();
+            let own = Point::from(own.id);
+            by_distance.sort_by_key(|&nth| own.distance(&bucket[nth].id.into()));
+            chosen.extend(&by_distance[..wanted]);
+        }
         while chosen.len() < K.min(bucket.len()) {
             chosen.insert(rng.below(bucket.len() as u64) as usize);
         }
@@ -63,6 +73,30 @@ pub fn serve(addr: SocketAddr, seeds: &[SocketAddr]) -> Born {
         capacity: CAPACITY,
         seeds: seeds.iter().copied().filter(|seed| *seed != addr).collect(),
         firewalled: false,
+    }
+}
+
+/// The address of a file as it is shared, and all its blocks.
+pub fn blocks_of(data: &[u8]) -> (Address, Vec<Block>) {
+    let mut encoder = Encoder::new(Form::Encrypted);
+    let mut blocks = Vec::new();
+    let mut take = |encoder: &mut Encoder| {
+        while let Some((kind, payload)) = encoder.poll_put() {
+            let block = Block::new(kind, payload).expect("a block");
+            encoder.handle_put(block.id());
+            blocks.push(block);
+        }
+    };
+    for chunk in data.chunks(100_000) {
+        encoder.push(chunk);
+        take(&mut encoder);
+    }
+    encoder.finish();
+    loop {
+        take(&mut encoder);
+        if let Some(address) = encoder.outcome() {
+            return (address, blocks);
+        }
     }
 }
 
@@ -108,8 +142,8 @@ impl World {
 
     /// A peer that is reachable and has as many contacts as one bucket holds, or as there are.
     pub fn has_joined(&self, id: PeerId) -> bool {
-        let enough = (self.alive().count() - 1).min(strew::limits::K);
-        !self.node(id).is_client_mode() && self.status(id, "contacts") >= enough as u64
+        let known = self.status(id, "contacts") as usize;
+        !self.node(id).is_client_mode() && (known >= K || known + 1 >= self.alive().count())
     }
 
     fn all_joined(&self, mut peers: impl Iterator<Item = PeerId>) -> bool {

@@ -1,7 +1,8 @@
 //! A peer that a test plays itself: what it says, frame by frame, and what it is answered.
 
 use crate::network::secs;
-use crate::world::{Owner, PeerId, StreamId, World};
+use crate::streams::{Owner, StreamId};
+use crate::world::{PeerId, World};
 use std::net::{IpAddr, SocketAddr};
 use strew::block::Block;
 use strew::id::{BlockId, NodeKey};
@@ -69,10 +70,22 @@ impl World {
 
     /// Sends a block for so many seconds; for how many it is stored, or why it is not.
     pub fn put(&mut self, stranger: Stranger, block: &Block, lifetime: u32) -> Result<u32, Answer> {
+        self.put_to_pass(stranger, block, lifetime, 0)
+    }
+
+    /// The same, to be passed on until there are so many copies.
+    pub fn put_to_pass(
+        &mut self,
+        stranger: Stranger,
+        block: &Block,
+        lifetime: u32,
+        copies: u8,
+    ) -> Result<u32, Answer> {
         let put = Frame::Put {
             id: block.id(),
             kind: block.kind(),
             lifetime,
+            copies,
             payload: block.payload().to_vec(),
         };
         self.say_frame(stranger, &put);

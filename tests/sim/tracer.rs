@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use strew::id::Point;
 use strew::wire::codec::Reader;
-use strew::wire::datagram::{Direction, Header, Reply, Request, Start};
+use strew::wire::datagram::{Direction, Header, Kind, Reply, Request, Start};
 
 /// One lookup of one peer.
 #[derive(Default)]
@@ -24,6 +24,23 @@ pub struct Trace {
     named: BTreeMap<SocketAddr, u32>,
 }
 
+/// What requests a peer has sent.
+#[derive(Clone, Default)]
+pub struct Requests {
+    transactions: BTreeSet<u64>,
+    /// How many of each kind, each counted once however often it was sent.
+    pub asked: BTreeMap<&'static str, usize>,
+    /// How often one was sent again.
+    pub resent: usize,
+}
+
+impl Requests {
+    /// All of them, each counted once.
+    pub fn count(&self) -> usize {
+        self.transactions.len()
+    }
+}
+
 /// The lookups that are watched.
 #[derive(Default)]
 pub struct Tracer {
@@ -32,6 +49,8 @@ pub struct Tracer {
     pending: BTreeMap<(PeerId, u64), Point>,
     /// Peers of which any lookup is watched.
     peers: BTreeSet<PeerId>,
+    /// Peers all of whose requests are counted.
+    requests: BTreeMap<PeerId, Requests>,
 }
 
 /// The header of a datagram of our own version, and what follows it.
@@ -46,6 +65,7 @@ fn open(payload: &[u8]) -> Option<(Header, Reader<'_>)> {
 impl Tracer {
     /// A peer sends this.
     pub fn handle_sent(&mut self, peer: PeerId, to: SocketAddr, payload: &[u8]) {
+        self.count_request(peer, payload);
         if !self.peers.contains(&peer) {
             return;
         }
@@ -70,6 +90,29 @@ impl Tracer {
         let steps = trace.named.get(&to).copied().unwrap_or(1);
         trace.asked.entry(to).or_insert(steps);
         self.pending.insert((peer, header.transaction), target);
+    }
+
+    fn count_request(&mut self, peer: PeerId, payload: &[u8]) {
+        let Some(requests) = self.requests.get_mut(&peer) else {
+            return;
+        };
+        let Some((header, _)) = open(payload).filter(|it| it.0.direction == Direction::Request)
+        else {
+            return;
+        };
+        let kind = match header.kind {
+            Kind::Ping => "PING",
+            Kind::FindNode => "FIND_NODE",
+            Kind::Have => "HAVE",
+            Kind::DialBack => "DIAL_BACK",
+            Kind::Digest => "DIGEST",
+            Kind::List => "LIST",
+        };
+        if requests.transactions.insert(header.transaction) {
+            *requests.asked.entry(kind).or_default() += 1;
+        } else {
+            requests.resent += 1;
+        }
     }
 
     /// A peer receives this.
@@ -110,6 +153,16 @@ impl World {
     pub fn watch(&mut self, peer: PeerId, target: Point) {
         self.tracer.peers.insert(peer);
         self.tracer.traces.insert((peer, target), Trace::default());
+    }
+
+    /// Counts all requests of a peer from now on.
+    pub fn count_requests(&mut self, peer: PeerId) {
+        self.tracer.requests.insert(peer, Requests::default());
+    }
+
+    /// What a peer has asked since its requests are counted.
+    pub fn requests(&self, peer: PeerId) -> Requests {
+        self.tracer.requests.get(&peer).cloned().unwrap_or_default()
     }
 
     /// What has been seen of them; they are no longer watched.

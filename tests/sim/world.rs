@@ -1,13 +1,17 @@
 //! The world that a simulation runs in: a clock, a network and its troubles, all made up from one seed. It drives
 //! the very nodes that the reactor drives, by the law of use of [`strew::node`], and hashes all that happens.
 
-use crate::client::{Client, ClientId};
+use crate::access::Access;
+use crate::client::Client;
 use crate::hostile::Manner;
+pub use crate::links::Links;
+use crate::streams::{Stream, StreamId};
+use crate::trace::Trace;
 use crate::tracer::Tracer;
-use sha2::{Digest, Sha256};
+use crate::villains::Villain;
+use crate::watch::Watch;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use strew::dht::{LocateId, LookupId};
 use strew::id::{BlockId, NodeKey, Point};
@@ -15,53 +19,21 @@ use strew::node::{Config, Event, Input, Node, Output};
 use strew::rng::Rng;
 use strew::store::MemoryStore;
 use strew::time::Instant;
-use strew::transfer::{ConnId, Origin};
+use strew::transfer::ConnId;
 use strew::wire::contact::Contact;
-use strew::wire::frame::{Frame, FrameDecoder};
-
-/// Bytes on their way in one direction of a stream at most, as a socket's buffers hold.
-const WINDOW: usize = 256 << 10;
-
-/// How far a local client is from its peer.
-const LOCAL_LATENCY: Duration = Duration::from_micros(20);
+use strew::wire::frame::Frame;
 
 /// Wakes of one node at one instant at most: a node whose time-out does not move would keep a processor busy.
 const WAKES_MAX: u32 = 100;
 
-/// What the network does to what is sent.
-#[derive(Clone, Copy)]
-pub struct Links {
-    /// The shortest and the longest way; each datagram and each piece of a stream draws its own.
-    pub latency: (Duration, Duration),
-    /// Datagrams in a thousand that are lost.
-    pub lost: u64,
-    /// Datagrams in a thousand that arrive twice.
-    pub doubled: u64,
-    /// Where the first piece of each direction of a stream ends; otherwise drawn like all others.
-    pub first_cut: Option<usize>,
-}
+/// First and longest pause before a peer's contacts are saved again, and how many are, as the reactor has it.
+const SAVE_FIRST: Duration = Duration::from_secs(5);
+const SAVE_MAX: Duration = Duration::from_secs(600);
+const SAVED_CONTACTS_MAX: usize = 200;
 
-impl Links {
-    /// A network without troubles.
-    pub fn good() -> Links {
-        Links {
-            latency: (Duration::from_millis(2), Duration::from_millis(20)),
-            lost: 0,
-            doubled: 0,
-            first_cut: None,
-        }
-    }
-
-    /// One with all of them: since every datagram draws its own latency they also overtake each other.
-    pub fn bad() -> Links {
-        Links {
-            latency: (Duration::from_millis(1), Duration::from_millis(200)),
-            lost: 50,
-            doubled: 100,
-            first_cut: None,
-        }
-    }
-}
+/// In a network of up to so many all limits of a node are looked at whenever it has done something; in a larger one
+/// now and then.
+const CHECKED_MAX: usize = 100;
 
 /// Which peer: its place in the order of birth.
 pub type PeerId = usize;
@@ -86,24 +58,37 @@ pub struct Peer {
     pub refuses: bool,
     /// Whether anything reaches it or comes from it.
     pub plugged: bool,
+    pub access: Access,
+    /// It is hostile, and has no node.
+    pub villain: Option<Villain>,
+    /// Lives so far.
+    pub lives: u32,
+    /// The blocks on the disk of a dead peer.
+    pub disk: Option<MemoryStore>,
     /// How it treats connections from others.
     pub manner: Manner,
-    /// Datagrams it has sent.
+    /// Datagrams it has sent, and their bytes with headers of IPv4 and UDP.
     pub datagrams: u64,
+    pub datagram_bytes: u64,
     /// Streams it sends on break after so many bytes.
     pub breaks_after: Option<usize>,
-    /// What is left of its store while it is dead.
-    pub disk: Option<MemoryStore>,
-    /// The contacts it had when it died.
-    saved: Vec<Contact>,
-    conns: BTreeMap<ConnId, (StreamId, usize)>,
+    /// The contacts that it saved, for its next life.
+    pub saved: Vec<Contact>,
+    pub conns: BTreeMap<ConnId, (StreamId, usize)>,
     /// Connections with something to write.
-    dirty: BTreeSet<ConnId>,
+    pub dirty: BTreeSet<ConnId>,
     /// Connections with something to read.
-    unread: BTreeSet<ConnId>,
-    wake: Option<Instant>,
+    pub unread: BTreeSet<ConnId>,
+    pub wake: Option<Instant>,
     /// How often it has been woken at the present instant.
-    wakes: u32,
+    pub wakes: u32,
+}
+
+impl Peer {
+    /// Whether somebody is there who takes what comes.
+    pub fn is_up(&self) -> bool {
+        self.node.is_some() || self.villain.is_some()
+    }
 }
 
 /// What a lookup for the closest has come to.
@@ -123,47 +108,7 @@ pub struct Located {
     pub asked: usize,
 }
 
-pub type StreamId = u64;
-
-/// Whose an end of a stream is.
-#[derive(Clone, Copy)]
-pub enum Owner {
-    /// Not accepted yet, or never.
-    Nobody,
-    Node(PeerId, ConnId),
-    Script(PeerId),
-    Client(ClientId),
-    /// A test itself, which looks at what it hears.
-    Stranger,
-}
-
-pub struct End {
-    pub owner: Owner,
-    open: bool,
-    /// What a script or client has to write.
-    pub out: VecDeque<u8>,
-    /// What a script reads with.
-    pub decoder: FrameDecoder,
-    /// Bytes written so far.
-    written: usize,
-    /// Bytes written and not read by the other end.
-    in_flight: usize,
-    /// When the last piece that this end has written arrives.
-    last_arrival: Instant,
-    inbox: VecDeque<Vec<u8>>,
-    /// The other end has closed, which is learned once the inbox has been read.
-    ended: bool,
-}
-
-pub struct Stream {
-    pub ends: [End; 2],
-    to: SocketAddr,
-    local: bool,
-    /// Both ends may write.
-    opened: bool,
-}
-
-enum Happening {
+pub enum Happening {
     Datagram {
         from: SocketAddr,
         to: SocketAddr,
@@ -178,6 +123,12 @@ enum Happening {
     Room(StreamId, usize),
     /// An end learns that the other is gone.
     Gone(StreamId, usize),
+    /// What an end has written, and the network did not carry, is tried again.
+    Retry(StreamId, usize),
+    /// A peer saves its contacts, in this of its lives, and the next time after twice this pause.
+    Save(PeerId, u32, Duration),
+    /// A villain does something.
+    Act(PeerId),
 }
 
 pub struct World {
@@ -195,12 +146,19 @@ pub struct World {
     /// What calls by [`World::begin_locate`] have come to.
     pub located: Vec<Located>,
     pub tracer: Tracer,
+    pub watch: Watch,
+    /// Whether peers save their contacts from time to time; otherwise only when they die.
+    pub saves: bool,
+    /// The command that repeats a failure; that of the test at hand if empty.
+    pub command: String,
+    /// Hostile peers, who answer at all ports.
+    pub villains: BTreeMap<IpAddr, PeerId>,
     /// What strangers have heard and not looked at.
     pub heard: VecDeque<(StreamId, Frame)>,
-    by_addr: BTreeMap<SocketAddr, PeerId>,
-    agenda: BTreeMap<(Instant, u64), Happening>,
-    counter: u64,
-    trace: Sha256,
+    pub by_addr: BTreeMap<SocketAddr, PeerId>,
+    pub agenda: BTreeMap<(Instant, u64), Happening>,
+    pub counter: u64,
+    pub trace: Trace,
 }
 
 /// The seed of a test: its own, or the one in `STREW_SEED`.
@@ -227,17 +185,21 @@ impl World {
             found: BTreeMap::new(),
             located: Vec::new(),
             tracer: Tracer::default(),
+            watch: Watch::default(),
+            saves: false,
+            command: String::new(),
+            villains: BTreeMap::new(),
             heard: VecDeque::new(),
             by_addr: BTreeMap::new(),
             agenda: BTreeMap::new(),
             counter: 0,
-            trace: Sha256::new(),
+            trace: Trace::default(),
         }
     }
 
     /// The hash over all that has happened: when, what, between whom, with which bytes.
-    pub fn trace(&self) -> [u8; 32] {
-        self.trace.clone().finalize().into()
+    pub fn trace(&self) -> u64 {
+        self.trace.value()
     }
 
     /// A peer comes to life.
@@ -246,6 +208,12 @@ impl World {
         let id = self.add_dead(born, key);
         self.revive(id);
         id
+    }
+
+    /// A peer that will come to life when it is revived.
+    pub fn add_unborn(&mut self, born: Born) -> PeerId {
+        let key = NodeKey(self.rng.bytes());
+        self.add_dead(born, key)
     }
 
     pub fn add_dead(&mut self, born: Born, key: NodeKey) -> PeerId {
@@ -257,10 +225,14 @@ impl World {
             node: None,
             refuses: true,
             plugged: true,
+            access: Access::default(),
+            villain: None,
+            lives: 0,
+            disk: None,
             manner: Manner::Honest,
             datagrams: 0,
+            datagram_bytes: 0,
             breaks_after: None,
-            disk: None,
             saved: Vec::new(),
             conns: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -302,20 +274,38 @@ impl World {
         locate
     }
 
-    /// A dead peer starts again with its key and contacts and an empty store.
+    /// A dead peer starts again with its key, the contacts that it saved, and the blocks on its disk.
     pub fn revive(&mut self, id: PeerId) {
         let now = self.now;
         let mut node = self.new_node(id);
+        self.watch.forget(id);
         let peer = &mut self.peers[id];
-        node.load_contacts(now, std::mem::take(&mut peer.saved));
+        node.load_contacts(now, peer.saved.clone());
         for seed in &peer.born.seeds {
             node.add_seed(now, *seed);
         }
         peer.node = Some(node);
+        peer.lives += 1;
+        let lives = peer.lives;
+        if self.saves {
+            self.schedule(now + SAVE_FIRST, Happening::Save(id, lives, SAVE_FIRST));
+        }
         self.settle(id);
     }
 
-    fn new_node(&mut self, id: PeerId) -> Node<MemoryStore> {
+    /// The same at another address.
+    pub fn revive_at(&mut self, id: PeerId, addr: SocketAddr) {
+        self.by_addr.retain(|_, there| *there != id);
+        self.by_addr.insert(addr, id);
+        let peer = &mut self.peers[id];
+        peer.born.addr = addr;
+        if let Some(nat) = &mut peer.access.nat {
+            nat.forget();
+        }
+        self.revive(id);
+    }
+
+    pub fn new_node(&mut self, id: PeerId) -> Node<MemoryStore> {
         let rng = Rng::new(self.rng.bytes());
         let peer = &self.peers[id];
         let config = Config {
@@ -336,50 +326,51 @@ impl World {
         node
     }
 
-    /// A peer dies at once. Either its machine lives on and refuses, or all is silent.
+    /// A peer ends, saves its contacts, and loses its blocks. Either its machine lives on and refuses, or all is
+    /// silent.
     pub fn kill(&mut self, id: PeerId, refuses: bool) {
         let now = self.now;
+        if let Some(node) = &self.peers[id].node {
+            self.peers[id].saved = node.contacts(now);
+        }
+        self.crash(id, false, refuses);
+    }
+
+    /// A peer dies at once. What it held in memory is lost; what is on its disk stays, or is lost as well.
+    pub fn crash(&mut self, id: PeerId, keeps_store: bool, refuses: bool) {
         let peer = &mut self.peers[id];
         if let Some(node) = peer.node.take() {
-            peer.saved = node.contacts(now);
+            let mut store = node.into_store();
+            store.reopen();
+            peer.disk = keeps_store.then_some(store);
+        }
+        if peer.villain.take().is_some() {
+            self.villains.remove(&peer.born.addr.ip());
         }
         peer.refuses = refuses;
         peer.wake = None;
         self.drop_streams(id, refuses);
     }
 
-    /// A peer dies at once, and its store stays for when it is revived, or not.
-    pub fn crash(&mut self, id: PeerId, keeps_store: bool, refuses: bool) {
+    fn save(&mut self, id: PeerId, lives: u32, pause: Duration) {
         let now = self.now;
-        if let Some(node) = self.peers[id].node.take() {
-            let peer = &mut self.peers[id];
-            peer.saved = node.contacts(now);
-            peer.disk = keeps_store.then(|| node.into_store());
+        let peer = &mut self.peers[id];
+        let Some(node) = peer.node.as_ref().filter(|_| peer.lives == lives) else {
+            return;
+        };
+        let mut contacts = node.contacts(now);
+        contacts.truncate(SAVED_CONTACTS_MAX);
+        if !contacts.is_empty() {
+            peer.saved = contacts;
         }
-        self.kill(id, refuses);
+        let pause = (pause * 2).min(SAVE_MAX);
+        self.schedule(now + pause, Happening::Save(id, lives, pause));
     }
 
-    /// Ends all streams of a peer; the other ends hear of it, or never.
-    fn drop_streams(&mut self, id: PeerId, loud: bool) {
-        let peer = &mut self.peers[id];
-        peer.dirty.clear();
-        peer.unread.clear();
-        let mut ends: Vec<(StreamId, usize)> =
-            std::mem::take(&mut peer.conns).into_values().collect();
-        for (&stream, both) in &self.streams {
-            for (end, this) in both.ends.iter().enumerate() {
-                if matches!(this.owner, Owner::Script(owner) if owner == id) {
-                    ends.push((stream, end));
-                }
-            }
-        }
-        for (stream, end) in ends {
-            if loud {
-                self.close_end(stream, end);
-            } else if let Some(both) = self.streams.get_mut(&stream) {
-                both.ends[end].open = false;
-            }
-        }
+    /// Who is at an address.
+    pub fn peer_at(&self, addr: SocketAddr) -> Option<PeerId> {
+        let villain = || self.villains.get(&addr.ip());
+        self.by_addr.get(&addr).or_else(villain).copied()
     }
 
     /// From now on connections to this peer are treated so; those there are break.
@@ -434,24 +425,30 @@ impl World {
         true
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         let Some(((at, _), happening)) = self.agenda.pop_first() else {
             return;
         };
         self.now = at;
-        self.note(&happening);
+        self.trace.note(self.now, &happening);
         match happening {
             Happening::Datagram { from, to, payload } => {
-                let Some(&id) = self.by_addr.get(&to) else {
+                let Some(id) = self.peer_at(to).filter(|&id| self.peers[id].plugged) else {
                     return;
                 };
-                if self.peers[id].plugged {
-                    let payload = &payload;
-                    self.tracer.handle_received(id, from, payload);
-                    self.input(id, |now, node| {
-                        node.handle_input(now, Input::Datagram { from, payload });
-                    });
+                let payload = &payload;
+                if self.peers[id].villain.is_some() {
+                    return self.villain_hears(id, from, to, payload);
                 }
+                if self.peers[id].node.is_none() || !self.is_let_in(id, from, to) {
+                    return;
+                }
+                self.tracer.handle_received(id, from, payload);
+                self.watch.handle_received(at, id, from, payload);
+                self.input(id, |now, node| {
+                    node.handle_input(now, Input::Datagram { from, payload });
+                });
+                self.watch.end_received();
             }
             Happening::Wake(id) => {
                 let peer = &mut self.peers[id];
@@ -469,7 +466,15 @@ impl World {
             Happening::Dialed(stream) => self.dialed(stream),
             Happening::Opened(stream) => self.opened(stream),
             Happening::Bytes(stream, end, bytes) => self.arrived(stream, end, bytes),
-            Happening::Room(stream, end) => self.flush(stream, end),
+            Happening::Room(stream, end) => {
+                if let Some(both) = self.streams.get_mut(&stream) {
+                    both.ends[end].is_held = false;
+                }
+                self.flush(stream, end);
+            }
+            Happening::Retry(stream, end) => self.retry(stream, end),
+            Happening::Save(id, lives, pause) => self.save(id, lives, pause),
+            Happening::Act(id) => self.villain_acts(id),
             Happening::Gone(stream, end) => {
                 if let Some(both) = self.streams.get_mut(&stream) {
                     both.ends[end].ended = true;
@@ -479,40 +484,13 @@ impl World {
         }
     }
 
-    /// Adds what happens now to the trace.
-    fn note(&mut self, happening: &Happening) {
-        let nanos = self.now.since(Instant::EPOCH).as_nanos();
-        self.trace.update(nanos.to_be_bytes());
-        let (what, ends, bytes): (u8, String, &[u8]) = match happening {
-            Happening::Datagram { from, to, payload } => (1, format!("{from} {to}"), payload),
-            Happening::Wake(id) => (2, format!("{id}"), &[]),
-            Happening::Dialed(stream) => (3, format!("{stream}"), &[]),
-            Happening::Opened(stream) => (4, format!("{stream}"), &[]),
-            Happening::Bytes(stream, end, bytes) => (5, format!("{stream} {end}"), bytes),
-            Happening::Room(stream, end) => (6, format!("{stream} {end}"), &[]),
-            Happening::Gone(stream, end) => (7, format!("{stream} {end}"), &[]),
-        };
-        self.trace.update([what]);
-        self.trace.update((ends.len() as u64).to_be_bytes());
-        self.trace.update(ends);
-        self.trace.update((bytes.len() as u64).to_be_bytes());
-        self.trace.update(bytes);
-    }
-
-    fn schedule(&mut self, at: Instant, happening: Happening) {
+    pub fn schedule(&mut self, at: Instant, happening: Happening) {
         self.counter += 1;
         self.agenda.insert((at, self.counter), happening);
     }
 
-    /// How long something takes that is sent now.
-    fn latency(&mut self) -> Duration {
-        let (least, most) = self.links.latency;
-        let span = (most - least).as_micros() as u64;
-        least + Duration::from_micros(self.rng.below(span + 1))
-    }
-
     /// Gives a node an input, and does what it then wants.
-    fn input(&mut self, id: PeerId, give: impl FnOnce(Instant, &mut Node<MemoryStore>)) {
+    pub fn input(&mut self, id: PeerId, give: impl FnOnce(Instant, &mut Node<MemoryStore>)) {
         let now = self.now;
         if let Some(node) = &mut self.peers[id].node {
             give(now, node);
@@ -521,7 +499,7 @@ impl World {
     }
 
     /// Does what a node wants until it wants to sleep.
-    fn settle(&mut self, id: PeerId) {
+    pub fn settle(&mut self, id: PeerId) {
         loop {
             let Some(node) = &mut self.peers[id].node else {
                 return;
@@ -559,6 +537,7 @@ impl World {
                     if self.write_some(id) || self.read_some(id) {
                         continue;
                     }
+                    self.check(id, next);
                     let next = next.map(|next| next.max(self.now));
                     let peer = &mut self.peers[id];
                     if peer.wake != next {
@@ -573,397 +552,28 @@ impl World {
         }
     }
 
-    fn transmit(&mut self, id: PeerId, to: SocketAddr, payload: Vec<u8>) {
-        let peer = &mut self.peers[id];
-        peer.datagrams += 1;
-        let from = peer.born.addr;
+    /// All that must hold of a node that has done what it wants, and wants to be woken then.
+    fn check(&self, id: PeerId, next: Option<Instant>) {
+        // Verification has steps that are due at once, and says so by the earliest of all times.
+        let is_past = next.is_some_and(|next| next < self.now && next > Instant::EPOCH);
+        assert!(
+            !is_past,
+            "peer {id} wants to be woken at a time that has passed"
+        );
+        if self.peers.len() <= CHECKED_MAX || self.counter.is_multiple_of(64) {
+            if let Some(node) = &self.peers[id].node {
+                node.check(self.now);
+            }
+        }
+    }
+
+    pub fn transmit(&mut self, id: PeerId, to: SocketAddr, payload: Vec<u8>) {
+        self.peers[id].datagrams += 1;
+        self.peers[id].datagram_bytes += payload.len() as u64 + 28;
         self.tracer.handle_sent(id, to, &payload);
-        if !peer.plugged || self.rng.below(1000) < self.links.lost {
-            return;
-        }
-        let copies = 1 + u32::from(self.rng.below(1000) < self.links.doubled);
-        for _ in 0..copies {
-            let at = self.now + self.latency();
-            let payload = payload.clone();
-            self.schedule(at, Happening::Datagram { from, to, payload });
-        }
-    }
-
-    pub fn new_stream(&mut self, owners: [Owner; 2], to: SocketAddr, local: bool) -> StreamId {
-        self.counter += 1;
-        let ends = owners.map(|owner| End {
-            owner,
-            open: true,
-            out: VecDeque::new(),
-            decoder: FrameDecoder::new(local),
-            written: 0,
-            in_flight: 0,
-            last_arrival: self.now,
-            inbox: VecDeque::new(),
-            ended: false,
-        });
-        let stream = Stream {
-            ends,
-            to,
-            local,
-            opened: local,
-        };
-        self.streams.insert(self.counter, stream);
-        self.counter
-    }
-
-    fn dial(&mut self, id: PeerId, conn: ConnId, to: SocketAddr) {
-        let owners = [Owner::Node(id, conn), Owner::Nobody];
-        let stream = self.new_stream(owners, to, false);
-        self.peers[id].conns.insert(conn, (stream, 0));
-        if self.peers[id].plugged {
-            let at = self.now + self.latency();
-            self.schedule(at, Happening::Dialed(stream));
-        }
-    }
-
-    /// Somebody connects: is accepted, refused, or never answered.
-    fn dialed(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get(&id) else {
-            return;
-        };
-        if !stream.ends[0].open {
-            return;
-        }
-        let Owner::Node(dialer, _) = stream.ends[0].owner else {
-            return;
-        };
-        let peer = self.by_addr.get(&stream.to).copied();
-        let at = self.now + self.latency();
-        match peer.map(|peer| (peer, &self.peers[peer])) {
-            Some((_, peer)) if !peer.plugged || peer.born.firewalled => {}
-            Some((_, peer)) if peer.node.is_none() && !peer.refuses => {}
-            Some((accepting, peer)) if peer.node.is_some() => {
-                let honest = peer.manner == Manner::Honest;
-                self.schedule(at, Happening::Opened(id));
-                if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.opened = true;
-                    stream.ends[1].owner = Owner::Script(accepting);
-                    // Nothing arrives before the dialer knows that it is connected.
-                    stream.ends[1].last_arrival = at;
-                }
-                if honest {
-                    let mut from = self.peers[dialer].born.addr;
-                    from.set_port(32_768 + (id % 28_000) as u16);
-                    self.accept(accepting, id, Origin::Remote(from));
-                }
-            }
-            _ => {
-                if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.ends[1].open = false;
-                }
-                self.schedule(at, Happening::Gone(id, 0));
-            }
-        }
-    }
-
-    /// A node accepts end 1 of a stream.
-    pub fn accept(&mut self, id: PeerId, stream: StreamId, origin: Origin) {
-        let now = self.now;
-        let Some(node) = &mut self.peers[id].node else {
-            return;
-        };
-        let conn = node.accept(now, origin);
-        self.peers[id].conns.insert(conn, (stream, 1));
-        if let Some(both) = self.streams.get_mut(&stream) {
-            both.ends[1].owner = Owner::Node(id, conn);
-        }
-        self.settle(id);
-    }
-
-    fn opened(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get(&id) else {
-            return;
-        };
-        if let (true, Owner::Node(peer, conn)) = (stream.ends[0].open, stream.ends[0].owner) {
-            self.input(peer, |now, node| {
-                node.handle_input(now, Input::Connected { conn });
-            });
-        }
-    }
-
-    /// A local client connects to a peer.
-    pub fn add_client(&mut self, peer: PeerId, client: Client) -> ClientId {
-        let id = self.clients.len();
-        self.clients.push(client);
-        let to = self.peers[peer].born.addr;
-        let stream = self.new_stream([Owner::Client(id), Owner::Nobody], to, true);
-        self.clients[id].stream = stream;
-        self.accept(peer, stream, Origin::Local);
-        self.client_begins(id);
-        id
-    }
-
-    /// Bytes for the other end from a client or a script.
-    pub fn say(&mut self, stream: StreamId, end: usize, bytes: &[u8]) {
-        if let Some(both) = self.streams.get_mut(&stream) {
-            both.ends[end].out.extend(bytes);
-            self.flush(stream, end);
-        }
-    }
-
-    /// An end may be able to write.
-    fn flush(&mut self, id: StreamId, end: usize) {
-        let owner = self.streams.get(&id).map(|stream| stream.ends[end].owner);
-        match owner {
-            Some(Owner::Node(peer, conn)) => {
-                self.peers[peer].dirty.insert(conn);
-                self.settle(peer);
-            }
-            Some(Owner::Client(_) | Owner::Script(_) | Owner::Stranger) => {
-                while self.write_out(id, end) {}
-            }
-            Some(Owner::Nobody) | None => {}
-        }
-    }
-
-    /// Whether there is room for more bytes from this end.
-    fn may_write(&self, id: StreamId, end: usize) -> bool {
-        self.streams.get(&id).is_some_and(|stream| {
-            let this = &stream.ends[end];
-            stream.opened && this.open && this.in_flight < WINDOW
-        })
-    }
-
-    /// How many bytes one write takes: odd pieces, sometimes tiny, mostly large.
-    fn piece(&mut self, id: StreamId, end: usize) -> usize {
-        let written = self
-            .streams
-            .get(&id)
-            .map_or(0, |stream| stream.ends[end].written);
-        match self.links.first_cut {
-            Some(cut) if written < cut => cut - written,
-            _ if self.rng.below(4) == 0 => 1 + self.rng.below(64) as usize,
-            _ => 1 + self.rng.below(WINDOW as u64 / 2) as usize,
-        }
-    }
-
-    /// A client or script writes a piece; false if there is none to write or no room.
-    fn write_out(&mut self, id: StreamId, end: usize) -> bool {
-        if !self.may_write(id, end) {
-            return false;
-        }
-        let piece = self.piece(id, end);
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return false;
-        };
-        let out = &mut stream.ends[end].out;
-        let len = piece.min(out.len());
-        let bytes: Vec<u8> = out.drain(..len).collect();
-        if bytes.is_empty() {
-            return false;
-        }
-        self.carry(id, end, bytes);
-        true
-    }
-
-    /// A node writes a piece on one of its connections; false if there is nothing to write anywhere.
-    fn write_some(&mut self, id: PeerId) -> bool {
-        let Some(conn) = self.peers[id].dirty.pop_first() else {
-            return false;
-        };
-        let Some(&(stream, end)) = self.peers[id].conns.get(&conn) else {
-            return true;
-        };
-        if !self.may_write(stream, end) {
-            // Room, or the connection being opened, makes it dirty again.
-            return true;
-        }
-        let piece = self.piece(stream, end);
-        let now = self.now;
-        let Some(node) = &mut self.peers[id].node else {
-            return false;
-        };
-        let mut slices = [IoSlice::new(&[]); 8];
-        let mut bytes = Vec::new();
-        if let Some(used) = node.egress(conn, &mut slices) {
-            for slice in &slices[..used] {
-                let room = piece - bytes.len();
-                bytes.extend_from_slice(&slice[..slice.len().min(room)]);
-            }
-        } else {
-            panic!("a store in memory loses no block");
-        }
-        if bytes.is_empty() {
-            return true;
-        }
-        node.consume(now, conn, bytes.len());
-        self.peers[id].dirty.insert(conn);
-        self.carry(stream, end, bytes);
-        let broken = self.peers[id].breaks_after.is_some_and(|limit| {
-            self.streams
-                .get(&stream)
-                .is_some_and(|both| !both.local && both.ends[end].written > limit)
-        });
-        if broken {
-            self.peers[id].conns.remove(&conn);
-            self.peers[id].unread.remove(&conn);
-            self.close_end(stream, end);
-            if let Some(node) = &mut self.peers[id].node {
-                let reason = "broken";
-                node.handle_input(now, Input::Closed { conn, reason });
-            }
-        }
-        true
-    }
-
-    /// Bytes set out from an end.
-    fn carry(&mut self, id: StreamId, end: usize, mut bytes: Vec<u8>) {
-        let Some(stream) = self.streams.get(&id) else {
-            return;
-        };
-        let local = stream.local;
-        let (mut plugged, mut limit) = (true, None);
-        for (place, this) in stream.ends.iter().enumerate() {
-            if let Owner::Node(peer, _) | Owner::Script(peer) = this.owner {
-                plugged &= local || self.peers[peer].plugged;
-                if place == end {
-                    limit = self.peers[peer].breaks_after;
-                }
-            }
-        }
-        let latency = if local { LOCAL_LATENCY } else { self.latency() };
-        let now = self.now;
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        let this = &mut stream.ends[end];
-        if let (Some(limit), false) = (limit, local) {
-            // What is beyond the break never arrives, though it was written.
-            let keep = limit.saturating_sub(this.written);
-            this.written += bytes.len().saturating_sub(keep);
-            bytes.truncate(keep);
-        }
-        this.written += bytes.len();
-        this.in_flight += bytes.len();
-        this.last_arrival = this.last_arrival.max(now + latency);
-        let at = this.last_arrival;
-        if plugged && !bytes.is_empty() {
-            self.schedule(at, Happening::Bytes(id, 1 - end, bytes));
-        }
-    }
-
-    fn arrived(&mut self, id: StreamId, end: usize, bytes: Vec<u8>) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.ends[end].inbox.push_back(bytes);
-            self.read(id, end);
-        }
-    }
-
-    /// An end may be able to read.
-    fn read(&mut self, id: StreamId, end: usize) {
-        let owner = match self.streams.get(&id) {
-            Some(stream) if stream.ends[end].open => stream.ends[end].owner,
-            _ => return,
-        };
-        match owner {
-            Owner::Node(peer, conn) => {
-                self.peers[peer].unread.insert(conn);
-                self.settle(peer);
-            }
-            Owner::Client(client) => {
-                while let Some(bytes) = self.take_inbox(id, end) {
-                    self.client_reads(client, &bytes);
-                }
-                if self.is_over(id, end) {
-                    self.client_is_left(client);
-                }
-            }
-            Owner::Script(peer) => {
-                while let Some(bytes) = self.take_inbox(id, end) {
-                    self.script_reads(peer, id, end, &bytes);
-                }
-                if self.is_over(id, end) {
-                    self.close_end(id, end);
-                }
-            }
-            Owner::Stranger => {
-                while let Some(bytes) = self.take_inbox(id, end) {
-                    self.stranger_reads(id, end, &bytes);
-                }
-            }
-            Owner::Nobody => {}
-        }
-    }
-
-    /// The other end has closed, and all it wrote has been read.
-    fn is_over(&self, id: StreamId, end: usize) -> bool {
-        self.streams
-            .get(&id)
-            .is_some_and(|stream| stream.ends[end].ended && stream.ends[end].inbox.is_empty())
-    }
-
-    /// The next piece for an end, which makes room for the other.
-    fn take_inbox(&mut self, id: StreamId, end: usize) -> Option<Vec<u8>> {
-        let stream = self.streams.get_mut(&id)?;
-        let bytes = stream.ends[end].inbox.pop_front()?;
-        let other = &mut stream.ends[1 - end];
-        other.in_flight -= bytes.len();
-        let now = self.now;
-        self.schedule(now, Happening::Room(id, 1 - end));
-        Some(bytes)
-    }
-
-    /// A node reads a piece from one of its connections, or learns of an end; false if there is nothing that it
-    /// wants to read.
-    fn read_some(&mut self, id: PeerId) -> bool {
-        let now = self.now;
-        let Some(node) = &self.peers[id].node else {
-            return false;
-        };
-        let unread = &self.peers[id].unread;
-        // An end without bytes before it is learned of whether or not the node wants to read.
-        let wanted = unread.iter().copied().find(|&conn| {
-            let place = self.peers[id].conns.get(&conn);
-            node.wants_read(conn) || place.is_none_or(|&(stream, end)| self.is_over(stream, end))
-        });
-        let Some(conn) = wanted else {
-            return false;
-        };
-        let Some(&(stream, end)) = self.peers[id].conns.get(&conn) else {
-            self.peers[id].unread.remove(&conn);
-            return true;
-        };
-        if let Some(bytes) = self.take_inbox(stream, end) {
-            let bytes = &bytes;
-            if let Some(node) = &mut self.peers[id].node {
-                node.handle_input(now, Input::Received { conn, bytes });
-            }
-            return true;
-        }
-        self.peers[id].unread.remove(&conn);
-        if self.is_over(stream, end) {
-            self.peers[id].conns.remove(&conn);
-            self.close_end(stream, end);
-            if let Some(node) = &mut self.peers[id].node {
-                let reason = "closed by the other side";
-                node.handle_input(now, Input::Closed { conn, reason });
-            }
-        }
-        true
-    }
-
-    /// The owner of an end has closed it: the other learns of it after all that was written.
-    pub fn close_end(&mut self, id: StreamId, end: usize) {
-        let now = self.now;
-        let latency = self.latency();
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        stream.ends[end].open = false;
-        stream.ends[end].inbox.clear();
-        if !stream.ends[1 - end].open {
-            self.streams.remove(&id);
-            return;
-        }
-        let latency = if stream.local { LOCAL_LATENCY } else { latency };
-        let at = stream.ends[end].last_arrival.max(now + latency);
-        self.schedule(at, Happening::Gone(id, 1 - end));
+        self.watch.handle_sent(self.now, id, to, &payload);
+        let from = self.outside(id, to);
+        self.send_datagram(id, from, to, payload);
     }
 }
 
@@ -974,7 +584,10 @@ impl Drop for World {
             let thread = std::thread::current();
             let name = thread.name().unwrap_or("");
             let seed = self.seed;
-            eprintln!("seed {seed}: STREW_SEED={seed} cargo test --test sim {name}");
+            match &self.command {
+                command if !command.is_empty() => eprintln!("seed {seed}: {command}"),
+                _ => eprintln!("seed {seed}: STREW_SEED={seed} cargo test --test sim {name}"),
+            }
         }
     }
 }

@@ -385,3 +385,118 @@ fn offer_of_another_length_is_declined() {
     assert_eq!(decoder.poll_leaf(), Some((LEAF, LEAF_SIZE)));
     assert!(decoder.offer(data[LEAF_SIZE..].to_vec()));
 }
+
+/// A file whose leaves are of seven kinds, in nodes.
+fn long_file(blocks: &mut Blocks, form: Form, length: usize) -> Address {
+    let leaves: Vec<Vec<u8>> = (0..7).map(|n| vec![n; LEAF_SIZE]).collect();
+    let count = length.div_ceil(LEAF_SIZE);
+    let pieces = (0..count).map(|index| {
+        let len = LEAF_SIZE.min(length - index * LEAF_SIZE);
+        &leaves[index % 7][..len]
+    });
+    blocks.share(form, pieces)
+}
+
+#[test]
+fn range_gives_its_bytes_and_asks_for_no_leaf_outside() {
+    let length = 1100 * LEAF_SIZE + 1234;
+    let mut rng = Rng::new([8; 32]);
+    for form in FORMS {
+        let mut blocks = Blocks::default();
+        let address = long_file(&mut blocks, form, length);
+        let leaf_of = |offset: u64| (offset / LEAF) as usize;
+        for round in 0..100 {
+            let start = rng.below(length as u64 + 2);
+            let len = match round % 3 {
+                0 => rng.below(10),
+                1 => rng.below(5 * LEAF),
+                _ => u64::MAX - start,
+            };
+            // A tail of a long file takes long, and shows nothing more.
+            let start = if len > 5 * LEAF {
+                start.max(1090 * LEAF)
+            } else {
+                start
+            };
+            let range = start..start.saturating_add(len);
+            let mut decoder = Decoder::new(address, WINDOW);
+            let is_late = round % 2 == 0;
+            if !is_late {
+                decoder.set_range(range.clone());
+            }
+            let (mut data, mut asked) = (Vec::new(), 0);
+            while !decoder.is_done() {
+                let id = decoder.poll_want().unwrap();
+                asked += 1;
+                decoder.handle_block(blocks.0[&id].clone()).unwrap();
+                if is_late && asked == 1 {
+                    decoder.set_range(range.clone());
+                }
+                while let Some((offset, piece)) = decoder.poll_data() {
+                    let first = leaf_of(offset);
+                    let expected = (first % 7) as u8;
+                    assert!(offset % LEAF == 0 && piece.iter().all(|byte| *byte == expected));
+                    let from = start.saturating_sub(offset).min(piece.len() as u64) as usize;
+                    let to = (range.end - offset).min(piece.len() as u64) as usize;
+                    data.extend_from_slice(&piece[from..to]);
+                }
+            }
+            let end = range.end.min(length as u64);
+            assert_eq!(data.len() as u64, end.saturating_sub(start));
+            for (at, byte) in data.iter().enumerate().step_by(1000) {
+                assert_eq!(*byte as usize, leaf_of(start + at as u64) % 7);
+            }
+            let leaves = match start < end {
+                true => end.div_ceil(LEAF) - start / LEAF,
+                false => 0,
+            };
+            assert!(asked <= 1 + 2 + leaves, "{asked} for {range:?}");
+        }
+    }
+}
+
+#[test]
+fn range_may_move_on_while_leaves_are_on_their_way() {
+    let mut blocks = Blocks::default();
+    let length = 1200 * LEAF_SIZE;
+    let address = long_file(&mut blocks, Form::Encrypted, length);
+    let mut decoder = Decoder::new(address, WINDOW);
+    let mut wanted = Vec::new();
+    for _ in 0..3 {
+        wanted.extend(std::iter::from_fn(|| decoder.poll_want()));
+        let id = wanted.remove(0);
+        decoder.handle_block(blocks.0[&id].clone()).unwrap();
+    }
+    assert!(!wanted.is_empty());
+    for start in [5, 600, 1150] {
+        decoder.set_range(start * LEAF..start * LEAF + 2 * LEAF);
+        let mut offsets = Vec::new();
+        while !decoder.is_done() {
+            wanted.extend(std::iter::from_fn(|| decoder.poll_want()));
+            // The latest first, so that what was wanted before comes late.
+            let id = wanted.pop().unwrap();
+            decoder.handle_block(blocks.0[&id].clone()).unwrap();
+            while let Some((offset, piece)) = decoder.poll_data() {
+                assert!(piece
+                    .iter()
+                    .all(|byte| u64::from(*byte) == offset / LEAF % 7));
+                offsets.push(offset / LEAF);
+            }
+        }
+        assert_eq!(offsets, [start, start + 1]);
+    }
+}
+
+#[test]
+fn range_of_a_file_in_its_root_comes_whole() {
+    let mut blocks = Blocks::default();
+    let data = some_data(1000);
+    let address = blocks.share(Form::Encrypted, [&data[..]].into_iter());
+    let mut decoder = Decoder::new(address, WINDOW);
+    decoder.set_range(5..10);
+    let id = decoder.poll_want().unwrap();
+    decoder.handle_block(blocks.0[&id].clone()).unwrap();
+    assert_eq!(decoder.poll_leaf(), None);
+    assert_eq!(decoder.poll_data(), Some((0, data)));
+    assert!(decoder.is_done());
+}

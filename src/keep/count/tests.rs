@@ -132,7 +132,8 @@ impl World {
 
     /// Blocks in each question on its way.
     fn asked(&self) -> Vec<usize> {
-        self.counts.asking.asked.values().map(Vec::len).collect()
+        let asked = self.counts.asking.asked.values();
+        asked.map(|(_, blocks)| blocks.len()).collect()
     }
 
     /// Everybody answers what has been asked so far: all blocks are there, or nothing is said.

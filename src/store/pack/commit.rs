@@ -269,6 +269,7 @@ impl PackStore {
     /// disk. Nor may a later opening believe it, which could not tell that it is only in memory; so it goes.
     pub(super) fn give_up_writing(&mut self, error: std::io::Error) -> StoreError {
         self.is_read_only = true;
+        self.stop_compaction();
         let cause = plain(&error);
         log::warn!(
             "sync {}: {cause}; it is read-only now",
@@ -302,6 +303,9 @@ impl PackStore {
                     return self.add_gap((to, to + record::extent(from.len)));
                 };
                 self.index.remove(&id, &now);
+                if let Some(copy) = &mut self.copy {
+                    copy.remove(&id, &now);
+                }
                 // It was compared just before it was copied.
                 let checked = true;
                 let moved = Entry {
@@ -310,6 +314,9 @@ impl PackStore {
                     ..now
                 };
                 self.index.insert(&id, moved);
+                if let Some(copy) = &mut self.copy {
+                    copy.insert(&id, &moved);
+                }
                 if let Some(terms) = self.pending.terms.remove(&from.offset) {
                     self.pending.terms.insert(to, terms);
                 } else if now.terms.lasting() != from.terms.lasting() {

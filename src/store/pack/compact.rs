@@ -3,33 +3,25 @@
 //!
 //! The pack is copied from its start to its end, so that whatever happens to it meanwhile is met as a record in the
 //! end: blocks and notes that come are copied in their turn. What is said of that which has been copied already is
-//! said again in the copy: new terms when the note on them is met, gaps at the end. The copy has an id of its own,
-//! so that nothing of the old pack counts in it, nor a checkpoint of it. Either file has, whole and durable, all that
-//! was acknowledged, when the one takes the other's name.
+//! said again in the copy when the note on it is met: new terms, and gaps. The copy has an id of its own, so that
+//! nothing of the old pack counts in it, nor a checkpoint of it. Either file has, whole and durable, all that was
+//! acknowledged, when the one takes the other's name.
 
 use super::commit::Pending;
-use super::gaps::Gaps;
-use super::index::Entry;
-use super::note::{decode_terms, encode_gaps, encode_terms, Stretch};
+use super::copied::Copied;
+use super::note::{decode_gaps, decode_terms, encode_gaps, encode_terms, Stretch, STATEMENT_LEN};
 use super::record::{
     encode_file_header, PackId, Record, FILE_HEADERS_AT, RECORDS_AT, RECORD_HEADER_LEN, TYPE_BLOCK,
     TYPE_GAPS, TYPE_TERMS,
 };
 use super::scan::{Last, PinNote};
 use super::tail::header_crc;
-use super::terms::TermsNotes;
 use super::PackStore;
 use crate::id::BlockId;
 use crate::limits::*;
 use crate::store::{Store, StoreError, Terms};
 use sha2::{Digest, Sha256};
 use std::io::{self, ErrorKind};
-
-/// A stretch of the pack, and where in the copy it begins.
-struct Run {
-    from: Stretch,
-    to: u64,
-}
 
 /// A copy that is being made.
 pub(super) struct Compaction {
@@ -42,9 +34,6 @@ pub(super) struct Compaction {
     tail: u64,
     last: Last,
     records: u64,
-    terms_notes: TermsNotes,
-    /// In order.
-    runs: Vec<Run>,
     /// Bytes of the copy that were written since its last sync.
     unsynced: u64,
 }
@@ -70,44 +59,8 @@ impl Compaction {
             tail: RECORDS_AT,
             last: Last::default(),
             records: 0,
-            terms_notes: TermsNotes::default(),
-            runs: Vec::new(),
             unsynced: RECORDS_AT,
         }
-    }
-
-    /// Where in the copy that lies which lies here in the pack.
-    fn moved(&self, offset: u64) -> Option<u64> {
-        let at = self.runs.partition_point(|run| run.from.1 <= offset);
-        let run = self.runs.get(at)?;
-        (run.from.0 <= offset).then(|| run.to + (offset - run.from.0))
-    }
-
-    /// This stretch of the pack has been copied to the end of the copy.
-    fn handle_copied(&mut self, from: Stretch) {
-        let (to, len) = (self.tail, from.1 - from.0);
-        match self.runs.last_mut() {
-            Some(run) if run.from.1 == from.0 && run.to + (from.0 - run.from.0) == to => {
-                run.from.1 = from.1;
-            }
-            _ => self.runs.push(Run { from, to }),
-        }
-        self.tail += len;
-        self.unsynced += len;
-    }
-
-    /// What has been copied and counts no more, as it lies in the copy.
-    fn gaps(&self, gaps: &Gaps) -> Vec<Stretch> {
-        let mut list = Vec::new();
-        for Run { from, to } in &self.runs {
-            let within = gaps.around(from.0).into_iter();
-            let within = within.chain(gaps.iter_from(from.0 + 1));
-            for (start, end) in within.take_while(|gap| gap.0 < from.1) {
-                let (start, end) = (start.max(from.0), end.min(from.1));
-                list.push((to + (start - from.0), to + (end - from.0)));
-            }
-        }
-        list
     }
 }
 
@@ -128,9 +81,23 @@ impl PackStore {
     /// Gives up a copy that is being made: for the end of a process.
     pub(super) fn stop_compaction(&mut self) {
         if self.background.compaction.take().is_some() {
-            // If it cannot be removed, the next opening does it.
-            let _ = self.disk.drop_copy();
+            self.give_up_copy();
             self.space.measure(&*self.disk, self.tail);
+        }
+    }
+
+    /// The pack stays as it is.
+    fn give_up_copy(&mut self) {
+        let said = self.copy.take().map_or(vec![], |copy| copy.said);
+        for at in said {
+            // Unless it has gone.
+            if let Some(entry) = self.entry_at(at) {
+                self.pending.terms.insert(at, entry.terms);
+            }
+        }
+        if let Err(error) = self.disk.drop_copy() {
+            // The next opening does it.
+            log::debug!("{}", self.failed("remove the copy of", error));
         }
     }
 
@@ -145,12 +112,10 @@ impl PackStore {
             Some(compaction) => self.go_on(compaction),
         };
         if let Err(error) = result {
-            // The pack is as it was. The copy is tried again when there is more to be gained.
+            // The copy is tried again when there is more to be gained.
             log::debug!("{error}");
             self.end_search();
-            if let Err(error) = self.disk.drop_copy() {
-                log::debug!("{}", self.failed("remove the copy of", error));
-            }
+            self.give_up_copy();
         }
         self.space.measure(&*self.disk, self.tail);
     }
@@ -176,86 +141,152 @@ impl PackStore {
             .and_then(|()| places.try_for_each(|at| self.disk.write_copy(&header, at)))
             .map_err(|error| self.failed("copy", error))?;
         self.background.compaction = Some(compaction);
+        self.copy = Some(Copied::default());
         Ok(())
     }
 
     fn go_on(&mut self, mut compaction: Compaction) -> Result<(), StoreError> {
         let until = compaction.tail + self.background.copy_step;
-        for _ in 0..COPY_RECORDS_MAX {
-            if compaction.cursor >= self.tail || compaction.tail >= until {
-                break;
-            }
+        let mut effort = 0;
+        while effort < COPY_RECORDS_MAX && compaction.cursor < self.tail && compaction.tail < until
+        {
             let copied = self.copy_some(&mut compaction);
-            copied.map_err(|error| self.failed("copy", error))?;
+            effort += copied.map_err(|error| self.failed("copy", error))?;
         }
+        // The end takes some time as well; but where little comes all the time, it must not wait for ever.
+        let is_short = effort <= COPY_RECORDS_MAX / 4;
         if compaction.unsynced >= COPY_SYNC_STEP {
             let synced = self.disk.sync_copy();
             synced.map_err(|error| self.failed("sync the copy of", error))?;
             compaction.unsynced = 0;
-        } else if compaction.cursor >= self.tail {
+        } else if compaction.cursor >= self.tail && is_short {
             self.commit_all()?;
             if self.uncommitted() > 0 || self.pending.gives_space() {
                 return Err(self.full());
             }
             // Not if there was more to be said, which is copied first.
             if compaction.cursor >= self.tail {
-                return self.put_in_place(compaction);
+                if self.pending.terms.is_empty() {
+                    return self.put_in_place(compaction);
+                }
+                let said = self.say_waiting_terms(&mut compaction);
+                said.map_err(|error| self.failed("copy", error))?;
             }
         }
         self.background.compaction = Some(compaction);
         Ok(())
     }
 
-    /// Copies the record at the cursor, or goes past what does not count.
-    fn copy_some(&mut self, compaction: &mut Compaction) -> io::Result<()> {
+    /// Copies the record at the cursor, or goes past what does not count. Returns what that took: records and statements
+    /// of notes.
+    fn copy_some(&mut self, compaction: &mut Compaction) -> io::Result<usize> {
         let offset = compaction.cursor;
         if let Some((_, end)) = self.gaps.around(offset) {
             compaction.cursor = end;
-            return Ok(());
+            return Ok(1);
         }
         if let Some((_, &end)) = self.damaged.range(..=offset).next_back() {
             if offset < end {
-                return self.copy_damaged(compaction, end);
+                self.copy_damaged(compaction, end)?;
+                return Ok(1);
             }
         }
         let mut header = [0; RECORD_HEADER_LEN];
         let read = self.disk.read_full(&mut header, offset)?;
         let Some(mut record) = Record::decode(&header[..read], &self.id, offset) else {
-            return self.pass_damage(compaction, offset);
+            self.pass_damage(compaction, offset)?;
+            return Ok(1);
         };
         let mut payload = vec![0; record.len as usize];
         let at = offset + RECORD_HEADER_LEN as u64;
         let read = self.disk.read_full(&mut payload, at)?;
         if read < payload.len() || crc32fast::hash(&payload) != record.payload_crc {
-            return self.pass_damage(compaction, offset);
+            self.pass_damage(compaction, offset)?;
+            return Ok(1);
         }
         compaction.cursor += record.extent();
         match record.kind_of_record {
             TYPE_BLOCK => {
-                if let Some(entry) = self.index.at(&BlockId(record.address), offset) {
-                    record.terms = entry.terms;
+                let id = BlockId(record.address);
+                let entry = self.index.at(&id, offset);
+                record.terms = entry.map_or(record.terms, |entry| entry.terms);
+                self.copy_record(compaction, &record, &payload)?;
+                self.handle_copied(compaction, (offset, compaction.cursor));
+                if let (Some(entry), Some(copy)) = (entry, &mut self.copy) {
+                    copy.insert(&id, &entry);
                 }
             }
-            TYPE_GAPS => return Ok(()),
+            // What they say was heeded before.
+            TYPE_GAPS | TYPE_TERMS if offset < compaction.begun_at => {}
+            TYPE_GAPS => {
+                self.copy_gaps(compaction, decode_gaps(&payload, offset))?;
+                return Ok(payload.len() / STATEMENT_LEN);
+            }
             TYPE_TERMS => {
-                if offset >= compaction.begun_at {
-                    let said = decode_terms(&payload, offset);
-                    let now: Vec<(u64, Terms)> = said
-                        .filter_map(|(at, _)| {
-                            let moved = compaction.moved(at)?;
-                            Some((moved, self.entry_at(at)?.terms))
-                        })
-                        .collect();
-                    self.copy_note(compaction, TYPE_TERMS, &encode_terms(now.into_iter()))?;
-                }
-                return Ok(());
+                let blocks = decode_terms(&payload, offset).map(|(at, _)| at);
+                self.copy_terms(compaction, blocks)?;
+                return Ok(payload.len() / STATEMENT_LEN);
             }
             // Pins as well, and what is of the future.
-            _ => {}
+            _ => {
+                self.copy_record(compaction, &record, &payload)?;
+                self.handle_copied(compaction, (offset, compaction.cursor));
+            }
         }
-        self.copy_record(compaction, &record, &payload)?;
-        compaction.handle_copied((offset, compaction.cursor));
+        Ok(1)
+    }
+
+    /// A stretch has been copied to the end of the copy.
+    fn handle_copied(&mut self, compaction: &mut Compaction, from: Stretch) {
+        if let Some(copy) = &mut self.copy {
+            copy.handle_copied(from, compaction.tail);
+        }
+        compaction.tail += from.1 - from.0;
+        compaction.unsynced += from.1 - from.0;
+    }
+
+    /// Notes in the copy what of these stretches of the pack it has, and counts no more.
+    fn copy_gaps(
+        &mut self,
+        compaction: &mut Compaction,
+        gaps: impl Iterator<Item = Stretch>,
+    ) -> io::Result<()> {
+        let copy = self.copy.as_ref();
+        let gaps = gaps.flat_map(|gap| copy.into_iter().flat_map(move |copy| copy.places(gap)));
+        let gaps: Vec<Stretch> = gaps.collect();
+        for some in gaps.chunks(NOTE_STATEMENTS_MAX) {
+            self.copy_note(compaction, TYPE_GAPS, &encode_gaps(some.iter().copied()))?;
+        }
+        if let Some(copy) = &mut self.copy {
+            gaps.into_iter().for_each(|gap| copy.gaps.add(gap));
+        }
         Ok(())
+    }
+
+    /// Notes in the copy the present terms of blocks, as many as fit one note, that lie here in the pack.
+    fn copy_terms(
+        &mut self,
+        compaction: &mut Compaction,
+        blocks: impl Iterator<Item = u64>,
+    ) -> io::Result<()> {
+        let terms = blocks.filter_map(|at| {
+            let place = self.copy.as_ref()?.place(at)?;
+            Some((place, self.entry_at(at)?.terms))
+        });
+        let terms: Vec<(u64, Terms)> = terms.collect();
+        self.copy_note(compaction, TYPE_TERMS, &encode_terms(terms.into_iter()))
+    }
+
+    /// Notes in the copy some of the terms that wait since the pack has no room for notes on them.
+    fn say_waiting_terms(&mut self, compaction: &mut Compaction) -> io::Result<()> {
+        let nth = self.pending.terms.keys().nth(NOTE_STATEMENTS_MAX);
+        let rest = nth.copied().unwrap_or(u64::MAX);
+        let later = self.pending.terms.split_off(&rest);
+        let said = std::mem::replace(&mut self.pending.terms, later);
+        if let Some(copy) = &mut self.copy {
+            copy.said.extend(said.keys());
+        }
+        self.copy_terms(compaction, said.into_keys())
     }
 
     /// Sets aside what is damaged at this place: it is copied as it is then. One bad block must not keep all others from
@@ -277,7 +308,7 @@ impl PackStore {
             return Err(bad("the file has been cut"));
         }
         self.disk.write_copy(&bytes, compaction.tail)?;
-        compaction.handle_copied(from);
+        self.handle_copied(compaction, from);
         compaction.cursor = from.1;
         Ok(())
     }
@@ -295,8 +326,8 @@ impl PackStore {
         let record = Record::of_note(kind_of_record, none, payload, self.stamp());
         self.copy_record(compaction, &record, payload)?;
         let end = compaction.tail + record.extent();
-        if kind_of_record == TYPE_TERMS {
-            compaction.terms_notes.push((compaction.tail, end));
+        if let Some(copy) = self.copy.as_mut().filter(|_| kind_of_record == TYPE_TERMS) {
+            copy.terms_notes.push((compaction.tail, end));
         }
         compaction.tail = end;
         compaction.unsynced += record.extent();
@@ -321,27 +352,12 @@ impl PackStore {
     }
 
     /// The copy has all that the pack has, and the pack is durable: the one becomes the other.
-    fn put_in_place(&mut self, mut compaction: Compaction) -> Result<(), StoreError> {
-        // For which there was no room.
-        let terms = self.pending.terms.iter();
-        let terms = terms.filter_map(|(&at, &terms)| Some((compaction.moved(at)?, terms)));
-        let terms: Vec<(u64, Terms)> = terms.collect();
-        for some in terms.chunks(NOTE_STATEMENTS_MAX) {
-            let payload = encode_terms(some.iter().copied());
-            let written = self.copy_note(&mut compaction, TYPE_TERMS, &payload);
-            written.map_err(|error| self.failed("copy", error))?;
-        }
-        let gaps = compaction.gaps(&self.gaps);
-        for some in gaps.chunks(NOTE_STATEMENTS_MAX) {
-            let payload = encode_gaps(some.iter().copied());
-            let written = self.copy_note(&mut compaction, TYPE_GAPS, &payload);
-            written.map_err(|error| self.failed("copy", error))?;
-        }
+    fn put_in_place(&mut self, compaction: Compaction) -> Result<(), StoreError> {
         let synced = self.disk.sync_copy();
         synced.map_err(|error| self.failed("sync the copy of", error))?;
         let replaced = self.disk.replace(compaction.tail);
         replaced.map_err(|error| self.failed("replace", error))?;
-        self.move_all(compaction, gaps);
+        self.take_places_of_copy(compaction);
         // Which of the two has the name after a power cut is not known before this: nothing may be acknowledged.
         match self.disk.sync_name() {
             Ok(()) => Ok(()),
@@ -349,29 +365,26 @@ impl PackStore {
         }
     }
 
-    /// All that is known by its place in the pack is known by its place in the copy from now on. Linear.
-    fn move_all(&mut self, compaction: Compaction, gaps: Vec<Stretch>) {
-        self.index.retain(|entry| {
-            let offset = compaction.moved(entry.offset)?;
-            Some(Entry { offset, ..entry })
-        });
-        self.gaps = Gaps::default();
-        for gap in gaps {
-            self.gaps.add(gap);
-        }
+    /// All that is known by its place in the pack is known by its place in the copy from now on. Linear in pins and
+    /// damage alone, of which there are few.
+    fn take_places_of_copy(&mut self, compaction: Compaction) {
+        let copy = self.copy.take().unwrap_or_default();
         let pins = std::mem::take(&mut self.pins).into_iter();
         let pins = pins.filter_map(|(root, pin)| {
-            let offset = compaction.moved(pin.offset)?;
+            let offset = copy.place(pin.offset)?;
             Some((root, PinNote { offset, ..pin }))
         });
         self.pins = pins.collect();
         let damaged = std::mem::take(&mut self.damaged).into_iter();
         let damaged = damaged.filter_map(|(start, end)| {
-            let moved = compaction.moved(start)?;
-            Some((moved, moved + (end - start)))
+            let place = copy.place(start)?;
+            Some((place, place + (end - start)))
         });
         self.damaged = damaged.collect();
-        self.terms_notes = compaction.terms_notes;
+        debug_assert_eq!(copy.index.len(), self.index.len(), "all blocks were copied");
+        self.index = copy.index;
+        self.gaps = copy.gaps;
+        self.terms_notes = copy.terms_notes;
         self.pending = Pending::default();
         self.id = compaction.id;
         self.last = compaction.last;

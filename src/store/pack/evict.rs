@@ -29,12 +29,12 @@ const CLEAR_CHUNKS: usize = 256;
 
 impl Marks {
     /// Begins a marking with the other mark. If it has not been taken off all blocks yet, that is done now: linear.
-    pub fn begin(&mut self, index: &mut Index) {
+    pub fn begin<'a>(&mut self, indexes: impl Iterator<Item = &'a mut Index>) {
         self.mark = self.other();
         self.is_under_way = true;
         self.count = 0;
         if let Some(from) = self.stale_from.take() {
-            index.clear_marks(from, self.mark, usize::MAX);
+            indexes.for_each(|index| index.clear_marks(from, None, self.mark));
         }
     }
 
@@ -50,10 +50,13 @@ impl Marks {
         self.stale_from.is_some() && !self.is_under_way
     }
 
-    /// Takes it off some of them.
-    pub fn clear_some(&mut self, index: &mut Index) {
-        if let Some(from) = self.stale_from {
-            self.stale_from = index.clear_marks(from, self.other(), CLEAR_CHUNKS);
+    /// Takes it off some of them. The first of the indexes tells how many that are.
+    pub fn clear_some<'a>(&mut self, indexes: impl Iterator<Item = &'a mut Index>) {
+        let mut indexes = indexes.peekable();
+        if let (Some(from), Some(first)) = (self.stale_from, indexes.peek()) {
+            let until = first.key_after(from, CLEAR_CHUNKS);
+            indexes.for_each(|index| index.clear_marks(from, until, self.other()));
+            self.stale_from = until;
         }
     }
 
@@ -524,7 +527,7 @@ mod tests {
         let (mut evictor, mut marks) = (Evictor::new(), Marks::default());
         let gone = drain(&mut index, &ids, &mut evictor, &mut marks, 99, &claim(None));
         assert_eq!(gone, [], "as long as nobody knows what is pinned");
-        marks.begin(&mut index);
+        marks.begin([&mut index].into_iter());
         for n in (0..2000u64).step_by(5) {
             let marked = marks.mark(&entry(n, 10 + n as u32 % 3)).unwrap();
             assert!(index.update(&ids[n as usize], marked));
@@ -555,7 +558,7 @@ mod tests {
         assert_eq!(marks.count, 400);
 
         // Not pinned any more: a new marking that marks nothing.
-        marks.begin(&mut index);
+        marks.begin([&mut index].into_iter());
         let gone = drain(&mut index, &ids, &mut evictor, &mut marks, 10, &claim(None));
         assert!(
             gone.iter().all(|n| !n.is_multiple_of(5)),
@@ -572,7 +575,7 @@ mod tests {
         let mut rng = Rng::new([6; 32]);
         let (mut index, ids) = index(60_000, 64, &mut rng);
         let mut marks = Marks::default();
-        marks.begin(&mut index);
+        marks.begin([&mut index].into_iter());
         // All but one, which is leased.
         index.retain(|entry| {
             let mut leased = entry;

@@ -308,18 +308,24 @@ impl Index {
         }
     }
 
-    /// Takes these marks off some places from this key on, of so many chunks; from where on it is to be continued.
-    pub fn clear_marks(&mut self, from: Key, marks: u8, chunks: usize) -> Option<Key> {
+    /// The key at which the chunk begins that is so many after that of this key; `None` if there are no more.
+    pub fn key_after(&self, key: Key, chunks: usize) -> Option<Key> {
+        let (chunk, _) = self.search(key);
+        self.firsts.get(chunk.saturating_add(chunks)).copied()
+    }
+
+    /// Takes these marks off all places between two keys, or to the end; and off some around them.
+    pub fn clear_marks(&mut self, from: Key, until: Option<Key>, marks: u8) {
         let marks = u32::from(marks & 3) << MARKS_AT;
-        let (first, _) = self.search(from);
-        let next = self.firsts.get(first.saturating_add(chunks)).copied();
-        for place in self.chunks.iter_mut().skip(first).take(chunks).flatten() {
+        let (first, _) = self.search((from.0, 0));
+        let last = until.map_or(self.chunks.len(), |key| self.search((key.0, u64::MAX)).0);
+        let chunks = self.chunks.iter_mut().take(last.saturating_add(1));
+        for place in chunks.skip(first).flatten() {
             // Most have none, and need not be written.
             if place.rest & marks != 0 {
                 place.rest &= !marks;
             }
         }
-        next
     }
 
     /// What the places in a cell come to by this key, which is always the same; `None` if the sums of some chunks are
@@ -532,7 +538,8 @@ mod tests {
                 assert!(pushed.update_at(key.0, other) && pushed.iter().next() == Some(other));
                 let mut next = Some(FIRST_KEY);
                 while let Some(from) = next {
-                    next = pushed.clear_marks(from, 3, 2);
+                    next = pushed.key_after(from, 2);
+                    pushed.clear_marks(from, next, 3);
                 }
                 assert!(pushed.iter().all(|it| it.marks == 0));
             }

@@ -3,13 +3,15 @@
 //! `record` and `note` have its bytes, `disk` holds them, `window` reads them and `map` shows them, `scan` finds out
 //! what they come to, and `checkpoint` keeps that for the next `opening`. New ones are written at the `tail`, and
 //! `commit` makes them durable. `index` knows where which block lies, `gaps` where nothing counts any more, `space`
-//! what all that takes, and `terms` keeps notes on terms from becoming too many. If there is no `room`, `evict` says who goes first; `reclaim` gives space back, in slices,
-//! and `compact` where holes are impossible. `verify` reads everything again, and `lock` keeps other processes away.
+//! what all that takes, and `terms` keeps notes on terms from becoming too many. If there is no `room`, `evict` says who
+//! goes first; `reclaim` gives space back, in slices, and `compact` where holes are impossible, by a copy, of which what
+//! has been `copied` is known. `verify` reads everything again, and `lock` keeps other processes away.
 //! Nothing here asks the time or draws entropy: both are given.
 
 mod checkpoint;
 mod commit;
 mod compact;
+mod copied;
 mod disk;
 mod evict;
 mod gaps;
@@ -28,6 +30,7 @@ mod terms;
 mod verify;
 mod window;
 
+pub use super::Allotment;
 pub use lock::{make_dir, DirLock, LockError, Role};
 pub use opening::Opened;
 
@@ -41,6 +44,7 @@ use crate::id::{BlockId, Point};
 use crate::limits::*;
 use crate::sys::plain;
 use commit::Pending;
+use copied::Copied;
 use disk::Disk;
 use evict::{Evictor, Marks};
 use gaps::Gaps;
@@ -52,15 +56,6 @@ use space::Space;
 use std::collections::BTreeMap;
 use std::io;
 use terms::TermsNotes;
-
-/// The space that a store may use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Allotment {
-    /// Bytes of the directory at most, as `du` counts them.
-    pub capacity: u64,
-    /// Bytes of the file system that are left free.
-    pub min_free: u64,
-}
 
 /// The blocks of a data directory.
 ///
@@ -85,6 +80,8 @@ pub struct PackStore {
     /// What is to be said by notes, and what is being moved.
     pending: Pending,
     background: Background,
+    /// What has been copied already, while a copy is being made.
+    copy: Option<Copied>,
     opened: Opened,
     /// Seconds since the Unix epoch.
     time: u64,
@@ -190,9 +187,20 @@ impl PackStore {
     /// Takes a block out of the index; its record stays where it is.
     fn forget(&mut self, id: &BlockId, entry: &Entry) {
         if self.index.remove(id, entry) {
+            if let Some(copy) = &mut self.copy {
+                copy.remove(id, entry);
+            }
             self.space.remove(entry.len);
             self.payload_bytes -= u64::from(entry.len);
             self.marks.forget(entry);
+        }
+    }
+
+    /// Changes what is known of the block at this entry's offset, in a copy that is being made as well.
+    fn update(&mut self, id: &BlockId, entry: Entry) {
+        self.index.update(id, entry);
+        if let Some(copy) = &mut self.copy {
+            copy.update(id, &entry);
         }
     }
 
@@ -223,7 +231,7 @@ impl PackStore {
         if terms == entry.terms {
             return;
         }
-        self.index.update(id, Entry { terms, ..*entry });
+        self.update(id, Entry { terms, ..*entry });
         if terms.lasting() != entry.terms.lasting() {
             self.pending.terms.insert(entry.offset, terms);
         }
@@ -263,6 +271,10 @@ impl Store for PackStore {
     /// 0 until it is set.
     fn set_time(&mut self, secs: u64) {
         self.time = secs;
+    }
+
+    fn set_allotment(&mut self, allotment: Allotment) {
+        self.space.allotment = allotment;
     }
 
     fn has(&self, id: &BlockId) -> bool {
@@ -318,7 +330,7 @@ impl Store for PackStore {
             match self.read_sound(&entry) {
                 Ok(Some((record, _))) if record.address == id.0 => {
                     let checked = true;
-                    self.index.update(id, Entry { checked, ..entry });
+                    self.update(id, Entry { checked, ..entry });
                     return Some((entry.kind, entry.len));
                 }
                 Ok(Some(_)) => {}
@@ -480,7 +492,8 @@ impl Store for PackStore {
     }
 
     fn begin_marking(&mut self) {
-        self.marks.begin(&mut self.index);
+        let copy = self.copy.as_mut().map(|copy| &mut copy.index);
+        self.marks.begin([&mut self.index].into_iter().chain(copy));
     }
 
     fn mark(&mut self, id: &BlockId) -> bool {
@@ -489,7 +502,7 @@ impl Store for PackStore {
         let candidates: Vec<Entry> = self.index.candidates(id).collect();
         for entry in &candidates {
             if let Some(marked) = self.marks.mark(entry) {
-                self.index.update(id, marked);
+                self.update(id, marked);
             }
         }
         !candidates.is_empty()

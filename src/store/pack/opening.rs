@@ -131,6 +131,7 @@ impl PackStore {
                 damaged: damaged.collect(),
             },
             background: Background::new(side, sequence, guard, found.records, found.is_readable),
+            copy: None,
             index: found.index,
             gaps,
             pins: found.pins,

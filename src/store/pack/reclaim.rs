@@ -155,7 +155,9 @@ impl PackStore {
             let now = self.hour();
             self.evictor.sweep(&self.index, &self.marks, now);
         } else if self.marks.has_stale() {
-            self.marks.clear_some(&mut self.index);
+            let copy = self.copy.as_mut().map(|copy| &mut copy.index);
+            let indexes = [&mut self.index].into_iter().chain(copy);
+            self.marks.clear_some(indexes);
         } else if self.background.writer.is_some() || self.wants_checkpoint() {
             self.write_checkpoint();
         } else if self.gaps.unseen().is_some() {

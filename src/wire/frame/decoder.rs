@@ -5,7 +5,7 @@ use super::*;
 /// Bytes of fields before the payload, for the kinds that carry one.
 fn payload_fields(kind: u8) -> Option<usize> {
     match kind {
-        PUT => Some(37),
+        PUT => Some(38),
         BLOCK => Some(33),
         ADD => Some(1),
         _ => None,
@@ -81,6 +81,7 @@ impl FrameDecoder {
                         id,
                         kind: block_kind,
                         lifetime: reader.u32()?,
+                        copies: copies(&mut reader)?,
                         payload,
                     },
                     _ => Frame::Block {
@@ -122,6 +123,14 @@ impl FrameDecoder {
         } else {
             Err(Malformed::Value("frame length"))
         }
+    }
+}
+
+/// As many copies as make a neighbourhood, at most.
+fn copies(reader: &mut Reader<'_>) -> Result<u8, Malformed> {
+    match reader.u8()? {
+        copies @ 0..=COPIES_MAX => Ok(copies),
+        _ => Err(Malformed::Value("number of copies")),
     }
 }
 

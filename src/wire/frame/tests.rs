@@ -42,6 +42,7 @@ fn one_of_each() -> Vec<Frame> {
             id,
             kind: KIND,
             lifetime: 99,
+            copies: 8,
             payload: vec![1; 1000],
         },
         Frame::Stored { id, lifetime: 7 },
@@ -57,6 +58,7 @@ fn one_of_each() -> Vec<Frame> {
         },
         Frame::Absent(id),
         Frame::Dialed(5),
+        Frame::Passed(id),
         Frame::Share {
             copies: 8,
             min_copies: 1,
@@ -259,11 +261,12 @@ fn another_version_is_told_from_another_protocol() {
 #[test]
 fn payload_head_and_payload_are_the_whole_frame() {
     let (id, payload) = (BlockId([4; 32]), vec![8; 300]);
-    let lifetime = 77;
+    let (lifetime, copies) = (77, 16);
     let put = Frame::Put {
         id,
         kind: KIND,
         lifetime,
+        copies,
         payload: payload.clone(),
     };
     let block = Frame::Block {
@@ -272,7 +275,7 @@ fn payload_head_and_payload_are_the_whole_frame() {
         payload: payload.clone(),
     };
     for (frame, kind) in [
-        (put, PayloadFrame::Put { lifetime }),
+        (put, PayloadFrame::Put { lifetime, copies }),
         (block, PayloadFrame::Block),
     ] {
         let head = payload_head(kind, &id, KIND, payload.len());

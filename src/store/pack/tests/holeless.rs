@@ -286,3 +286,49 @@ fn slice_of_a_copy_passes_few_records() {
     let held = served(&mut store, &blocks);
     assert_eq!(held.iter().filter(|it| **it).count(), 15_000);
 }
+
+/// The slices of a copy of many small blocks, of which a quarter go while it is made; with a million of them for `make
+/// bench`.
+#[test]
+fn slices_of_a_copy_of_a_million_blocks_are_short() {
+    let count = number_from_environment("STREW_BENCH_BLOCKS", 50_000) as u32;
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_ill(&holeless(), dir.path(), 16 << 30).unwrap();
+    let blocks = |nth| (0..count).step_by(nth).map(|n| block(&n.to_be_bytes()));
+    for block in blocks(1) {
+        store.put(&block, LATER).unwrap();
+    }
+    store.begin_commit().unwrap();
+    store.remove(&block(&0u32.to_be_bytes()).id()).unwrap();
+    store.background.move_after = Some(0);
+    store.background.checkpoint_after = u64::MAX;
+    let mut times = Vec::new();
+    while store.generation == 0 {
+        assert!(store.has_work());
+        let copied = store.copy.as_ref().map_or(0, |copy| copy.index.len());
+        if copied + 2000 > u64::from(count) && store.gaps.len() < 2 {
+            for block in blocks(4) {
+                store.remove(&block.id()).unwrap();
+            }
+        }
+        let begun = std::time::Instant::now();
+        store.work();
+        times.push(begun.elapsed());
+    }
+    let last = *times.last().unwrap();
+    let lost = blocks(4).chain(blocks(2)).find(|block| {
+        let n = u32::from_be_bytes(*block.payload().first_chunk().unwrap());
+        store.check(&block.id()).is_some() == n.is_multiple_of(4)
+    });
+    assert_eq!(lost.map(|block| block.id()), None);
+    assert_eq!(store.usage().blocks, u64::from(count - count.div_ceil(4)));
+    times.sort_unstable();
+    println!(
+        "{count} blocks without holes: a slice of a copy {:?} at p50, {:?} at p99, {:?} at most; the last {last:?}",
+        times[times.len() / 2],
+        times[times.len() * 99 / 100],
+        times[times.len() - 1],
+    );
+    // Many times what it takes, so that a busy machine does not fail it.
+    assert!(last.as_millis() < 100, "{last:?}");
+}

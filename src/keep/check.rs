@@ -1,0 +1,18 @@
+//! What must hold of placing between any two calls.
+
+use super::Keep;
+use crate::limits::*;
+
+impl Keep {
+    /// Panics if a limit is exceeded or an invariant broken. Linear in what is held; for a driver that looks for faults.
+    pub fn check(&self) {
+        assert!(self.placing() <= PLACING_AT_ONCE);
+        assert!(self.replicating <= REPLICATING_AT_ONCE);
+        let mut sessions = self.sessions.values();
+        assert!(sessions.all(|session| session.pending.len() <= 2 * PLACING_MAX));
+        for link in self.links.values() {
+            assert!(link.in_flight_bytes < PUT_WINDOW + BLOCK_SIZE_MAX);
+            assert!(link.offered.len() <= OFFER_MAX);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Rates: how fast a peer sends and takes, and that they can be changed while it runs.
+
+use crate::harness::*;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// One number of a peer's status page.
+fn number(lab: &Lab, dir: &Path, key: &str) -> u64 {
+    lab.status(dir, key).parse().expect("a number")
+}
+
+/// Bytes a second by which two numbers together grow, over some seconds.
+fn measured(lab: &Lab, dir: &Path, keys: [&str; 2], span: Duration) -> f64 {
+    let sum = || keys.iter().map(|key| number(lab, dir, key)).sum::<u64>();
+    let (begun, before) = (Instant::now(), sum());
+    std::thread::sleep(span);
+    let after = sum();
+    (after - before) as f64 / begun.elapsed().as_secs_f64()
+}
+
+fn configure(lab: &Lab, text: &str) {
+    fs::create_dir_all(lab.path("home/.config/strew")).expect("made");
+    fs::write(lab.path("home/.config/strew/config"), text).expect("written");
+}
+
+#[test]
+fn rates_are_kept_and_can_be_changed() {
+    let lab = Lab::new();
+    configure(&lab, "up-rate = 1M\n");
+    let source = lab.serve("source", &[]);
+    lab.file("f", &random_bytes(60 << 20, 5));
+    let share = ["share", "-q", "--min-copies", "0", "-d", "source", "f"];
+    let address = lab.strew(share).run().text();
+    let addr = source.addr();
+    let mut fetch = lab.strew(["fetch", "-d", "fetcher", "-p", &addr, "-o", "out", &address]);
+    fetch.command.stderr(std::process::Stdio::null());
+    let _fetch = fetch.start();
+    let sent = ["tcp_bytes_sent", "udp_bytes_sent"];
+    let sends = |span| measured(&lab, &source.dir, sent, Duration::from_secs(span));
+    await_true("a fetch under way", || {
+        number(&lab, &source.dir, "tcp_bytes_sent") > 1 << 20
+    });
+    let mib = (1 << 20) as f64;
+    let slow = sends(5);
+    // What commands are told goes over connections as well, some kilobytes.
+    assert!(
+        (0.95..1.05).contains(&(slow / mib)),
+        "{slow} bytes a second"
+    );
+    configure(&lab, "up-rate = 4M\n");
+    kill(source.pid(), libc::SIGHUP);
+    await_true("the new rate", || sends(1) > 2.0 * mib);
+    let faster = sends(5);
+    assert!(
+        (3.8..4.2).contains(&(faster / mib)),
+        "{faster} bytes a second"
+    );
+    // A configuration that cannot be read changes nothing, and ends nothing.
+    configure(&lab, "up-rate = soon\n");
+    kill(source.pid(), libc::SIGHUP);
+    await_true("a warning", || {
+        source.said().contains("up-rate = soon: not a size")
+    });
+    source.stop();
+}
+
+#[test]
+fn what_comes_is_slowed_down_as_well() {
+    let lab = Lab::new();
+    let taker = lab.serve("taker", &["--down-rate", "1M"]);
+    let addr = taker.addr();
+    let giver = lab.serve("giver", &["-p", &addr]);
+    for peer in [&taker, &giver] {
+        lab.await_joined(peer, 2);
+    }
+    lab.file("f", &random_bytes(40 << 20, 6));
+    let mut share = lab.strew(["share", "-q", "-d", "giver", "f"]);
+    share.command.stdout(std::process::Stdio::null());
+    let _share = share.start();
+    await_true("a share under way", || {
+        number(&lab, &taker.dir, "tcp_bytes_received") > 1 << 20
+    });
+    let came = ["tcp_bytes_received", "udp_bytes_received"];
+    let rate = measured(&lab, &taker.dir, came, Duration::from_secs(5));
+    let mib = (1 << 20) as f64;
+    assert!(
+        (0.95..1.05).contains(&(rate / mib)),
+        "{rate} bytes a second"
+    );
+}
+
+#[test]
+fn capacity_and_log_level_are_read_again() {
+    let lab = Lab::new();
+    configure(&lab, "capacity = 20M\n");
+    let peer = lab.serve("peer", &[]);
+    assert_eq!(number(&lab, &peer.dir, "capacity_bytes"), 20 << 20);
+    let share = ["share", "-q", "--min-copies", "0", "-d", "peer"];
+    lab.strew(share)
+        .input(random_bytes(10 << 20, 7))
+        .run()
+        .text();
+    configure(&lab, "capacity = 8M\nlog = info\n");
+    kill(peer.pid(), libc::SIGHUP);
+    await_true("the new capacity", || {
+        number(&lab, &peer.dir, "capacity_bytes") == 8 << 20
+    });
+    await_true("a line of the log", || {
+        peer.said().contains("the settings were read again")
+    });
+    // What a share has held on stays; all else may go, and nothing comes.
+    let refused = lab.strew(share).input(random_bytes(10 << 20, 8)).run();
+    refused.expect_failure(8, &["allotted"]);
+    configure(&lab, "capacity = 40M\n");
+    kill(peer.pid(), libc::SIGHUP);
+    await_true("more capacity", || {
+        number(&lab, &peer.dir, "capacity_bytes") == 40 << 20
+    });
+    lab.strew(share)
+        .input(random_bytes(10 << 20, 8))
+        .run()
+        .text();
+    peer.stop();
+}
