@@ -9,19 +9,21 @@
 //!           |
 //!         node                 one state machine: inputs in, outputs out
 //!           |
-//!     keep    fetch            placing, passing on, counting | locating, choosing sources
+//!     keep    fetch            placing, passing on, counting, upkeep | locating, choosing sources
 //!           |
 //!  dht   transfer   store      machines; only the pack touches a disk
 //!           |
-//!  block  listing  wire  id  limits  time  timers  rng
+//!  block  listing  wire  id  cell  digest  limits  time  timers  rng
 //! ```
 //!
 //! Everything below `reactor` is free of I/O, of the clock and of entropy (the pack's disk apart): it is
 //! given them, so that a simulator can run the same code on a made-up network.
 
 pub mod block;
+pub mod cell;
 pub mod cmd;
 pub mod dht;
+pub mod digest;
 pub mod fetch;
 pub mod id;
 pub mod keep;

@@ -63,6 +63,16 @@ pub const DATAGRAM_SIZE_MAX: usize = 1200;
 /// Addresses in one HAVE datagram at most: 1,024 bytes of them fit a datagram. More is a malformed datagram.
 pub const HAVE_MAX: usize = 32;
 
+/// Digests in one DIGEST reply at most, as the power of two: 640 bytes of them.
+pub const DIGEST_DEPTH_MAX: u8 = 5;
+
+/// Places in one LIST reply at most: 1,144 bytes of them fit a datagram. Of more nothing is said but that.
+pub const LIST_MAX: usize = 143;
+
+/// DIGEST and LIST requests that are answered in a second at most: together some 200 ms of hashing if all are of the
+/// dearest. Beyond it the rest of that second's are not answered.
+pub const DIGESTS_PER_SECOND: u32 = 512;
+
 /// Times a request is sent to a contact before it counts as unanswered.
 pub const REQUEST_ATTEMPTS: u32 = 3;
 
@@ -501,6 +511,66 @@ pub const NOTE_STATEMENTS_MAX: usize = 2000;
 /// Bytes that are set aside at once ahead of the last record, as far as the allotment is that large.
 pub const ALLOCATE_STEP: u64 = 4 << 20;
 
+// Upkeep.
+
+/// Time in which a peer looks once at all of its blocks (DESIGN: an hour).
+pub const LOOK_PERIOD: Duration = Duration::from_secs(3600);
+
+/// Own blocks in a leaf at most, for which it is remembered which neighbour has which: a neighbour's list of them
+/// mostly fits a datagram.
+pub const LEAF_MAX: usize = 128;
+
+/// Bits by which a leaf's cell is told at most. Of more own blocks that share as many, none of which anybody makes by
+/// chance, only the first [`LEAF_MAX`] are seen to.
+pub const LEAF_BITS_MAX: u8 = 56;
+
+/// Neighbours of which it is remembered what they have in one leaf: those that are, and as many that may come back.
+pub const SEEN_MAX: usize = 2 * K;
+
+/// Peers of which anything is remembered at most; that which has been no neighbour for the longest time is forgotten.
+pub const UPKEEP_PEERS_MAX: usize = 512;
+
+/// Own blocks in a region that is looked at in one go at most: a peer with a million asks each neighbour some 70 times
+/// an hour.
+pub const REGION_BLOCKS_MAX: u32 = 16_384;
+
+/// Bits that a region's cell has more than that of all a peer sees to: a neighbour of some of its blocks is asked for
+/// those around them.
+pub const REGION_BITS: u8 = 3;
+
+/// Neighbours that are known in a round of upkeep, and asked about one region, at most: some 60 live where 20 share one
+/// bit more.
+pub const NEIGHBOURS_MAX: usize = 128;
+
+/// Requests of a look that are on their way at once at most.
+pub const UPKEEP_REQUESTS_MAX: usize = 8;
+
+/// Lists that a neighbour is asked for to learn what it has in one leaf: some 4,000 places.
+pub const LISTS_PER_LEAF_MAX: usize = 64;
+
+/// Leaves that are gone through in one slice of work: each takes some 0.1 ms.
+pub const LEAVES_PER_STEP: usize = 8;
+
+/// How long each closer holder of a block that is short of copies has to see to it before this one does.
+pub const TURN: Duration = Duration::from_secs(300);
+
+/// Blocks short of copies whose turn is waited for at most. What is beyond is seen at the next look.
+pub const TURNS_MAX: usize = 65_536;
+
+/// Blocks whose turn has come that are looked at again at once.
+pub const TURNS_AT_ONCE: usize = 64;
+
+/// Of a neighbourhood so many, the closest, are given what is short before others: who is farther off is soon none of
+/// the K closest, where peers come and go. In a simulated day of churn with sessions of 10 hours in the mean 8.7 copies
+/// were moved of each block without this, 7.6 with 14, 7.1 with 11.
+pub const INNER: usize = 12;
+
+/// Blocks that are looked for at one place at most: each costs a read.
+pub const AT_PLACE_MAX: usize = 16;
+
+/// Places that are hashed in one call for a digest at most, beside those at the ends of its cell: half a millisecond.
+pub const DIGEST_PLACES_PER_CALL: usize = 4096;
+
 /// Bytes of a checkpoint that are read at most: two hundred million blocks.
 pub const CHECKPOINT_MAX: u64 = 4 << 30;
 
@@ -609,6 +679,10 @@ const _: () = assert!(
 const _: () = assert!(
     HAVE_MAX * 32 + 100 <= DATAGRAM_SIZE_MAX,
     "a full HAVE fits a datagram"
+);
+const _: () = assert!(
+    LIST_MAX * 8 + 54 <= DATAGRAM_SIZE_MAX && (20 << DIGEST_DEPTH_MAX) + 54 <= DATAGRAM_SIZE_MAX,
+    "the fullest replies on digests fit a datagram"
 );
 const _: () = assert!(
     OFFER_MAX * 36 + 64 <= FRAME_FIELDS_MAX,

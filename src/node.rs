@@ -15,13 +15,14 @@ use crate::block::Block;
 use crate::dht::{self, Dht, LocateId, LookupId};
 use crate::fetch::{self, Fetch};
 use crate::id::{BlockId, NodeId, NodeKey, Point};
-use crate::keep::{self, Counts, Keep, Pins, Quota};
+use crate::keep::{self, Counts, Keep, Pins, Quota, Upkeep};
 use crate::limits::*;
 use crate::rng::Rng;
 use crate::store::{Allotment, Sequence, Shrunk, Store, StoreError};
 use crate::time::Instant;
 use crate::transfer::{self, ConnId, Origin, Transfer};
 use crate::wire::contact::Contact;
+use crate::wire::datagram::{Reply, Request};
 use crate::wire::frame::{Answer, Frame, Hello, PeerRole};
 use log::{debug, info, warn};
 use std::collections::{BTreeMap, VecDeque};
@@ -151,6 +152,7 @@ pub struct Node<S> {
     transfer: Transfer,
     keep: Keep,
     counts: Counts,
+    upkeep: Upkeep,
     fetch: Fetch,
     /// Frames that must not be sent before the store is durable up to a put, in order.
     acks: VecDeque<(Sequence, ConnId, Frame)>,
@@ -204,13 +206,14 @@ impl<S: Store> Node<S> {
             ipv6: config.ipv6,
         };
         let pins = Pins::new(now, &store);
-        let own_rng = Rng::new(rng.bytes());
+        let mut own_rng = Rng::new(rng.bytes());
         let mut node = Node {
             started: now,
             store,
             transfer: Transfer::new(hello),
             keep: Keep::default(),
             counts: Counts::default(),
+            upkeep: Upkeep::new(now, config.serve, &mut own_rng),
             fetch: Fetch::default(),
             acks: VecDeque::new(),
             written: Sequence::default(),
@@ -302,6 +305,11 @@ impl<S: Store> Node<S> {
         locate
     }
 
+    /// From now on upkeep sees to so many copies of a leaf. What a driver asks for that measures.
+    pub fn set_copies(&mut self, copies: u8) {
+        self.upkeep.set_copies(copies);
+    }
+
     /// The driver has accepted a connection; this is its name.
     pub fn accept(&mut self, now: Instant, origin: Origin) -> ConnId {
         let conn = self.transfer.accept(now, origin);
@@ -328,6 +336,8 @@ impl<S: Store> Node<S> {
                 keep.handle_timeout(&mut tools);
                 let (counts, mut tools) = self.counts_tools(now);
                 counts.handle_timeout(&mut tools);
+                let (upkeep, mut tools) = self.upkeep_tools(now);
+                upkeep.handle_timeout(&mut tools);
                 let (fetch, mut tools) = self.fetch_tools(now);
                 fetch.handle_timeout(&mut tools);
                 if self.verifier.next_scrub().is_some_and(|at| at <= now) {
@@ -351,6 +361,7 @@ impl<S: Store> Node<S> {
             self.transfer.next_timeout(),
             self.keep.next_timeout(),
             self.counts.next_timeout(),
+            self.upkeep.next_timeout(),
             self.fetch.next_timeout(),
             self.commit_at,
             self.work_at,
@@ -501,6 +512,25 @@ impl<S: Store> Node<S> {
         )
     }
 
+    fn upkeep_tools(&mut self, now: Instant) -> (&mut Upkeep, keep::Tools<'_>) {
+        let Node {
+            upkeep,
+            dht,
+            transfer,
+            store,
+            ..
+        } = self;
+        (
+            upkeep,
+            keep::Tools {
+                now,
+                dht,
+                transfer,
+                store,
+            },
+        )
+    }
+
     fn fetch_tools(&mut self, now: Instant) -> (&mut Fetch, fetch::Tools<'_>) {
         let Node {
             fetch,
@@ -541,7 +571,7 @@ impl<S: Store> Node<S> {
                 self.pins.work(&mut self.store);
             } else if self.keep.take_progress() {
                 self.add_waiting(now);
-            } else {
+            } else if !self.give_some(now) {
                 break;
             }
         }
@@ -562,6 +592,25 @@ impl<S: Store> Node<S> {
                 transfer::Command::Close { conn } => Output::Close { conn },
             });
         }
+    }
+
+    /// Hands on what upkeep wants to be given to others, and what came of it; false if there is nothing.
+    fn give_some(&mut self, now: Instant) -> bool {
+        if let Some((block, holders)) = self.keep.poll_given() {
+            let (upkeep, mut tools) = self.upkeep_tools(now);
+            upkeep.handle_given(&mut tools, &block, &holders);
+            return true;
+        }
+        if !self.keep.may_give() {
+            return false;
+        }
+        let (upkeep, mut tools) = self.upkeep_tools(now);
+        let Some(gift) = upkeep.poll_gift(&mut tools) else {
+            return false;
+        };
+        let (keep, mut tools) = self.keep_tools(now);
+        keep.give(&mut tools, gift);
+        true
     }
 
     /// Drops some blocks if more is used than allotted, as after a start with less than before, and says what comes
@@ -636,6 +685,10 @@ impl<S: Store> Node<S> {
                 if fetch.handle_located(&mut tools, locate, &blocks, &contacts) {
                     return;
                 }
+                let (upkeep, mut tools) = self.upkeep_tools(now);
+                if upkeep.handle_located(&mut tools, locate, &blocks, &contacts) {
+                    return;
+                }
                 self.outputs.push_back(Output::Event(Event::Located {
                     locate,
                     blocks,
@@ -673,15 +726,48 @@ impl<S: Store> Node<S> {
                     .push_back(Output::Event(Event::ClientMode(client_mode)));
             }
             dht::Event::OtherVersion { addr, version } => self.handle_other_version(addr, version),
-            dht::Event::Counted { count, bitmap } => {
+            dht::Event::Answered {
+                query,
+                contact,
+                reply,
+            } => {
+                let (upkeep, mut tools) = self.upkeep_tools(now);
+                if upkeep.handle_answered(&mut tools, query, &contact, &reply) {
+                    return;
+                }
+                let bitmap = match &reply {
+                    Some(Reply::Have(bitmap, _)) => Some(*bitmap),
+                    _ => None,
+                };
                 let (counts, mut tools) = self.counts_tools(now);
-                if !counts.handle_counted(&mut tools, count, bitmap) {
+                if !counts.handle_counted(&mut tools, query, bitmap) {
                     let (keep, mut tools) = self.keep_tools(now);
-                    keep.handle_counted(&mut tools, count, bitmap);
+                    keep.handle_counted(&mut tools, query, bitmap);
                     let (fetch, mut tools) = self.fetch_tools(now);
-                    fetch.handle_counted(&mut tools, count, bitmap);
+                    fetch.handle_counted(&mut tools, query, bitmap);
                 }
             }
+            dht::Event::Asked { asker, request } => {
+                if let Some(reply) = self.say_held(&request) {
+                    self.dht.reply(now, asker, &reply);
+                }
+            }
+        }
+    }
+
+    /// What is answered to a question on the blocks in a cell.
+    fn say_held(&mut self, request: &Request) -> Option<Reply> {
+        match request {
+            Request::Digest(cell, depth) => {
+                let digests = self.store.digests(*cell, *depth);
+                Some(Reply::Digest(digests.unwrap_or_default()))
+            }
+            Request::List(cell) => {
+                let held = self.store.held(*cell, LIST_MAX + 1);
+                let places = held.iter().map(|it| it.place).collect();
+                Some(Reply::List((held.len() <= LIST_MAX).then_some(places)))
+            }
+            _ => None,
         }
     }
 

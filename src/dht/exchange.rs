@@ -186,9 +186,10 @@ impl Dht {
                 }
                 self.pump(now, id);
             }
-            Purpose::Count(count) => self.events.push_back(Event::Counted {
-                count,
-                bitmap: None,
+            Purpose::Query(query, contact) => self.events.push_back(Event::Answered {
+                query,
+                contact,
+                reply: None,
             }),
         }
     }
@@ -271,12 +272,14 @@ impl Dht {
                 let client_mode = header.client_mode;
                 self.region_answered(now, region, point, contact, client_mode, reply);
             }
-            Purpose::Count(count) => {
-                let bitmap = match reply {
-                    Reply::Have(bitmap, _) => Some(bitmap),
-                    _ => None,
-                };
-                self.events.push_back(Event::Counted { count, bitmap });
+            Purpose::Query(query, contact) => {
+                // Whoever does not take the token that it has just given does not answer.
+                let reply = Some(reply).filter(|reply| !matches!(reply, Reply::Nothing(_)));
+                self.events.push_back(Event::Answered {
+                    query,
+                    contact,
+                    reply,
+                });
             }
         }
         Ok(())

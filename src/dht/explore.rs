@@ -255,6 +255,9 @@ impl Dht {
         };
         self.abandon_lookup(id);
         let lookup = &running.lookup;
+        for contact in lookup.closest() {
+            self.table.note_age(now, &contact);
+        }
         match running.owner {
             Owner::User => {
                 self.running -= 1;

@@ -327,7 +327,7 @@ impl Dht {
     /// network at once, to see how it fares.
     pub fn settle_among(&mut self, now: Instant, contacts: impl IntoIterator<Item = Contact>) {
         for contact in contacts {
-            self.table.answered(now, contact);
+            self.table.answered_since(now, contact);
         }
         self.become_reachable(now);
         self.join.started = true;

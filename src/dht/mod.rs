@@ -30,14 +30,15 @@ use crate::time::Instant;
 use crate::timers::Timers;
 use crate::wire::codec::{Malformed, Reader};
 use crate::wire::contact::{is_private, is_usable, normalise, Contact};
-use crate::wire::datagram::{Bitmap, Direction, Families, Header, Request, Start};
+use crate::wire::datagram::{Direction, Families, Header, Reply, Request, Start};
 use explore::{Owner, Running};
 use join::Join;
 use locate::{Enumeration, Locate};
 pub use locate::{LocateId, RegionId};
 use reach::Reach;
 use requests::{Outstanding, Peers, Purpose};
-use serve::DialBacks;
+pub use serve::Asker;
+use serve::{DialBacks, Digests};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use table::Table;
@@ -47,9 +48,9 @@ use token::Tokens;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct LookupId(pub u64);
 
-/// A count asked of one contact by this node. Never used again.
+/// A question that this node asks one contact. Never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub struct CountId(pub u64);
+pub struct QueryId(pub u64);
 
 /// What a node wants to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,12 +126,21 @@ pub enum Event {
         /// What it speaks.
         version: u8,
     },
-    /// The end of a [`Dht::count_have`].
-    Counted {
+    /// The end of a [`Dht::query`].
+    Answered {
         /// Which.
-        count: CountId,
-        /// What it holds, in the order asked; `None` if it did not answer.
-        bitmap: Option<Bitmap>,
+        query: QueryId,
+        /// Who was asked.
+        contact: NodeId,
+        /// Of the kind that was asked for; `None` if it did not answer.
+        reply: Option<Reply>,
+    },
+    /// A peer asks what the blocks held in a cell come to: tell it by [`Dht::reply`].
+    Asked {
+        /// Whom to reply to.
+        asker: Asker,
+        /// A DIGEST or a LIST.
+        request: Request,
     },
 }
 
@@ -207,6 +217,7 @@ pub struct Dht {
     join: Join,
     reach: Reach,
     dial_backs: DialBacks,
+    digests: Digests,
     /// Which network said that we are where, latest last.
     observed: VecDeque<(IpAddr, SocketAddr)>,
     other_versions: BTreeSet<SocketAddr>,
@@ -246,6 +257,7 @@ impl Dht {
             join: Join::default(),
             reach: Reach::new(config.serve),
             dial_backs: DialBacks::default(),
+            digests: Digests::default(),
             observed: VecDeque::new(),
             other_versions: BTreeSet::new(),
             timers,
@@ -336,15 +348,26 @@ impl Dht {
         self.events.pop_front()
     }
 
-    /// Asks one contact which of these blocks it holds; ends with [`Event::Counted`]. Sent at once: the caller
-    /// bounds how many are on their way. There are 1 to HAVE_MAX blocks.
-    pub fn count_have(&mut self, now: Instant, contact: Contact, blocks: &[BlockId]) -> CountId {
+    /// Asks one contact a question, wanting no contacts with the answer; ends with [`Event::Answered`]. Sent at once:
+    /// the caller bounds how many are on their way.
+    pub fn query(&mut self, now: Instant, contact: Contact, request: Request) -> QueryId {
         self.next_id += 1;
-        let count = CountId(self.next_id);
-        let request = Request::Have(blocks.to_vec());
+        let query = QueryId(self.next_id);
         let (to, id) = (contact.addr, Some(contact.id));
-        self.ask(now, to, id, Purpose::Count(count), request);
-        count
+        self.ask(now, to, id, Purpose::Query(query, contact.id), request);
+        query
+    }
+
+    /// The contacts in the table closest to a point that are not passed over, with their ages, at most `max`; closest
+    /// first.
+    pub fn closest(&self, now: Instant, target: &Point, max: usize) -> Vec<Contact> {
+        self.table.closest(now, target, max, |_| true)
+    }
+
+    /// How many bits the places share with this node's id for which it may be one of the K closest, as far as it
+    /// knows: of those that share fewer, K contacts share more.
+    pub fn own_bits(&self, now: Instant) -> usize {
+        self.table.full_buckets(now)
     }
 
     /// Our id.

@@ -349,7 +349,9 @@ mod tests {
             let reply = match Request::decode(asked.kind, reader).unwrap() {
                 Request::Ping => Reply::Ping("203.0.113.9:7".parse().unwrap()),
                 Request::FindNode(_) => Reply::FindNode(Vec::new()),
-                Request::Have(_) => panic!("nobody looks for a block"),
+                Request::Have(_) | Request::Digest(..) | Request::List(_) => {
+                    panic!("nobody looks for a block")
+                }
                 Request::DialBack(wanted) => {
                     self.asked.insert(to);
                     nonce = (manner == Manner::Dials).then_some(wanted);

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::table::reserve_few;
-use super::{CountId, LookupId, RegionId};
+use super::{LookupId, QueryId, RegionId};
 
 /// What a request is for, so what its reply or failure leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,8 +30,8 @@ pub enum Purpose {
     Abandoned,
     /// Part of an enumeration: who is closest to this point.
     Region(RegionId, Point),
-    /// A count of copies.
-    Count(CountId),
+    /// A question of somebody else, asked of this contact.
+    Query(QueryId, NodeId),
     /// To be connected to.
     DialBack,
 }

@@ -5,7 +5,7 @@ use super::{may_name, Dht, Event};
 use crate::id::{BlockId, Point};
 use crate::limits::{
     DATAGRAM_SIZE_MAX, DIAL_BACKS_MAX, DIAL_BACK_ASKERS_MAX, DIAL_BACK_OTHERS_MAX,
-    DIAL_BACK_PERIOD, K, REQUESTERS_MAX,
+    DIAL_BACK_PERIOD, DIGESTS_PER_SECOND, K, REQUESTERS_MAX,
 };
 use crate::time::Instant;
 use crate::wire::contact::{is_private, Contact};
@@ -21,6 +21,36 @@ pub(super) struct DialBacks {
     /// Proved addresses that have asked, the latest last; at most DIAL_BACK_ASKERS_MAX. Where a network begins,
     /// all are in client-mode and in nobody's table: here they learn of each other.
     askers: VecDeque<SocketAddr>,
+}
+
+/// Digests and lists that were asked for lately: they cost more than other answers.
+#[derive(Default)]
+pub(super) struct Digests {
+    /// In whole seconds.
+    second: u64,
+    /// In this second, at most DIGESTS_PER_SECOND.
+    answered: u32,
+}
+
+impl Digests {
+    /// Whether one more may be answered now.
+    fn take(&mut self, now: Instant) -> bool {
+        if self.second != now.as_secs() {
+            *self = Digests {
+                second: now.as_secs(),
+                answered: 0,
+            };
+        }
+        self.answered += 1;
+        self.answered <= DIGESTS_PER_SECOND
+    }
+}
+
+/// Who has asked something that only the caller can answer. Its address has been proved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asker {
+    addr: SocketAddr,
+    transaction: u64,
 }
 
 /// What is answered to a DIAL_BACK.
@@ -97,7 +127,20 @@ impl Dht {
                 let target = blocks[0].into();
                 Reply::Have(bitmap, self.contacts_for(now, &from, header, &target))
             }
-            Request::DialBack(_) if !proved => Reply::Nothing(header.kind),
+            Request::DialBack(_) | Request::Digest(..) | Request::List(_) if !proved => {
+                Reply::Nothing(header.kind)
+            }
+            Request::Digest(..) | Request::List(_) => {
+                if self.digests.take(now) {
+                    let asker = Asker {
+                        addr: from,
+                        transaction: header.transaction,
+                    };
+                    let request = request.clone();
+                    self.events.push_back(Event::Asked { asker, request });
+                }
+                return self.notice(now, from, header);
+            }
             Request::DialBack(nonce) => {
                 let promise = self.dial_backs.promise(now, from, *nonce);
                 if promise == Promise::New {
@@ -118,6 +161,14 @@ impl Dht {
         );
         self.transmit(from, payload);
         self.notice(now, from, header);
+    }
+
+    /// Answers an [`Event::Asked`].
+    pub fn reply(&mut self, now: Instant, asker: Asker, reply: &Reply) {
+        let token = self.tokens.make(now, &asker.addr);
+        let header = self.header(reply.kind(), asker.transaction, token);
+        let payload = reply.encode(header, DATAGRAM_SIZE_MAX);
+        self.transmit(asker.addr, payload);
     }
 
     /// The contacts to name to an asker: closest to the target, of families it can use, and not itself.

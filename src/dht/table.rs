@@ -15,7 +15,7 @@ pub const BUCKETS: usize = 256;
 /// A contact of the table.
 struct Entry {
     contact: Contact,
-    /// When it entered: its age counts from here.
+    /// When it entered, or others say that they had met it: its age counts from here.
     since: Instant,
     /// When it last answered.
     heard: Instant,
@@ -301,6 +301,31 @@ impl Table {
         Answered::Entered
     }
 
+    /// The same for one that has been known for as long as its age says.
+    pub fn answered_since(&mut self, now: Instant, contact: Contact) {
+        if self.answered(now, contact) == Answered::Entered {
+            let bucket = self.bucket_of(&contact.id);
+            let entry = bucket.and_then(|it| self.buckets.get_mut(it)?.entries.last_mut());
+            if let Some(entry) = entry {
+                entry.since = now - contact.age.to_duration();
+            }
+        }
+    }
+
+    /// Others have known a contact for as long as its age says. If it is in the table it is believed to be as old.
+    pub fn note_age(&mut self, now: Instant, contact: &Contact) {
+        let bucket = self.bucket_of(&contact.id);
+        let Some(bucket) = bucket.and_then(|it| self.buckets.get_mut(it)) else {
+            return;
+        };
+        let mut entries = bucket.entries.iter_mut();
+        let entry =
+            entries.find(|it| it.contact.id == contact.id && it.contact.addr == contact.addr);
+        if let Some(entry) = entry {
+            entry.since = entry.since.min(now - contact.age.to_duration());
+        }
+    }
+
     fn add_spare(&mut self, index: usize, spare: Spare) -> Answered {
         let bucket = &mut self.buckets[index];
         if !bucket.has_room_for_spare(&spare.addr) {
@@ -365,6 +390,14 @@ impl Table {
         let place = spares.rposition(|spare| bucket.has_room(&spare.addr))?;
         let spare = bucket.spares.remove(place);
         Some((spare.id, spare.addr))
+    }
+
+    /// How many buckets, from the farthest, have K live contacts each, up to the first that has fewer.
+    pub fn full_buckets(&self, now: Instant) -> usize {
+        let live = |bucket: &Bucket| bucket.entries.iter().filter(|it| it.live(now)).count();
+        let mut buckets = self.buckets.iter();
+        let first = buckets.position(|bucket| live(bucket) < K);
+        first.unwrap_or(self.buckets.len())
     }
 
     /// At most `max` contacts to be pinged: in doubt and no longer passed over, or not heard since `before`.
@@ -609,5 +642,26 @@ mod tests {
         table.answered(NOW, two);
         let later = NOW + Duration::from_secs(3600);
         assert_eq!(table.contacts(later).next().unwrap().age, Age(94));
+    }
+
+    #[test]
+    fn contact_is_as_old_as_others_say_if_that_is_older() {
+        let mut rng = Rng::new([7; 32]);
+        let mut table = Table::new(NOW, NodeId([0; 32]));
+        let one = contact(&mut rng, 1);
+        let now = NOW + Duration::from_secs(1_000_000);
+        table.answered(now, one);
+        let later = now + Duration::from_secs(3600);
+        for (told, age) in [(50, 94), (120, 120), (100, 120)] {
+            let age_told = Age(told);
+            table.note_age(
+                later,
+                &Contact {
+                    age: age_told,
+                    ..one
+                },
+            );
+            assert_eq!(table.contacts(later).next().unwrap().age, Age(age));
+        }
     }
 }

@@ -4,7 +4,7 @@
 use super::*;
 use crate::id::Point;
 use crate::wire::contact::Age;
-use crate::wire::datagram::{Kind, Reply, Token, HEADER_SIZE};
+use crate::wire::datagram::{Bitmap, Kind, Token, HEADER_SIZE};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
@@ -468,14 +468,22 @@ fn contact_counts_blocks_or_stays_silent() {
     net.held[1].insert(BlockId([2; 32]));
     let blocks = [BlockId([1; 32]), BlockId([2; 32])];
     for expected in [Some(Bitmap(1 << 30)), None] {
-        let count = net.nodes[0].count_have(net.now, contact, &blocks);
+        let query = net.nodes[0].query(net.now, contact, Request::Have(blocks.to_vec()));
         net.drain(0);
         net.run(Duration::from_secs(20));
-        let bitmap = net.events.iter().find_map(|(_, event)| match event {
-            Event::Counted { count: c, bitmap } if *c == count => Some(*bitmap),
+        let reply = net.events.iter().find_map(|(_, event)| match event {
+            Event::Answered {
+                query: q,
+                reply,
+                contact: of,
+            } if *q == query => {
+                assert_eq!(*of, contact.id);
+                Some(reply.clone())
+            }
             _ => None,
         });
-        assert_eq!(bitmap, Some(expected));
+        let expected = expected.map(|bitmap| Reply::Have(bitmap, vec![]));
+        assert_eq!(reply, Some(expected));
         net.dead.insert(1);
     }
 }

@@ -5,12 +5,12 @@
 
 use super::{Asker, Tools};
 use crate::dht::region::Prefix;
-use crate::dht::{CountId, LocateId};
+use crate::dht::{LocateId, QueryId};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
 use crate::time::Instant;
 use crate::wire::contact::Contact;
-use crate::wire::datagram::Bitmap;
+use crate::wire::datagram::{Bitmap, Request};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
@@ -49,7 +49,7 @@ pub struct Holders {
     /// To be asked, each of up to `HAVE_MAX` blocks.
     questions: VecDeque<(Contact, Vec<BlockId>)>,
     /// Have been asked; at most `COUNT_REQUESTS_MAX`.
-    asked: BTreeMap<CountId, (Contact, Vec<BlockId>)>,
+    asked: BTreeMap<QueryId, (Contact, Vec<BlockId>)>,
 }
 
 impl Holders {
@@ -128,7 +128,8 @@ impl Holders {
             if blocks.is_empty() {
                 continue;
             }
-            let count = tools.dht.count_have(tools.now, contact, &blocks);
+            let request = Request::Have(blocks.clone());
+            let count = tools.dht.query(tools.now, contact, request);
             self.asked.insert(count, (contact, blocks));
         }
     }
@@ -271,7 +272,7 @@ impl Holders {
     pub fn handle_counted(
         &mut self,
         tools: &mut Tools<'_>,
-        count: CountId,
+        count: QueryId,
         bitmap: Option<Bitmap>,
     ) -> Vec<BlockId> {
         let Some((contact, blocks)) = self.asked.remove(&count) else {

@@ -10,7 +10,7 @@ mod source;
 mod want;
 
 use crate::block::{Block, Kind};
-use crate::dht::{CountId, Dht, LocateId, LookupId};
+use crate::dht::{Dht, LocateId, LookupId, QueryId};
 use crate::id::{BlockId, NodeId};
 use crate::limits::*;
 use crate::time::Instant;
@@ -203,7 +203,7 @@ impl Fetch {
     pub fn handle_counted(
         &mut self,
         tools: &mut Tools<'_>,
-        count: CountId,
+        count: QueryId,
         bitmap: Option<Bitmap>,
     ) {
         let blocks = self.holders.handle_counted(tools, count, bitmap);

@@ -2,12 +2,12 @@
 //! placing and by counting, each with its own.
 
 use super::Tools;
-use crate::dht::CountId;
+use crate::dht::QueryId;
 use crate::id::{BlockId, NodeId};
 use crate::limits::*;
 use crate::time::Instant;
 use crate::wire::contact::Contact;
-use crate::wire::datagram::Bitmap;
+use crate::wire::datagram::{Bitmap, Request};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub struct Asking<T> {
     /// When all others have waited for long enough.
     linger: Option<Instant>,
     /// Who has been asked, and what, block for block. At most `COUNT_REQUESTS_MAX`.
-    pub asked: BTreeMap<CountId, (NodeId, Vec<T>)>,
+    pub asked: BTreeMap<QueryId, (NodeId, Vec<T>)>,
 }
 
 impl<T> Default for Asking<T> {
@@ -90,8 +90,8 @@ impl<T: Copy> Asking<T> {
             HAVE_MAX.. => drop(self.ready.insert(peer)),
             _ => {}
         }
-        let count = tools.dht.count_have(tools.now, contact, &blocks);
-        self.asked.insert(count, (peer, tickets));
+        let query = tools.dht.query(tools.now, contact, Request::Have(blocks));
+        self.asked.insert(query, (peer, tickets));
         true
     }
 
@@ -99,7 +99,7 @@ impl<T: Copy> Asking<T> {
     /// not asked here.
     pub fn handle_counted(
         &mut self,
-        count: CountId,
+        count: QueryId,
         bitmap: Option<Bitmap>,
     ) -> Option<(NodeId, Answers<T>)> {
         let (peer, tickets) = self.asked.remove(&count)?;
@@ -116,6 +116,11 @@ impl<T: Copy> Asking<T> {
             question.blocks.retain(|(_, ticket)| is_wanted(ticket));
             !question.blocks.is_empty()
         });
+    }
+
+    /// Whether nothing is to be asked, nor on its way.
+    pub fn is_idle(&self) -> bool {
+        self.questions.is_empty() && self.asked.is_empty()
     }
 
     /// Makes ready what has waited for long enough; whether it was so. Early is harmless.

@@ -6,7 +6,8 @@ use crate::limits::*;
 impl Keep {
     /// Panics if a limit is exceeded or an invariant broken. Linear in what is held; for a driver that looks for faults.
     pub fn check(&self) {
-        assert!(self.jobs.len() <= PLACING_AT_ONCE);
+        assert!(self.placing() <= PLACING_AT_ONCE);
+        assert!(self.replicating <= REPLICATING_AT_ONCE);
         let mut sessions = self.sessions.values();
         assert!(sessions.all(|session| session.pending.len() <= 2 * PLACING_MAX));
         for link in self.links.values() {

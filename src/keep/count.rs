@@ -6,7 +6,7 @@
 use super::ask::Asking;
 use super::locate::Locating;
 use super::Tools;
-use crate::dht::{CountId, LocateId, LookupId};
+use crate::dht::{LocateId, LookupId, QueryId};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
 use crate::time::Instant;
@@ -248,7 +248,7 @@ impl Counts {
     pub fn handle_counted(
         &mut self,
         tools: &mut Tools<'_>,
-        count: CountId,
+        count: QueryId,
         bitmap: Option<Bitmap>,
     ) -> bool {
         let Some((_, answers)) = self.asking.handle_counted(count, bitmap) else {

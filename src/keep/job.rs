@@ -20,7 +20,7 @@ pub enum Owner {
     Session(ConnId, Role),
     /// A peer that has sent it over this connection, to be passed on.
     Source(ConnId, NodeId),
-    /// Nobody: this peer is one of those who should hold the block, and sees to it that the others do.
+    /// Nobody: this peer is one of those who should hold the block, and sees to it that others do.
     Nobody,
 }
 

@@ -17,12 +17,14 @@ mod pins;
 mod place;
 mod quota;
 mod session;
+mod upkeep;
 
 pub use count::Counts;
 pub use link::lifetime_left;
 pub use pins::{Output as PinOutput, Pins};
 pub use quota::{storing_budget, Quota};
 pub use session::copies_wanted;
+pub use upkeep::{Gift, Upkeep};
 
 use crate::block::Role;
 use crate::dht::Dht;
@@ -128,6 +130,8 @@ pub struct Keep {
     results: VecDeque<(JobId, NodeId, Outcome)>,
     /// Links that may be able to do something.
     ready: BTreeSet<NodeId>,
+    /// Blocks seen to for nobody that are done with, with those who are known to have them.
+    given: VecDeque<(BlockId, BTreeSet<NodeId>)>,
     /// What follows from the ends of shares, in order.
     endings: VecDeque<Ending>,
     /// Whether a block has been done with since this was asked last.
@@ -209,6 +213,27 @@ impl Keep {
         self.unreplicated.push_back(task);
         self.run(tools);
         true
+    }
+
+    /// Whether one more block may be given to others now.
+    pub fn may_give(&self) -> bool {
+        self.replicating < REPLICATING_AT_ONCE
+    }
+
+    /// Gives a block to so many of these who do not have it, in their order; ends with a [`Keep::poll_given`].
+    pub fn give(&mut self, tools: &mut Tools<'_>, gift: Gift) {
+        let mut job = Job::new(tools.now, Owner::Nobody, gift.block, gift.copies);
+        job.candidates = gift.candidates.into();
+        job.is_looked_up = true;
+        self.replicating += 1;
+        let id = self.insert(job);
+        self.place(tools, id);
+        self.run(tools);
+    }
+
+    /// Blocks seen to for nobody that are done with, each with those who are known to have it.
+    pub fn poll_given(&mut self) -> Option<(BlockId, BTreeSet<NodeId>)> {
+        self.given.pop_front()
     }
 
     /// A peer has sent a block that was not here over this connection, and asks this one to see to so many copies. If
@@ -321,7 +346,8 @@ impl Keep {
             };
             if tools.store.has(&block) {
                 self.replicating += 1;
-                self.insert(Job::new(tools.now, owner, block, wanted));
+                let id = self.insert(Job::new(tools.now, owner, block, wanted));
+                self.locating.add(block, id);
                 started = true;
             }
         }
@@ -347,15 +373,16 @@ impl Keep {
         };
         let wanted = session.wanted(role);
         let owner = Owner::Session(client, role);
-        self.insert(Job::new(now, owner, block, wanted));
+        let id = self.insert(Job::new(now, owner, block, wanted));
+        self.locating.add(block, id);
         true
     }
 
-    fn insert(&mut self, job: Job) {
+    fn insert(&mut self, job: Job) -> JobId {
         let id = JobId(self.next_job);
         self.next_job += 1;
-        self.locating.add(job.block, id);
         self.jobs.insert(id, job);
+        id
     }
 
     fn check_settled(&mut self, tools: &mut Tools<'_>, client: ConnId) {

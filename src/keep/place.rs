@@ -2,7 +2,7 @@
 
 use super::job::{oldest_first, Job, JobId, Owner, Way};
 use super::{Keep, Outcome, Timer, Tools, PROGRESS_PERIOD};
-use crate::dht::{CountId, LocateId, LookupId};
+use crate::dht::{LocateId, LookupId, QueryId};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
 use crate::store::Hold;
@@ -138,7 +138,7 @@ impl Keep {
     pub fn handle_counted(
         &mut self,
         tools: &mut Tools<'_>,
-        count: CountId,
+        count: QueryId,
         bitmap: Option<Bitmap>,
     ) {
         let Some((peer, answers)) = self.asking.handle_counted(count, bitmap) else {
@@ -419,7 +419,7 @@ impl Keep {
                 }
             }
             Owner::Source(conn, _) => tools.transfer.send(conn, &Frame::Passed(job.block)),
-            Owner::Nobody => {}
+            Owner::Nobody => self.given.push_back((job.block, job.holders)),
         }
     }
 

@@ -56,6 +56,11 @@ impl<S: Store> Node<S> {
         line("blocks_taken", &self.stored_blocks);
         line("blocks_put", &self.keep.sent().0);
         line("put_bytes", &self.keep.sent().1);
+        let upkeep = self.upkeep.statistics();
+        line("upkeep_looked", &upkeep.looked);
+        line("upkeep_short", &upkeep.short);
+        line("upkeep_moved", &upkeep.moved);
+        line("upkeep_due", &self.upkeep.due());
         let refused = |answer: Answer| self.refused.get(&answer).copied().unwrap_or(0);
         line("refused_full", &refused(Answer::Full));
         line("refused_far", &refused(Answer::TooFar));

@@ -1,24 +1,31 @@
 //! A store in memory: the same contract as the pack's, and gone with the process.
 
 use super::{
-    Allotment, Claim, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified,
+    Allotment, Claim, Held, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage,
+    Verified,
 };
 use crate::block::{Block, Kind};
+use crate::cell::{place_of, Cell};
+use crate::digest::{Digest, DigestKey};
 use crate::id::{BlockId, Point};
 use crate::limits::BLOCK_CHARGE_MIN;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// A block and how it is kept.
-struct Held {
+struct Kept {
     block: Block,
     terms: Terms,
+    /// What it adds to digests.
+    hash: u128,
     /// The last marking that came by; 0 if none did.
     marked: u64,
 }
 
 /// Blocks in memory, charged as the pack charges them.
 pub struct MemoryStore {
-    blocks: BTreeMap<BlockId, Held>,
+    digest_key: DigestKey,
+    blocks: BTreeMap<BlockId, Kept>,
     pins: BTreeMap<BlockId, Pin>,
     /// Counts markings, from 1: what is marked before the first is begun is kept until that has ended.
     marking: u64,
@@ -42,6 +49,8 @@ impl MemoryStore {
     /// An empty store that takes up to `capacity` bytes.
     pub fn new(capacity: u64) -> MemoryStore {
         MemoryStore {
+            // It keeps no secrets, having no entropy of its own.
+            digest_key: DigestKey::new(b""),
             blocks: BTreeMap::new(),
             pins: BTreeMap::new(),
             marking: 1,
@@ -73,13 +82,13 @@ impl MemoryStore {
         }
     }
 
-    fn forget(&mut self, held: &Held) {
+    fn forget(&mut self, held: &Kept) {
         let len = held.block.payload().len() as u64;
         self.used -= charge(len);
         self.payload_bytes -= len;
     }
 
-    fn is_pinned(&self, held: &Held) -> bool {
+    fn is_pinned(&self, held: &Kept) -> bool {
         held.marked >= self.marked
     }
 
@@ -88,7 +97,7 @@ impl MemoryStore {
     }
 
     /// Whether a block may go for the one that has this claim.
-    fn may_go(&self, id: &BlockId, held: &Held, claim: &Claim<'_>) -> bool {
+    fn may_go(&self, id: &BlockId, held: &Kept, claim: &Claim<'_>) -> bool {
         if self.is_pinned(held) || (claim.is_in_use)(id) {
             return false;
         }
@@ -106,7 +115,7 @@ impl MemoryStore {
     fn victim(&self, claim: &Claim<'_>) -> Option<BlockId> {
         let candidates = self.blocks.iter();
         let candidates = candidates.filter(|(id, held)| self.may_go(id, held, claim));
-        let rank = |(id, held): &(&BlockId, &Held)| {
+        let rank = |(id, held): &(&BlockId, &Kept)| {
             let distance = Point::from(**id).distance(&claim.home);
             (self.is_expired(&held.terms), distance)
         };
@@ -122,6 +131,16 @@ impl MemoryStore {
             capacity: self.capacity,
         }
     }
+}
+
+/// The addresses in a cell.
+fn addresses(cell: Cell) -> RangeInclusive<BlockId> {
+    let address = |place: u64, rest: u8| {
+        let mut address = [rest; 32];
+        address[..8].copy_from_slice(&place.to_be_bytes());
+        BlockId(address)
+    };
+    address(cell.first(), 0)..=address(cell.last(), 0xff)
 }
 
 fn charge(len: u64) -> u64 {
@@ -140,6 +159,33 @@ impl Store for MemoryStore {
 
     fn has(&self, id: &BlockId) -> bool {
         self.blocks.contains_key(id)
+    }
+
+    fn digests(&mut self, cell: Cell, depth: u8) -> Option<Vec<Digest>> {
+        let digest = |part: Cell| {
+            let held = self.blocks.range(addresses(part));
+            let each = held.map(|(_, held)| Digest {
+                count: 1,
+                sum: held.hash,
+            });
+            each.sum()
+        };
+        Some(cell.parts(depth).map(digest).collect())
+    }
+
+    fn held(&self, cell: Cell, max: usize) -> Vec<Held> {
+        let held = self.blocks.range(addresses(cell)).take(max);
+        held.map(|(id, held)| Held {
+            place: place_of(id),
+            kind: held.block.kind(),
+            expires: held.terms.expires,
+        })
+        .collect()
+    }
+
+    fn at_place(&self, place: u64) -> Vec<BlockId> {
+        let range = self.blocks.range(addresses(Cell::around(place, 64)));
+        range.map(|(id, _)| *id).collect()
     }
 
     fn check(&mut self, id: &BlockId) -> Option<(Kind, u32)> {
@@ -165,9 +211,10 @@ impl Store for MemoryStore {
         self.uncommitted += len;
         self.written.0 += 1;
         self.fresh.push(block.id());
-        let held = Held {
+        let held = Kept {
             block: block.clone(),
             terms,
+            hash: self.digest_key.hash(place_of(&block.id())),
             marked: 0,
         };
         self.blocks.insert(block.id(), held);

@@ -7,6 +7,8 @@ pub mod pack;
 pub use memory::MemoryStore;
 
 use crate::block::{Block, Kind};
+use crate::cell::Cell;
+use crate::digest::Digest;
 use crate::id::{BlockId, Point};
 use crate::limits::RENEWAL_MIN;
 use crate::sys::plain;
@@ -260,6 +262,17 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
+/// What can be told of a block without reading it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// The first 8 bytes of its address.
+    pub place: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Until when it is kept, in whole hours since the Unix epoch.
+    pub expires: u32,
+}
+
 /// A set of blocks with a limit, that acknowledges what will survive a power cut.
 pub trait Store {
     /// The time that records written from now on carry, in whole seconds since the Unix epoch.
@@ -270,6 +283,17 @@ pub trait Store {
 
     /// Whether the block is here. Says nothing of its being durable yet.
     fn has(&self, id: &BlockId) -> bool;
+
+    /// What the blocks in each part of a cell come to that shares `depth` more bits, by a key of this store's own;
+    /// `None` if that is not known yet. Then the call has found out some of it: to be asked again, after an opening
+    /// some hundred times. Takes a millisecond or two at most.
+    fn digests(&mut self, cell: Cell, depth: u8) -> Option<Vec<Digest>>;
+
+    /// The first blocks in a cell, at most `max`, in the order of their addresses.
+    fn held(&self, cell: Cell, max: usize) -> Vec<Held>;
+
+    /// The blocks whose addresses begin so: one, but for addresses that were made to agree.
+    fn at_place(&self, place: u64) -> Vec<BlockId>;
 
     /// Kind and length of the block's payload, after its checksum has been compared; to be asked before the
     /// payload is queued to anybody. A damaged block is set aside, reported, and from then on absent. Reads the

@@ -49,6 +49,11 @@ impl Age {
         Age(steps.clamp(0.0, 255.0) as u8)
     }
 
+    /// The shortest span of this age.
+    pub fn to_duration(self) -> Duration {
+        Duration::from_secs((f64::from(self.0) / 8.0).exp2().ceil() as u64 - 1)
+    }
+
     /// The median of what several said, the older of two; 0 of nothing.
     pub fn median(ages: &[Age]) -> Age {
         let mut ages = ages.to_vec();

@@ -6,8 +6,12 @@
 use super::codec::{Malformed, Reader};
 use super::contact::{normalise, read_contacts, write_contacts, Contact};
 use super::PROTOCOL_VERSION;
+use crate::cell::Cell;
+use crate::digest::Digest;
 use crate::id::{BlockId, NodeKey, Point};
-use crate::limits::{DATAGRAM_SIZE_MAX, DIAL_BACK_OTHERS_MAX, HAVE_MAX, K};
+use crate::limits::{
+    DATAGRAM_SIZE_MAX, DIAL_BACK_OTHERS_MAX, DIGEST_DEPTH_MAX, HAVE_MAX, K, LIST_MAX,
+};
 use std::net::{IpAddr, SocketAddr};
 
 /// Bytes of a header; the body follows.
@@ -86,6 +90,10 @@ pub enum Kind {
     Have,
     /// Connect to me.
     DialBack,
+    /// What do the blocks that you hold in a cell come to.
+    Digest,
+    /// Which are they.
+    List,
 }
 
 impl Kind {
@@ -95,6 +103,8 @@ impl Kind {
             Kind::FindNode => 2,
             Kind::Have => 3,
             Kind::DialBack => 4,
+            Kind::Digest => 5,
+            Kind::List => 6,
         }
     }
 
@@ -104,6 +114,8 @@ impl Kind {
             2 => Some(Kind::FindNode),
             3 => Some(Kind::Have),
             4 => Some(Kind::DialBack),
+            5 => Some(Kind::Digest),
+            6 => Some(Kind::List),
             _ => None,
         }
     }
@@ -250,6 +262,10 @@ pub enum Request {
     Have(Vec<BlockId>),
     /// Connect by TCP to where this comes from and say this nonce.
     DialBack(u64),
+    /// The digests of the parts of this cell that share so many more bits, at most [`DIGEST_DEPTH_MAX`].
+    Digest(Cell, u8),
+    /// The places of all blocks that are held in this cell.
+    List(Cell),
 }
 
 impl Request {
@@ -260,6 +276,8 @@ impl Request {
             Request::FindNode(_) => Kind::FindNode,
             Request::Have(_) => Kind::Have,
             Request::DialBack(_) => Kind::DialBack,
+            Request::Digest(..) => Kind::Digest,
+            Request::List(_) => Kind::List,
         }
     }
 
@@ -280,6 +298,15 @@ impl Request {
                 Request::Have(blocks)
             }
             Kind::DialBack => Request::DialBack(reader.u64()?),
+            Kind::Digest => {
+                let cell = read_cell(&mut reader)?;
+                let depth = reader.u8()?;
+                if depth > DIGEST_DEPTH_MAX.min(64 - cell.bits()) {
+                    return Err(Malformed::Value("depth"));
+                }
+                Request::Digest(cell, depth)
+            }
+            Kind::List => Request::List(read_cell(&mut reader)?),
         };
         reader.end_padded()?;
         Ok(request)
@@ -307,6 +334,11 @@ impl Request {
                 }
             }
             Request::DialBack(nonce) => out.extend_from_slice(&nonce.to_be_bytes()),
+            Request::Digest(cell, depth) => {
+                write_cell(&mut out, cell);
+                out.push(*depth);
+            }
+            Request::List(cell) => write_cell(&mut out, cell),
         }
         if pad {
             let reply_size_max = HEADER_SIZE
@@ -314,7 +346,8 @@ impl Request {
                     Request::Ping => 18,
                     Request::FindNode(_) => header.families.contacts_size_max(),
                     Request::Have(_) => 4 + header.families.contacts_size_max(),
-                    Request::DialBack(_) => 1,
+                    // Without a token they are not answered anyway.
+                    Request::DialBack(_) | Request::Digest(..) | Request::List(_) => 0,
                 };
             out.resize(out.len().max(reply_size_max), 0);
         }
@@ -351,6 +384,10 @@ pub enum Reply {
     Have(Bitmap, Vec<Contact>),
     /// Whether the replier will connect, and who else has asked it to: they may be willing, too.
     DialBack(bool, Vec<SocketAddr>),
+    /// A power of two of digests; none if they are not known yet.
+    Digest(Vec<Digest>),
+    /// Places in ascending order, at most [`LIST_MAX`]; `None` if there are more.
+    List(Option<Vec<u64>>),
     /// Nothing but a token: the request's address was not proved. Always shortened.
     Nothing(Kind),
 }
@@ -363,6 +400,8 @@ impl Reply {
             Reply::FindNode(_) => Kind::FindNode,
             Reply::Have(..) => Kind::Have,
             Reply::DialBack(..) => Kind::DialBack,
+            Reply::Digest(_) => Kind::Digest,
+            Reply::List(_) => Kind::List,
             Reply::Nothing(kind) => *kind,
         }
     }
@@ -394,6 +433,26 @@ impl Reply {
                 let others = (0..count).map(|_| read_addr(&mut reader));
                 Reply::DialBack(will, others.collect::<Result<_, _>>()?)
             }
+            Kind::Digest => {
+                let count = usize::from(reader.u8()?);
+                if count > 1 << DIGEST_DEPTH_MAX || count != 0 && !count.is_power_of_two() {
+                    return Err(Malformed::Value("number of digests"));
+                }
+                let digests = (0..count).map(|_| read_digest(&mut reader));
+                Reply::Digest(digests.collect::<Result<_, _>>()?)
+            }
+            Kind::List => match usize::from(reader.u8()?) {
+                LIST_OF_TOO_MANY => Reply::List(None),
+                count if count <= LIST_MAX => {
+                    let places = (0..count).map(|_| reader.u64());
+                    let places = places.collect::<Result<Vec<u64>, _>>()?;
+                    if !places.is_sorted() {
+                        return Err(Malformed::Value("order of places"));
+                    }
+                    Reply::List(Some(places))
+                }
+                _ => return Err(Malformed::Value("number of places")),
+            },
         };
         reader.end()?;
         Ok(reply)
@@ -412,6 +471,8 @@ impl Reply {
             Reply::FindNode(contacts) => (0, Some(contacts)),
             Reply::Have(_, contacts) => (4, Some(contacts)),
             Reply::DialBack(_, others) => (2 + others.len() * ADDR_SIZE, None),
+            Reply::Digest(digests) => (1 + digests.len() * DIGEST_SIZE, None),
+            Reply::List(places) => (1 + places.as_ref().map_or(0, |it| it.len() * 8), None),
             Reply::Nothing(_) => (0, None),
         };
         let counts = contacts.map_or(0, |_| CONTACT_COUNTS_SIZE);
@@ -439,10 +500,47 @@ impl Reply {
                 out.extend_from_slice(&[u8::from(!will), others.len() as u8]);
                 others.iter().for_each(|addr| write_addr(&mut out, addr));
             }
+            Reply::Digest(digests) => {
+                out.push(digests.len() as u8);
+                for digest in digests {
+                    out.extend_from_slice(&digest.count.to_be_bytes());
+                    out.extend_from_slice(&digest.sum.to_be_bytes());
+                }
+            }
+            Reply::List(None) => out.push(LIST_OF_TOO_MANY as u8),
+            Reply::List(Some(places)) => {
+                out.push(places.len() as u8);
+                for place in places {
+                    out.extend_from_slice(&place.to_be_bytes());
+                }
+            }
             Reply::Nothing(_) => {}
         }
         out
     }
+}
+
+/// Bytes of a digest.
+const DIGEST_SIZE: usize = 20;
+
+/// What stands for the number of places in a list that would be too long.
+const LIST_OF_TOO_MANY: usize = 255;
+
+fn write_cell(out: &mut Vec<u8>, cell: &Cell) {
+    out.extend_from_slice(&cell.first().to_be_bytes());
+    out.push(cell.bits());
+}
+
+fn read_cell(reader: &mut Reader<'_>) -> Result<Cell, Malformed> {
+    let first = reader.u64()?;
+    Cell::at(first, reader.u8()?).ok_or(Malformed::Value("cell"))
+}
+
+fn read_digest(reader: &mut Reader<'_>) -> Result<Digest, Malformed> {
+    Ok(Digest {
+        count: reader.u32()?,
+        sum: u128::from_be_bytes(reader.array()?),
+    })
 }
 
 /// Bytes of an address with its port.

@@ -22,6 +22,7 @@ mod room;
 mod sources;
 mod stranger;
 mod streams;
+mod survival;
 mod tables;
 mod trace;
 mod tracer;

@@ -32,7 +32,7 @@ pub fn public(n: usize) -> SocketAddr {
 }
 
 /// Some of each bucket of a contact, and all of the K closest to it, among all contacts in the order of their ids.
-fn table_of(own: &Contact, all: &[Contact], rng: &mut Rng) -> Vec<Contact> {
+pub fn table_of(own: &Contact, all: &[Contact], rng: &mut Rng) -> Vec<Contact> {
     let mut table = Vec::new();
     // All who share so many bits with it, and are in none of the buckets so far.
     let mut rest = all;

@@ -105,6 +105,8 @@ impl Tracer {
             Kind::FindNode => "FIND_NODE",
             Kind::Have => "HAVE",
             Kind::DialBack => "DIAL_BACK",
+            Kind::Digest => "DIGEST",
+            Kind::List => "LIST",
         };
         if requests.transactions.insert(header.transaction) {
             *requests.asked.entry(kind).or_default() += 1;

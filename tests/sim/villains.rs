@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use strew::block::{Block, Form, Kind, Role};
+use strew::digest::Digest;
 use strew::id::{BlockId, NodeId, NodeKey, Point};
 use strew::limits::{DATAGRAM_SIZE_MAX, HAVE_MAX, K, OFFER_MAX};
 use strew::wire::codec::Reader;
@@ -230,6 +231,18 @@ impl World {
             Request::Have(_) if vice == Vice::Lying => Reply::Have(Bitmap(u32::MAX), contacts),
             Request::Have(_) => Reply::Have(Bitmap::default(), contacts),
             Request::DialBack(_) => Reply::DialBack(true, vec![from, to]),
+            Request::Digest(_, depth) => {
+                let digest = match vice {
+                    Vice::Lying => Digest {
+                        count: u32::MAX,
+                        sum: self.rng.next_u64().into(),
+                    },
+                    _ => Digest::default(),
+                };
+                Reply::Digest(vec![digest; 1 << depth])
+            }
+            // Who lies has more than fits.
+            Request::List(_) => Reply::List((vice != Vice::Lying).then(Vec::new)),
         };
         let mut header = Header {
             client_mode: false,

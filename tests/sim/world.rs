@@ -139,6 +139,8 @@ pub struct World {
     pub peers: Vec<Peer>,
     pub streams: BTreeMap<StreamId, Stream>,
     pub clients: Vec<Client>,
+    /// Copies of a leaf that peers see to, if others than by default.
+    pub copies: Option<u8>,
     /// Lookups by [`World::begin_lookup`] that have ended.
     pub found: BTreeMap<(PeerId, LookupId), Found>,
     /// What calls by [`World::begin_locate`] have come to.
@@ -179,6 +181,7 @@ impl World {
             peers: Vec::new(),
             streams: BTreeMap::new(),
             clients: Vec::new(),
+            copies: None,
             found: BTreeMap::new(),
             located: Vec::new(),
             tracer: Tracer::default(),
@@ -243,6 +246,11 @@ impl World {
     /// A peer that is in the middle of its life, and has met these others.
     pub fn add_settled(&mut self, born: Born, key: NodeKey, contacts: Vec<Contact>) -> PeerId {
         let id = self.add_dead(born, key);
+        self.settle_among(id, contacts)
+    }
+
+    /// A dead peer is in the middle of its life, and has met these others.
+    pub fn settle_among(&mut self, id: PeerId, contacts: Vec<Contact>) -> PeerId {
         let mut node = self.new_node(id);
         node.settle_among(self.now, contacts);
         self.peers[id].node = Some(node);
@@ -311,7 +319,11 @@ impl World {
         let capacity = peer.born.capacity;
         let store = self.peers[id].disk.take();
         let store = store.unwrap_or_else(|| MemoryStore::new(capacity));
-        Node::new(self.now, config, store, rng)
+        let mut node = Node::new(self.now, config, store, rng);
+        if let Some(copies) = self.copies {
+            node.set_copies(copies);
+        }
+        node
     }
 
     /// A peer ends, saves its contacts, and loses its blocks. Either its machine lives on and refuses, or all is

@@ -138,7 +138,7 @@ impl World {
 
     /// Everybody answers what has been asked so far: all blocks are there, or nothing is said.
     fn answer(&mut self, bitmap: Option<Bitmap>) {
-        let asked: Vec<CountId> = self.counts.asking.asked.keys().copied().collect();
+        let asked: Vec<QueryId> = self.counts.asking.asked.keys().copied().collect();
         for count in asked {
             self.with(|counts, tools| counts.handle_counted(tools, count, bitmap));
         }
@@ -155,7 +155,7 @@ fn each_of_the_neighbourhood_counts_by_what_it_says() {
     world.count(client, [1]);
     world.finds(&contacts(1..21));
     assert_eq!(world.asked(), [1; 20]);
-    let asked: Vec<CountId> = world.counts.asking.asked.keys().copied().collect();
+    let asked: Vec<QueryId> = world.counts.asking.asked.keys().copied().collect();
     for (index, count) in asked.into_iter().enumerate() {
         assert_eq!(world.told(client), []);
         let bitmap = [ALL, NONE, None][index.min(12) / 6];

@@ -12,6 +12,8 @@
 //! a third level.
 
 use crate::block::Kind;
+use crate::cell::Cell;
+use crate::digest::{Digest, DigestKey};
 use crate::id::BlockId;
 use crate::store::{Hold, Terms};
 
@@ -166,6 +168,10 @@ pub(super) struct Index {
     firsts: Vec<Key>,
     /// Invariant: none is empty or has more than [`CHUNK_MAX`]; each is sorted.
     chunks: Vec<Vec<Place>>,
+    /// What each chunk comes to, as far as that is known: by the key given last. Invariant: as many as chunks.
+    sums: Vec<Option<u128>>,
+    /// With which the sums were made; nobody has asked for a digest if there is none.
+    digest_key: Option<DigestKey>,
     len: u64,
 }
 
@@ -179,6 +185,7 @@ impl Index {
     #[cfg(test)]
     pub fn memory(&self) -> usize {
         let lists = self.firsts.capacity() * size_of::<Key>()
+            + self.sums.capacity() * size_of::<Option<u128>>()
             + self.chunks.capacity() * size_of::<Vec<Place>>();
         let places = self.chunks.iter().map(Vec::capacity).sum::<usize>();
         lists + places * size_of::<Place>()
@@ -230,6 +237,9 @@ impl Index {
             let middle = if is_in_order { at } else { CHUNK_MAX / 2 };
             let upper = self.chunks[chunk].split_off(middle);
             self.add_chunk(chunk + 1, upper);
+            if !is_in_order {
+                self.sums[chunk] = None;
+            }
             if at > middle || is_ascending {
                 chunk += 1;
                 at -= middle;
@@ -237,6 +247,7 @@ impl Index {
         }
         self.chunks[chunk].insert(at, place);
         self.firsts[chunk] = self.chunks[chunk][0].key();
+        self.change_sum(chunk, place.prefix, u128::wrapping_add);
     }
 
     /// Enters a place after all others; false, and nothing is done, if it does not belong there.
@@ -256,6 +267,7 @@ impl Index {
             *self.firsts.last_mut().expect("just added") = place.key();
         }
         self.chunks.last_mut().expect("there is one").push(place);
+        *self.sums.last_mut().expect("one for each chunk") = None;
         self.len += 1;
     }
 
@@ -265,7 +277,8 @@ impl Index {
             return false;
         };
         self.len -= 1;
-        self.chunks[chunk].remove(at);
+        let place = self.chunks[chunk].remove(at);
+        self.change_sum(chunk, place.prefix, u128::wrapping_sub);
         self.close_gap(chunk);
         true
     }
@@ -287,6 +300,7 @@ impl Index {
     /// Goes through all places, in order of address, and keeps those that are given back. Linear.
     pub fn retain(&mut self, mut keep: impl FnMut(Entry) -> Option<Entry>) {
         let old = std::mem::take(self);
+        self.digest_key = old.digest_key;
         for place in old.chunks.into_iter().flatten() {
             if let Some(entry) = keep(place.unpack()) {
                 self.append(Place::new(place.prefix, &entry));
@@ -314,6 +328,51 @@ impl Index {
         }
     }
 
+    /// What the places in a cell come to by this key, which is always the same; `None` if the sums of some chunks are
+    /// not known yet. Then some more are, as many places being hashed for that as there is `budget`; and beside that
+    /// at most a chunk at each end.
+    pub fn digest(&mut self, key: &DigestKey, cell: Cell, budget: &mut usize) -> Option<Digest> {
+        self.digest_key.get_or_insert_with(|| key.clone());
+        let sum = |places: &[Place]| {
+            let hashes = places.iter().map(|it| key.hash(it.prefix));
+            hashes.fold(0, u128::wrapping_add)
+        };
+        let (first, _) = self.search((cell.first(), 0));
+        let mut digest = Digest::default();
+        for chunk in first..self.chunks.len() {
+            if self.firsts[chunk].0 > cell.last() {
+                break;
+            }
+            let places = &self.chunks[chunk];
+            let from = places.partition_point(|it| it.prefix < cell.first());
+            let until = places.partition_point(|it| it.prefix <= cell.last());
+            let len = until - from;
+            let known = &mut self.sums[chunk];
+            if len == places.len() && known.is_none() {
+                *budget = budget.checked_sub(len)?;
+                *known = Some(sum(places));
+            }
+            // At the ends the smaller part of a chunk is hashed.
+            let sum = match *known {
+                Some(all) if len > places.len() / 2 => {
+                    let rest = [&places[..from], &places[until..]].map(sum);
+                    all.wrapping_sub(rest[0]).wrapping_sub(rest[1])
+                }
+                _ => sum(&places[from..until]),
+            };
+            let count = len as u32;
+            digest += Digest { count, sum };
+        }
+        Some(digest)
+    }
+
+    /// A place has come into a chunk, or has left it.
+    fn change_sum(&mut self, chunk: usize, prefix: u64, change: fn(u128, u128) -> u128) {
+        if let (Some(sum), Some(key)) = (self.sums[chunk], &self.digest_key) {
+            self.sums[chunk] = Some(change(sum, key.hash(prefix)));
+        }
+    }
+
     /// The chunk to which a key belongs, and where in it; for the empty index 0 and 0.
     fn search(&self, key: Key) -> (usize, usize) {
         let after = self.firsts.partition_point(|first| *first <= key);
@@ -334,8 +393,11 @@ impl Index {
     fn add_chunk(&mut self, at: usize, mut places: Vec<Place>) {
         let first = places.first().map_or(FIRST_KEY, Place::key);
         places.reserve_exact(CHUNK_MAX - places.len());
+        // Of an empty one it is known what it comes to.
+        let sum = (places.is_empty() && self.digest_key.is_some()).then_some(0);
         self.chunks.insert(at, places);
         self.firsts.insert(at, first);
+        self.sums.insert(at, sum);
     }
 
     /// After a removal: drops an empty chunk, and joins a small one with the next.
@@ -345,6 +407,7 @@ impl Index {
         if len == 0 {
             self.chunks.remove(chunk);
             self.firsts.remove(chunk);
+            self.sums.remove(chunk);
             return;
         }
         self.firsts[chunk] = self.chunks[chunk][0].key();
@@ -352,6 +415,9 @@ impl Index {
             let next = self.chunks.remove(chunk + 1);
             self.firsts.remove(chunk + 1);
             self.chunks[chunk].extend(next);
+            let sum = self.sums.remove(chunk + 1);
+            let both = self.sums[chunk].zip(sum);
+            self.sums[chunk] = both.map(|(one, other)| one.wrapping_add(other));
         }
     }
 }
@@ -360,6 +426,7 @@ impl Index {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::limits::DIGEST_PLACES_PER_CALL;
     use crate::rng::Rng;
     use std::collections::BTreeMap;
     use std::time::Instant;
@@ -404,6 +471,7 @@ mod tests {
     fn index_does_what_a_map_does() {
         for bits in [2, 6, 12, 64] {
             let mut rng = Rng::new([bits; 32]);
+            let key = DigestKey::new(&[bits]);
             let mut index = Index::default();
             let mut map: BTreeMap<(u64, u64), (BlockId, Entry)> = BTreeMap::new();
             for n in 0..20_000u64 {
@@ -429,7 +497,23 @@ mod tests {
                     let expected: Vec<Entry> = range.map(|it| it.1 .1).collect();
                     assert_eq!(index.candidates(&id).collect::<Vec<_>>(), expected);
                 }
+                if n % 100 == 50 {
+                    let cell = Cell::around(few, rng.below(65) as u8);
+                    let within = map.keys().filter(|(place, _)| cell.contains(*place));
+                    let each = within.map(|(place, _)| Digest {
+                        count: 1,
+                        sum: key.hash(*place),
+                    });
+                    let mut calls = 1;
+                    while index.digest(&key, cell, &mut 1000).is_none() {
+                        calls += 1;
+                    }
+                    let digest = index.digest(&key, cell, &mut 0);
+                    assert_eq!(digest, Some(each.sum()));
+                    assert!(calls <= 1 + map.len() / 700, "{calls} of {}", map.len());
+                }
                 if n % 1000 == 0 {
+                    assert_eq!(index.sums.len(), index.chunks.len());
                     assert!(index.iter().eq(map.values().map(|it| it.1)));
                     assert!(index
                         .chunks
@@ -462,6 +546,29 @@ mod tests {
             assert!(index.iter().eq(map.values().map(|it| it.1)));
             assert_eq!(index.len(), map.len() as u64);
         }
+    }
+
+    /// What a call for the digests of 32 parts takes, as a rule: while sums are being found out, and when they are known.
+    fn time_digests(index: &mut Index) -> [std::time::Duration; 2] {
+        let key = DigestKey::new(b"secret");
+        let mut call = |cell: Cell| {
+            let mut budget = DIGEST_PLACES_PER_CALL;
+            let begun = Instant::now();
+            let digests = cell
+                .parts(5)
+                .map(|part| index.digest(&key, part, &mut budget));
+            let is_known = std::hint::black_box(digests.collect::<Option<Vec<_>>>()).is_some();
+            (is_known, begun.elapsed())
+        };
+        let mut unknown = Vec::new();
+        while let (false, took) = call(Cell::WHOLE) {
+            unknown.push(took);
+        }
+        let known = (0..10).map(|bits| call(Cell::around(0, bits)).1);
+        [unknown, known.collect()].map(|mut times: Vec<_>| {
+            times.sort_unstable();
+            times[times.len() / 2]
+        })
     }
 
     #[test]
@@ -497,6 +604,7 @@ mod tests {
                 })
                 .collect();
             times.sort_unstable();
+            let digests = time_digests(&mut index);
             let bytes = index.memory() as f64 / COUNT as f64;
             let median = times[times.len() / 2];
             let verdict = |is_within| if is_within { "ok" } else { "over" };
@@ -508,7 +616,12 @@ mod tests {
                 verdict(median.as_nanos() <= 1000)
             );
             assert!(bytes <= 32.0, "{name}: {bytes} bytes a block");
+            println!("{name}: digests of 32 parts, unknown and known: {digests:?}, at most 2 ms");
             // Many times what it takes, so that a busy machine does not fail it.
+            assert!(
+                digests.iter().all(|it| it.as_millis() < 50),
+                "{name}: {digests:?}"
+            );
             assert!(median.as_micros() < 20, "{name}: {median:?}");
         }
     }

@@ -34,8 +34,12 @@ pub use super::Allotment;
 pub use lock::{make_dir, DirLock, LockError, Role};
 pub use opening::Opened;
 
-use super::{Claim, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified};
+use super::{
+    Claim, Held, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified,
+};
 use crate::block::{Block, Kind};
+use crate::cell::Cell;
+use crate::digest::{Digest, DigestKey};
 use crate::id::{BlockId, Point};
 use crate::limits::*;
 use crate::sys::plain;
@@ -60,6 +64,8 @@ use terms::TermsNotes;
 pub struct PackStore {
     disk: Box<dyn Disk>,
     id: PackId,
+    /// Follows from the id that the pack had when it was opened.
+    digest_key: DigestKey,
     index: Index,
     gaps: Gaps,
     /// By the root.
@@ -273,6 +279,33 @@ impl Store for PackStore {
 
     fn has(&self, id: &BlockId) -> bool {
         self.find(id).is_some()
+    }
+
+    fn digests(&mut self, cell: Cell, depth: u8) -> Option<Vec<Digest>> {
+        let mut budget = DIGEST_PLACES_PER_CALL;
+        let parts = cell.parts(depth);
+        let digests = parts.map(|part| self.index.digest(&self.digest_key, part, &mut budget));
+        digests.collect()
+    }
+
+    fn held(&self, cell: Cell, max: usize) -> Vec<Held> {
+        let places = self.index.iter_from((cell.first(), 0));
+        let places = places.take_while(|(key, _)| key.0 <= cell.last()).take(max);
+        places
+            .map(|((place, _), entry)| Held {
+                place,
+                kind: entry.kind,
+                expires: entry.terms.expires,
+            })
+            .collect()
+    }
+
+    fn at_place(&self, place: u64) -> Vec<BlockId> {
+        let places = self.index.iter_from((place, 0));
+        let places = places.take_while(|(key, _)| key.0 == place);
+        let addresses = places.take(AT_PLACE_MAX);
+        let addresses = addresses.filter_map(|(_, entry)| self.address(&entry).ok()?);
+        addresses.filter(|id| index::prefix(id) == place).collect()
     }
 
     fn check(&mut self, id: &BlockId) -> Option<(Kind, u32)> {

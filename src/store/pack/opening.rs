@@ -9,6 +9,7 @@ use super::reclaim::Background;
 use super::record::{self, BadFileHeader, PackId, FILE_HEADERS_AT, FILE_HEADER_LEN, RECORDS_AT};
 use super::space::Space;
 use super::{scan, Allotment, DirLock, PackStore};
+use crate::digest::DigestKey;
 use crate::store::{Sequence, StoreError};
 use crate::sys::plain;
 use std::io::{self, ErrorKind};
@@ -121,6 +122,7 @@ impl PackStore {
         let damaged = damaged.map(|&(start, end)| (start, end - start));
         Ok(PackStore {
             disk,
+            digest_key: DigestKey::new(&id.0),
             id,
             opened: Opened {
                 records: found.records,

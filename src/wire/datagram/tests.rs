@@ -35,6 +35,9 @@ fn requests() -> Vec<Request> {
         Request::FindNode(Point([3; 32])),
         Request::Have(vec![BlockId([4; 32]); HAVE_MAX]),
         Request::DialBack(5),
+        Request::Digest(Cell::WHOLE, DIGEST_DEPTH_MAX),
+        Request::Digest(Cell::around(5, 64), 0),
+        Request::List(Cell::around(0x1234 << 48, 13)),
     ]
 }
 
@@ -49,6 +52,11 @@ fn replies() -> Vec<Reply> {
             vec!["192.0.2.1:7".parse().unwrap(); DIAL_BACK_OTHERS_MAX],
         ),
         Reply::DialBack(false, vec![]),
+        Reply::Digest(vec![]),
+        Reply::Digest(vec![Digest { count: 3, sum: 4 }; 1 << DIGEST_DEPTH_MAX]),
+        Reply::List(None),
+        Reply::List(Some(vec![])),
+        Reply::List(Some((0..LIST_MAX as u64).collect())),
     ]
 }
 
@@ -192,21 +200,23 @@ fn bitmap_counts_from_the_highest_bit() {
     assert!(bitmap.holds(0) && bitmap.holds(31) && !bitmap.holds(1) && !bitmap.holds(32));
 }
 
-#[test]
-fn manual_shows_a_request_and_its_reply() {
+/// The bytes that the manual shows between two markers.
+fn dump(marker: &str) -> Vec<u8> {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/man/strew-protocol.7");
     let page = std::fs::read_to_string(page).expect("the manual page can be read");
-    let dump = |marker: &str| -> Vec<u8> {
-        page.split(&format!(".\\\" begin {marker}\n"))
-            .nth(1)
-            .and_then(|rest| rest.split(&format!(".\\\" end {marker}\n")).next())
-            .expect("the page has the markers")
-            .lines()
-            .filter(|line| !line.starts_with('.'))
-            .flat_map(|line| line.split_whitespace().skip(1))
-            .map(|byte| u8::from_str_radix(byte, 16).expect("two hexadecimal digits"))
-            .collect()
-    };
+    page.split(&format!(".\\\" begin {marker}\n"))
+        .nth(1)
+        .and_then(|rest| rest.split(&format!(".\\\" end {marker}\n")).next())
+        .expect("the page has the markers")
+        .lines()
+        .filter(|line| !line.starts_with('.'))
+        .flat_map(|line| line.split_whitespace().skip(1))
+        .map(|byte| u8::from_str_radix(byte, 16).expect("two hexadecimal digits"))
+        .collect()
+}
+
+#[test]
+fn manual_shows_a_request_and_its_reply() {
     let bytes = dump("find-node-request");
     let (asked, reader) = start(&bytes).unwrap();
     assert_eq!(asked.transaction, 0x1122334455667788);
@@ -230,4 +240,41 @@ fn manual_shows_a_request_and_its_reply() {
     );
     assert_eq!(reply, Reply::FindNode(vec![named]));
     assert_eq!(reply.encode(answered, DATAGRAM_SIZE_MAX), bytes);
+}
+
+#[test]
+fn manual_shows_a_comparison() {
+    let requests = [
+        (
+            "digest-request",
+            Request::Digest(Cell::around(0x5c << 56, 6), 1),
+        ),
+        ("list-request", Request::List(Cell::around(0x5c << 56, 7))),
+    ];
+    for (marker, expected) in requests {
+        let bytes = dump(marker);
+        let (asked, reader) = start(&bytes).unwrap();
+        let request = Request::decode(asked.kind, reader).unwrap();
+        assert_eq!(request, expected);
+        assert_eq!(request.encode(asked, false), bytes);
+    }
+    let digest = Digest {
+        count: 2,
+        sum: 0x0123456789abcdef_0123456789abcdef,
+    };
+    let places = vec![0x5c11111111111111, 0x5d22222222222222];
+    let replies = [
+        (
+            "digest-reply",
+            Reply::Digest(vec![digest, Digest::default()]),
+        ),
+        ("list-reply", Reply::List(Some(places))),
+    ];
+    for (marker, expected) in replies {
+        let bytes = dump(marker);
+        let (answered, reader) = start(&bytes).unwrap();
+        let reply = Reply::decode(&answered, reader).unwrap();
+        assert_eq!(reply, expected);
+        assert_eq!(reply.encode(answered, DATAGRAM_SIZE_MAX), bytes);
+    }
 }
