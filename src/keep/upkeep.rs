@@ -312,7 +312,7 @@ impl Upkeep {
                 _ => {
                     self.stage = Stage::Resting;
                     self.talks.clear();
-                    return self.timers.set(Timer::Look, self.next_look);
+                    return self.timers.set(Timer::Look, self.next_look.max(tools.now));
                 }
             }
         }
@@ -418,14 +418,14 @@ impl Upkeep {
                 self.turns.insert((at, place));
             }
         }
-        self.wait_for_turn();
+        self.wait_for_turn(tools.now);
         leaf.last()
     }
 
-    fn wait_for_turn(&mut self) {
+    fn wait_for_turn(&mut self, now: Instant) {
         if let Some(&(at, _)) = self.turns.first() {
             if self.checking.is_empty() {
-                self.timers.set(Timer::Turn, at);
+                self.timers.set(Timer::Turn, at.max(now));
             }
         }
     }
@@ -517,7 +517,7 @@ impl Upkeep {
                 self.decide(tools, place);
             }
         }
-        self.wait_for_turn();
+        self.wait_for_turn(tools.now);
     }
 
     fn handle_checked(
@@ -562,7 +562,7 @@ impl Upkeep {
             let (place, decided) = self.moves.pop_front()?;
             if tools.now.since(decided) >= TURN {
                 self.turns.insert((tools.now, place));
-                self.wait_for_turn();
+                self.wait_for_turn(tools.now);
                 continue;
             }
             self.resurvey(tools, place, &mut survey);
