@@ -134,13 +134,18 @@ all = {family.name: family for family in families(sys.stdin.read())}
 assert all['strew_blocks'].type == 'gauge' and all['strew_requests_sent'].type == 'counter'
 assert all['strew_requests_sent'].samples[0].value > 0 and all['strew_blocks'].documentation
 print(len(all))";
-    let parsed = lab
-        .program("python3", ["-c", script])
-        .input(text.clone())
-        .run();
-    if parsed.stderr.contains("ModuleNotFoundError") || parsed.status.code() == Some(127) {
+    // The one of the distribution has its packages, and may not be the first.
+    let has_parser = |python: &&&str| {
+        let mut import = Command::new(python);
+        let import = import.args(["-c", "import prometheus_client"]).output();
+        import.is_ok_and(|output| output.status.success())
+    };
+    let pythons = ["python3", "/usr/bin/python3"];
+    let Some(python) = pythons.iter().find(has_parser) else {
         return println!("skipped: prometheus_client of python3 not found");
-    }
+    };
+    let parsed = lab.program(python, ["-c", script]).input(text.clone());
+    let parsed = parsed.run();
     assert!(parsed.status.success(), "{parsed:?}");
     let types = text
         .lines()
