@@ -330,12 +330,15 @@ pub const PLACING_MAX: usize = 4096;
 /// Blocks that are being placed at once, each with a lookup or offers on their way.
 pub const PLACING_AT_ONCE: usize = 256;
 
-/// Blocks that a peer sees to for no client of its own at once: enough that the latency of one is hidden by others,
-/// and fewer than clients have, who wait.
-pub const REPLICATING_AT_ONCE: usize = 64;
+/// Blocks that a peer passes on for others at once: enough that the latency of one is hidden by others, and fewer than
+/// clients have, who wait.
+pub const PASSING_AT_ONCE: usize = 64;
 
 /// Blocks that wait for that at most; more are not taken on.
-pub const REPLICATING_MAX: usize = 1024;
+pub const PASSING_MAX: usize = 512;
+
+/// Blocks that upkeep gives to others at once: beside those that are passed on, whose number is in the hands of others.
+pub const GIVING_AT_ONCE: usize = 64;
 
 /// Peers that a sharer gives a block to, to be passed on: one, and another if that one is late or does not do it. With
 /// more, one might as well send all copies.

@@ -262,7 +262,7 @@ impl<S: Store> Node<S> {
         self.store
     }
 
-    /// Contacts worth saving for the next start.
+    /// Contacts worth saving for the next start, the closest first.
     pub fn contacts(&self, now: Instant) -> Vec<Contact> {
         self.dht.contacts(now)
     }

@@ -408,9 +408,12 @@ impl Dht {
         self.table.len()
     }
 
-    /// The contacts of the table with their ages, for saving.
+    /// The contacts of the table with their ages, the closest first, for saving.
     pub fn contacts(&self, now: Instant) -> Vec<Contact> {
-        self.table.contacts(now).collect()
+        let mut contacts: Vec<Contact> = self.table.contacts(now).collect();
+        let own = Point::from(self.id);
+        contacts.sort_by_cached_key(|contact| Point::from(contact.id).distance(&own));
+        contacts
     }
 
     /// Our addresses as others see them, the one most networks agree on first. At most OBSERVED_MAX.

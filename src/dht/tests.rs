@@ -234,6 +234,9 @@ fn closest_live_are_found_when_half_are_dead() {
             "the dead leave"
         );
         assert!(contacts.len() >= K, "and spares take their places");
+        let own = Point::from(net.nodes[n].id());
+        let distance = |contact: &Contact| Point::from(contact.id).distance(&own);
+        assert!(contacts.is_sorted_by_key(distance), "the closest first");
     }
     for round in 0..10 {
         let target = Point(net.rng.bytes());

@@ -7,7 +7,8 @@ impl Keep {
     /// Panics if a limit is exceeded or an invariant broken. Linear in what is held; for a driver that looks for faults.
     pub fn check(&self) {
         assert!(self.placing() <= PLACING_AT_ONCE);
-        assert!(self.replicating <= REPLICATING_AT_ONCE);
+        assert!(self.passing <= PASSING_AT_ONCE && self.giving <= GIVING_AT_ONCE);
+        assert!(self.to_pass_on.len() <= PASSING_MAX);
         let mut sessions = self.sessions.values();
         assert!(sessions.all(|session| session.pending.len() <= 2 * PLACING_MAX));
         for link in self.links.values() {

@@ -88,7 +88,7 @@ impl Keep {
             }
         }
         // Jobs may have ended without a late link. Each other is in its queue once.
-        if link.queue.len() >= PLACING_AT_ONCE + REPLICATING_AT_ONCE {
+        if link.queue.len() >= PLACING_AT_ONCE + PASSING_AT_ONCE + GIVING_AT_ONCE {
             link.queue.retain(|id| self.jobs.contains_key(id));
         }
         link.queue.push_back(id);

@@ -108,12 +108,14 @@ enum Ending {
 #[derive(Default)]
 pub struct Keep {
     sessions: BTreeMap<ConnId, Session>,
-    /// At most `PLACING_AT_ONCE` of clients, and `REPLICATING_AT_ONCE` of others.
+    /// At most `PLACING_AT_ONCE` of clients, and those that are counted below.
     jobs: BTreeMap<JobId, Job>,
-    /// Jobs of no client.
-    replicating: usize,
-    /// What this peer sees to for no client and has not begun, with the copies wanted; at most `REPLICATING_MAX`.
-    unreplicated: VecDeque<(Owner, BlockId, usize)>,
+    /// Jobs of those that others want passed on; at most `PASSING_AT_ONCE`.
+    passing: usize,
+    /// Jobs of upkeep; at most `GIVING_AT_ONCE`.
+    giving: usize,
+    /// What others want passed on and has not been begun, with the copies wanted; at most `PASSING_MAX`.
+    to_pass_on: VecDeque<(Owner, BlockId, usize)>,
     locating: Locating<JobId>,
     asking: Asking<JobId>,
     passers: Passers,
@@ -200,24 +202,12 @@ impl Keep {
 
     /// How many clients' blocks are being placed.
     fn placing(&self) -> usize {
-        self.jobs.len() - self.replicating
-    }
-
-    /// Sees to it that so many of the K closest peers to a block have it, this one included if it is one of them. What
-    /// this peer does not have any more when its turn comes is left alone. False if as many wait as may.
-    pub fn replicate(&mut self, tools: &mut Tools<'_>, block: BlockId, wanted: usize) -> bool {
-        if self.unreplicated.len() >= REPLICATING_MAX {
-            return false;
-        }
-        let task = (Owner::Nobody, block, wanted.min(K));
-        self.unreplicated.push_back(task);
-        self.run(tools);
-        true
+        self.jobs.len() - self.passing - self.giving
     }
 
     /// Whether one more block may be given to others now.
     pub fn may_give(&self) -> bool {
-        self.replicating < REPLICATING_AT_ONCE
+        self.giving < GIVING_AT_ONCE
     }
 
     /// Gives a block to so many of these who do not have it, in their order; ends with a [`Keep::poll_given`].
@@ -225,7 +215,7 @@ impl Keep {
         let mut job = Job::new(tools.now, Owner::Nobody, gift.block, gift.copies);
         job.candidates = gift.candidates.into();
         job.is_looked_up = true;
-        self.replicating += 1;
+        self.giving += 1;
         let id = self.insert(job);
         self.place(tools, id);
         self.run(tools);
@@ -253,14 +243,13 @@ impl Keep {
         let (now, ip) = (tools.now, addr.ip());
         let bytes = (len as u64).max(BLOCK_CHARGE_MIN) * u64::from(copies - 1);
         let is_allowed = self.passed.allows(now, &ip, bytes, PASS_BUDGET);
-        // The other half is for what this peer does of its own accord.
-        if !is_allowed || self.unreplicated.len() >= REPLICATING_MAX / 2 {
+        if !is_allowed || self.to_pass_on.len() >= PASSING_MAX {
             log::debug!("{block:?} is not passed on for {addr}: enough is");
             return;
         }
         self.passed.add(now, &ip, bytes, PASS_BUDGET);
         let task = (Owner::Source(conn, source), block, copies.into());
-        self.unreplicated.push_back(task);
+        self.to_pass_on.push_back(task);
         self.run(tools);
     }
 
@@ -340,12 +329,12 @@ impl Keep {
             self.turn = Some(client);
             started |= self.start_job(tools.now, client);
         }
-        while self.replicating < REPLICATING_AT_ONCE {
-            let Some((owner, block, wanted)) = self.unreplicated.pop_front() else {
+        while self.passing < PASSING_AT_ONCE {
+            let Some((owner, block, wanted)) = self.to_pass_on.pop_front() else {
                 break;
             };
             if tools.store.has(&block) {
-                self.replicating += 1;
+                self.passing += 1;
                 let id = self.insert(Job::new(tools.now, owner, block, wanted));
                 self.locating.add(block, id);
                 started = true;

@@ -430,8 +430,10 @@ impl Keep {
         for peer in &job.passers {
             self.passers.take(*peer, job.block);
         }
-        if !job.owner.is_session() {
-            self.replicating -= 1;
+        match job.owner {
+            Owner::Session(..) => {}
+            Owner::Source(..) => self.passing -= 1,
+            Owner::Nobody => self.giving -= 1,
         }
         Some(job)
     }

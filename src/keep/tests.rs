@@ -307,48 +307,6 @@ fn peer_that_cannot_be_connected_to_is_not_tried_again() {
     assert_eq!((world.conns().len(), world.jobs(client)), (0, 0));
 }
 
-#[test]
-fn block_of_nobody_goes_to_as_many_of_the_closest_as_lack_it() {
-    let mut world = World::of(5);
-    let block = leaf(1);
-    world
-        .store
-        .put(&block, crate::store::Terms::default())
-        .expect("room");
-    let id = block.id();
-    assert!(world.with(|keep, tools| keep.replicate(tools, id, 4)));
-    assert_eq!(world.keep.asking.asked.len(), 5, "all are asked first");
-    world.count(&[2]);
-    let conns = world.conns();
-    assert_eq!(conns.len(), 2, "this peer has it, and another");
-    assert!(conns.iter().all(|&(_, n)| n != 2));
-    for conn in conns {
-        assert!(world.open(conn).contains(&offer_of(&block)));
-        world.hears(conn.0, &Frame::Want(vec![Answer::Have]));
-    }
-    assert!(world.keep.jobs.is_empty() && world.keep.replicating == 0);
-}
-
-#[test]
-fn blocks_of_nobody_wait_for_their_turn_and_are_no_more_than_may_wait() {
-    let mut world = World::of(1);
-    world.keep.locating.whole_network = None;
-    for n in 0..REPLICATING_AT_ONCE + REPLICATING_MAX + 10 {
-        let bytes = [&[7; 24][..], &n.to_be_bytes()].concat();
-        let kind = leaf(0).kind();
-        let block = Block::new(kind, bytes).expect("a block");
-        world
-            .store
-            .put(&block, crate::store::Terms::default())
-            .expect("room");
-        let id = block.id();
-        let taken = world.with(|keep, tools| keep.replicate(tools, id, 3));
-        assert_eq!(taken, n < REPLICATING_AT_ONCE + REPLICATING_MAX);
-    }
-    assert_eq!(world.keep.replicating, REPLICATING_AT_ONCE);
-    assert!(world.keep.is_idle(), "no client waits for anything");
-}
-
 /// A block of a client's is offered to the last peer that was connected to, which wants it, and has stored it. How many
 /// copies that is to see to.
 fn take(world: &mut World, block: &Block) -> (ConnId, u8) {
@@ -474,6 +432,34 @@ fn no_network_has_more_passed_on_than_its_budget() {
 }
 
 #[test]
+fn blocks_that_others_want_passed_on_wait_and_upkeep_does_not_wait_for_them() {
+    let mut world = World::of(1);
+    world.keep.locating.whole_network = None;
+    let source = comes_from(&mut world, [127, 0, 0, 100], 100);
+    let terms = crate::store::Terms::default();
+    for n in 0..PASSING_AT_ONCE + PASSING_MAX + 10 {
+        let bytes = [&[7; 24][..], &n.to_be_bytes()].concat();
+        let block = Block::new(leaf(0).kind(), bytes).expect("a block");
+        world.store.put(&block, terms).expect("room");
+        let (id, len) = (block.id(), 32);
+        world.with(|keep, tools| keep.pass_on(tools, source, id, len, 8));
+    }
+    assert_eq!(world.keep.passing, PASSING_AT_ONCE);
+    assert_eq!(world.keep.to_pass_on.len(), PASSING_MAX);
+    assert!(world.keep.is_idle(), "no client waits for anything");
+    assert!(world.keep.may_give());
+    let block = leaf(1);
+    world.store.put(&block, terms).expect("room");
+    let gift = Gift {
+        block: block.id(),
+        copies: 1,
+        candidates: vec![contact(0)],
+    };
+    world.with(|keep, tools| keep.give(tools, gift));
+    assert_eq!(world.keep.giving, 1, "on its way beside them");
+}
+
+#[test]
 fn peers_that_were_given_a_block_serve_their_shares_and_later_what_is_missing() {
     let block = leaf(1);
     let mut served = Vec::new();
@@ -507,7 +493,7 @@ fn peers_that_were_given_a_block_serve_their_shares_and_later_what_is_missing() 
         }
         let said = world.said(source);
         assert!(said.contains(&Frame::Passed(id)), "{said:?}");
-        assert_eq!(world.keep.replicating, 0);
+        assert_eq!(world.keep.passing, 0);
     }
     let all = served.len();
     served.sort_unstable();

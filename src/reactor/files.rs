@@ -2,6 +2,7 @@
 //! under another name, synced and renamed, so that it is whole or not there.
 
 use crate::id::NodeKey;
+use crate::limits::SEEDS_MAX;
 use crate::wire::codec::Reader;
 use crate::wire::contact::{read_contacts, write_contacts, Contact};
 use std::fs::{self, File, OpenOptions};
@@ -9,8 +10,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Contacts saved at most: enough to find the network again.
-const CONTACTS_MAX: usize = 200;
+/// Contacts saved at most, the closest first: as many as are used.
+const CONTACTS_MAX: usize = SEEDS_MAX;
 
 /// What a file of contacts begins with.
 const CONTACTS_MAGIC: &[u8; 8] = b"STREWCON";

@@ -29,7 +29,7 @@ const WAKES_MAX: u32 = 100;
 /// First and longest pause before a peer's contacts are saved again, and how many are, as the reactor has it.
 const SAVE_FIRST: Duration = Duration::from_secs(5);
 const SAVE_MAX: Duration = Duration::from_secs(600);
-const SAVED_CONTACTS_MAX: usize = 200;
+const SAVED_CONTACTS_MAX: usize = 256;
 
 /// In a network of up to so many all limits of a node are looked at whenever it has done something; in a larger one
 /// now and then.
