@@ -4,7 +4,9 @@
 //! [`Output::Timeout`], and do what it says; then wait for the next input, or until that time and give
 //! [`Input::Timeout`]. Inputs may be batched. The reactor and the simulator are two drivers of this.
 
+mod acks;
 mod check;
+mod found;
 mod frames;
 mod pins;
 mod status;
@@ -18,13 +20,11 @@ use crate::id::{BlockId, NodeId, NodeKey, Point};
 use crate::keep::{self, Counts, Keep, Pins, Quota, Upkeep};
 use crate::limits::*;
 use crate::rng::Rng;
-use crate::store::{Allotment, Sequence, Shrunk, Store, StoreError};
+use crate::store::{Allotment, Sequence, Shrunk, Store};
 use crate::time::Instant;
 use crate::transfer::{self, ConnId, Origin, Transfer};
 use crate::wire::contact::Contact;
-use crate::wire::datagram::{Reply, Request};
 use crate::wire::frame::{Answer, Frame, Hello, PeerRole};
-use log::{debug, info, warn};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -177,15 +177,12 @@ pub struct Node<S> {
     waiting: BTreeMap<ConnId, Block>,
     /// Blocks refused, by reason.
     refused: BTreeMap<Answer, u64>,
-    /// At most `OTHER_VERSIONS_MAX`, one for each IP address and version.
+    /// A few, for clients that ask why nobody was reached; one for each IP address and version.
     other_versions: Vec<(SocketAddr, u8)>,
     served_blocks: u64,
     stored_blocks: u64,
     outputs: VecDeque<Output>,
 }
-
-/// Reports of other versions kept for clients that ask why nobody was reached, at most; further ones are dropped.
-const OTHER_VERSIONS_MAX: usize = 8;
 
 impl<S: Store> Node<S> {
     /// A node that knows nobody yet.
@@ -402,78 +399,6 @@ impl<S: Store> Node<S> {
         self.store.close();
     }
 
-    fn commit_and_answer(&mut self, now: Instant) {
-        self.commit_at = None;
-        let result = self
-            .store
-            .begin_commit()
-            .and_then(|()| self.store.poll_commit());
-        match result {
-            Ok(durable) => {
-                self.send_acks(durable);
-                if self.store.uncommitted() > 0 {
-                    self.commit_at = Some(now + COMMIT_DELAY);
-                }
-            }
-            Err(error) => self.fail_acks(&error),
-        }
-    }
-
-    fn send_acks(&mut self, durable: Sequence) {
-        self.volatile.settle(durable);
-        while self
-            .acks
-            .front()
-            .is_some_and(|&(sequence, _, _)| sequence <= durable)
-        {
-            if let Some((_, conn, frame)) = self.acks.pop_front() {
-                self.transfer.send(conn, &frame);
-            }
-        }
-    }
-
-    /// What waits for a commit that will never be is answered as not stored.
-    fn fail_acks(&mut self, error: &StoreError) {
-        warn!("{error}");
-        for (_, conn, frame) in std::mem::take(&mut self.acks) {
-            let frame = match frame {
-                Frame::Stored { id, .. } => Frame::Refused {
-                    id,
-                    answer: Answer::Failed,
-                },
-                Frame::Want(answers) => Frame::Want(vec![Answer::Failed; answers.len()]),
-                Frame::Settled(_) => Frame::Failed {
-                    status: if error.is_full() { 8 } else { 1 },
-                    text: error.to_string(),
-                },
-                other => other,
-            };
-            self.transfer.send(conn, &frame);
-        }
-    }
-
-    /// Sends a frame once all that has been put is durable.
-    fn send_when_durable(&mut self, now: Instant, conn: ConnId, frame: Frame) {
-        let durable = self.store.poll_commit();
-        match durable {
-            Ok(durable) if durable >= self.written && self.acks.is_empty() => {
-                self.transfer.send(conn, &frame);
-            }
-            Ok(_) => {
-                self.acks.push_back((self.written, conn, frame));
-                self.commit_by(now + COMMIT_DELAY);
-            }
-            Err(error) => {
-                self.acks.push_back((self.written, conn, frame));
-                self.fail_acks(&error);
-            }
-        }
-    }
-
-    fn commit_by(&mut self, at: Instant) {
-        self.commit_at = Some(self.commit_at.map_or(at, |earlier| earlier.min(at)));
-    }
-
     fn keep_tools(&mut self, now: Instant) -> (&mut Keep, keep::Tools<'_>) {
         let Node {
             keep,
@@ -645,151 +570,6 @@ impl<S: Store> Node<S> {
                 log::debug!("drop blocks: {error}");
             }
         }
-    }
-
-    fn handle_dht(&mut self, now: Instant, event: dht::Event) {
-        match event {
-            dht::Event::Joined { contacts } => {
-                debug!("joined, {contacts} contacts");
-                self.outputs.push_back(Output::Event(Event::Joined));
-            }
-            dht::Event::JoinFailed => debug!("nobody answered yet"),
-            dht::Event::Closest {
-                lookup, contacts, ..
-            } => {
-                let (counts, mut tools) = self.counts_tools(now);
-                if counts.handle_closest(&mut tools, lookup, &contacts) {
-                    return;
-                }
-                let (keep, mut tools) = self.keep_tools(now);
-                if let Some(contacts) = keep.handle_closest(&mut tools, lookup, contacts) {
-                    let event = Event::Closest { lookup, contacts };
-                    self.outputs.push_back(Output::Event(event));
-                }
-            }
-            dht::Event::Located {
-                locate,
-                blocks,
-                contacts,
-                asked,
-            } => {
-                let (counts, mut tools) = self.counts_tools(now);
-                if counts.handle_located(&mut tools, locate, &blocks, &contacts) {
-                    return;
-                }
-                let (keep, mut tools) = self.keep_tools(now);
-                if keep.handle_located(&mut tools, locate, &blocks, &contacts) {
-                    return;
-                }
-                let (fetch, mut tools) = self.fetch_tools(now);
-                if fetch.handle_located(&mut tools, locate, &blocks, &contacts) {
-                    return;
-                }
-                let (upkeep, mut tools) = self.upkeep_tools(now);
-                if upkeep.handle_located(&mut tools, locate, &blocks, &contacts) {
-                    return;
-                }
-                self.outputs.push_back(Output::Event(Event::Located {
-                    locate,
-                    blocks,
-                    contacts,
-                    asked,
-                }));
-            }
-            dht::Event::Holder { lookup, contact } => {
-                let (fetch, mut tools) = self.fetch_tools(now);
-                fetch.handle_holder(&mut tools, lookup, contact);
-            }
-            dht::Event::HoldersDone {
-                lookup, answered, ..
-            } => {
-                let (fetch, mut tools) = self.fetch_tools(now);
-                fetch.handle_holders_done(&mut tools, lookup, answered);
-            }
-            dht::Event::DialBack { to, nonce } => {
-                let conn = self.transfer.dial(now, to, None);
-                self.transfer.send(conn, &Frame::Dialed(nonce));
-            }
-            dht::Event::ClientMode(client_mode) => {
-                if client_mode {
-                    info!("not reachable from other networks: in client-mode");
-                } else {
-                    info!("reachable: open for blocks");
-                }
-                let role = match (self.config.serve, client_mode) {
-                    (true, false) => PeerRole::Peer,
-                    (true, true) => PeerRole::Unreachable,
-                    (false, _) => PeerRole::Private,
-                };
-                self.transfer.set_role(role);
-                self.outputs
-                    .push_back(Output::Event(Event::ClientMode(client_mode)));
-            }
-            dht::Event::OtherVersion { addr, version } => self.handle_other_version(addr, version),
-            dht::Event::Answered {
-                query,
-                contact,
-                reply,
-            } => {
-                let (upkeep, mut tools) = self.upkeep_tools(now);
-                if upkeep.handle_answered(&mut tools, query, &contact, &reply) {
-                    return;
-                }
-                let bitmap = match &reply {
-                    Some(Reply::Have(bitmap, _)) => Some(*bitmap),
-                    _ => None,
-                };
-                let (counts, mut tools) = self.counts_tools(now);
-                if !counts.handle_counted(&mut tools, query, bitmap) {
-                    let (keep, mut tools) = self.keep_tools(now);
-                    keep.handle_counted(&mut tools, query, bitmap);
-                    let (fetch, mut tools) = self.fetch_tools(now);
-                    fetch.handle_counted(&mut tools, query, bitmap);
-                }
-            }
-            dht::Event::Asked { asker, request } => {
-                if let Some(reply) = self.say_held(&request) {
-                    self.dht.reply(now, asker, &reply);
-                }
-            }
-        }
-    }
-
-    /// What is answered to a question on the blocks in a cell.
-    fn say_held(&mut self, request: &Request) -> Option<Reply> {
-        match request {
-            Request::Digest(cell, depth) => {
-                let digests = self.store.digests(*cell, *depth);
-                Some(Reply::Digest(digests.unwrap_or_default()))
-            }
-            Request::List(cell) => {
-                let held = self.store.held(*cell, LIST_MAX + 1);
-                let places = held.iter().map(|it| it.place).collect();
-                Some(Reply::List((held.len() <= LIST_MAX).then_some(places)))
-            }
-            _ => None,
-        }
-    }
-
-    fn handle_other_version(&mut self, addr: SocketAddr, version: u8) {
-        if self.remember_other_version(addr, version) {
-            let ours = crate::wire::PROTOCOL_VERSION;
-            warn!(
-                "{addr} speaks protocol version {version}, this strew speaks {ours}; upgrade the older"
-            );
-        }
-    }
-
-    /// True if it was not known and is now. A stranger may come from ever new ports, and from many addresses: the
-    /// first few are what a user can use, and all that is said.
-    fn remember_other_version(&mut self, addr: SocketAddr, version: u8) -> bool {
-        let mut known = self.other_versions.iter();
-        let is_known = known.any(|&(other, its)| (other.ip(), its) == (addr.ip(), version));
-        if is_known || self.other_versions.len() >= OTHER_VERSIONS_MAX {
-            return false;
-        }
-        self.other_versions.push((addr, version));
-        true
     }
 
     fn handle_transfer(&mut self, now: Instant, event: transfer::Event) {

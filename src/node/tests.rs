@@ -1,5 +1,6 @@
 //! The node by itself: a driver that only listens.
 
+use super::found::OTHER_VERSIONS_MAX;
 use super::*;
 use crate::block::encode::Encoder;
 use crate::block::tree::LEAF_SIZE;
