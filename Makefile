@@ -25,6 +25,10 @@ bench: all
 sim:
 	$(CARGO) test --release --test sim -- --include-ignored --nocapture --test-threads=1
 
+# Thirty real peers: what they cost, held against the same thirty in simulation.
+crowd:
+	$(CARGO) test --test sim crowd -- --include-ignored --nocapture
+
 # Long: a million states of a wrecked disk, ten million operations beside a map, two thousand peers killed. The
 # seed is printed, and repeats the run if it is given again.
 torture:
@@ -50,4 +54,4 @@ install: all
 clean:
 	$(CARGO) clean
 
-.PHONY: all demo test lint bench sim torture install clean
+.PHONY: all demo test lint bench sim crowd torture install clean

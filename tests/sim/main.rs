@@ -7,6 +7,7 @@
 mod access;
 mod client;
 mod counts;
+mod crowd;
 mod drawn;
 mod fetches;
 mod files;
