@@ -45,6 +45,11 @@ impl Point {
 }
 
 impl Distance {
+    /// The first 64 bits.
+    pub fn first(&self) -> u64 {
+        u64::from_be_bytes(std::array::from_fn(|i| self.0[i]))
+    }
+
     /// Number of leading zero bits, 256 for the distance of a point to itself.
     pub fn leading_zeros(&self) -> usize {
         match self.0.iter().position(|&byte| byte != 0) {

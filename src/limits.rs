@@ -40,6 +40,9 @@ pub const LINK_TARGET_MAX: usize = 4095;
 /// Contacts in a bucket, and peers in a neighbourhood (Kademlia's k; Maymounkov and Mazieres 2002, section 2.3).
 pub const K: usize = 20;
 
+/// Places that an empty queue of things to be sent or done keeps: enough for what is usual.
+pub const QUEUE_KEPT: usize = 16;
+
 /// Requests that a lookup has on their way at once, late ones not counted (Kademlia's alpha), until the
 /// [`ALPHA_UNTIL`] closest have answered.
 pub const ALPHA: usize = 4;

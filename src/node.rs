@@ -353,6 +353,7 @@ impl<S: Store> Node<S> {
         if let Some(output) = self.outputs.pop_front() {
             return output;
         }
+        self.outputs.shrink_to(QUEUE_KEPT);
         let timeouts = [
             self.dht.next_timeout(),
             self.transfer.next_timeout(),

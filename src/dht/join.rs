@@ -266,7 +266,7 @@ impl Dht {
         self.join.joined = true;
         self.join.ended = true;
         self.join.due = false;
-        self.join.starts.clear();
+        self.join.starts = Vec::new();
         self.timers.stop(Timer::Join);
         let contacts = self.table.len();
         log::debug!("joined with {contacts} contacts");

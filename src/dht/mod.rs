@@ -340,7 +340,12 @@ impl Dht {
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
-        self.transmits.pop_front()
+        let next = self.transmits.pop_front();
+        if next.is_none() {
+            // A burst, as in a join, leaves no room behind it.
+            self.transmits.shrink_to(QUEUE_KEPT);
+        }
+        next
     }
 
     /// The next event.

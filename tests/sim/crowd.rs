@@ -10,7 +10,7 @@ use strew::block::address::Address;
 use strew::id::BlockId;
 use strew::limits::K;
 
-#[allow(dead_code)]
+#[allow(clippy::unwrap_used, dead_code)]
 #[path = "../cli/harness.rs"]
 mod harness;
 
