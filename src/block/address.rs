@@ -51,14 +51,15 @@ impl fmt::Display for Part {
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            AddressError::Length(part, found) => write!(
-                f,
-                "the {part} has {found} characters (it must have {DIGITS} hexadecimal digits)"
-            ),
+            AddressError::Length(part, found) => write!(f, "the {part} has {found} characters")?,
             AddressError::Digit(part, found) => {
-                write!(f, "{found:?} in the {part} is no hexadecimal digit")
+                write!(f, "{found:?} in the {part} is no hexadecimal digit")?;
             }
         }
+        write!(
+            f,
+            " (ADDRESS and KEY have {DIGITS} hexadecimal digits each)"
+        )
     }
 }
 

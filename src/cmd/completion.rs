@@ -13,19 +13,16 @@ const SHELLS: &[&str] = &["bash", "zsh", "fish"];
 
 /// Prints the script of a shell.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
-    let script = match &parsed
-        .arguments
-        .iter()
-        .map(String::as_str)
-        .collect::<Vec<_>>()[..]
-    {
+    let arguments: Vec<&str> = parsed.arguments.iter().map(String::as_str).collect();
+    let script = match arguments[..] {
         ["bash"] => bash(),
         ["zsh"] => zsh(),
         ["fish"] => fish(),
         _ => {
             let shells = SHELLS.join(", ");
             return Err(Failure::usage(format!(
-                "completion for which shell? Give one of {shells}"
+                "completion {}: for which shell? Give one of {shells}",
+                arguments.join(" ")
             )));
         }
     };

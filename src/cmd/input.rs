@@ -162,7 +162,7 @@ pub fn for_each_input(
     mut each: impl FnMut(Input) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut files = parsed.files();
-    if !parsed.program.is_empty() {
+    if let Some(program) = &parsed.program {
         if let Some(file) = files.first() {
             let message = format!(
                 "{}: give files, or a command after --; a file whose name begins with - is ./-x",
@@ -170,7 +170,7 @@ pub fn for_each_input(
             );
             return Err(Failure::usage(message));
         }
-        return each(Input::of_program(&parsed.program)?);
+        return each(Input::of_program(program)?);
     }
     if files.is_empty() {
         files.push("-".into());

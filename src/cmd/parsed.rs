@@ -20,8 +20,8 @@ pub struct Parsed {
     settings: Settings,
     /// What is not an option.
     pub arguments: Vec<String>,
-    /// What follows `--` in `share`: another program and its arguments.
-    pub program: Vec<OsString>,
+    /// What follows `--` in `share`, if that is there: another program and its arguments.
+    pub program: Option<Vec<OsString>>,
 }
 
 /// Parses a command's arguments; with `has_program`, what follows `--` is a program with its arguments. Later versions'
@@ -42,11 +42,8 @@ pub fn parse(options: &[&Opt], has_program: bool, args: &[OsString]) -> Result<P
         }
     }
     let (args, program) = match has_program {
-        true => (
-            &args[..options_end],
-            args.get(options_end + 1..).unwrap_or(&[]),
-        ),
-        false => (args, &[][..]),
+        true => (&args[..options_end], args.get(options_end + 1..)),
+        false => (args, None),
     };
     let mut raw = Vec::new();
     let text = args.iter().map(|arg| match arg.to_str() {
@@ -65,7 +62,7 @@ pub fn parse(options: &[&Opt], has_program: bool, args: &[OsString]) -> Result<P
         raw,
         settings: Settings::default(),
         arguments,
-        program: program.to_vec(),
+        program: program.map(<[OsString]>::to_vec),
     })
 }
 
@@ -242,10 +239,11 @@ mod tests {
         let args = ["-q", "--", "ls", "-d", "--", "x"].map(OsString::from);
         let parsed = parse(COMMON, true, &args).expect("parsed");
         assert!(parsed.count(options::QUIET) == 1 && parsed.arguments.is_empty());
-        assert_eq!(parsed.program, ["ls", "-d", "--", "x"]);
+        let program = ["ls", "-d", "--", "x"].map(OsString::from);
+        assert_eq!(parsed.program, Some(program.to_vec()));
         let parsed = parse(COMMON, false, &args).expect("parsed");
-        assert_eq!((parsed.arguments.len(), parsed.program.len()), (4, 0));
+        assert_eq!((parsed.arguments.len(), parsed.program), (4, None));
         let parsed = parse(COMMON, true, &args[..2]).expect("parsed");
-        assert!(parsed.program.is_empty());
+        assert_eq!(parsed.program, Some(Vec::new()), "one is missing");
     }
 }

@@ -48,7 +48,7 @@ fn for_each_root(
     };
     let roots: Vec<BlockId> = addresses.iter().map(root).collect::<Result<_, _>>()?;
     if roots.is_empty() {
-        return Err(Failure::usage("which? Give an ADDRESS"));
+        return Err(Failure::usage("pin which? Give an ADDRESS after add or rm"));
     }
     let mut first: Option<Failure> = None;
     let mut peer = connect(common)?;

@@ -33,6 +33,12 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         "N/T with N from 1 to T, such as 1/10",
     )?;
     let (part, of) = subset.unwrap_or((0, 1));
+    let pack = common.dir.join("pack");
+    if let Err(error) = pack.symlink_metadata() {
+        let mut failure = Failure::file(&pack, &error);
+        failure.message += "; there is nothing to verify: see strew paths, or give another --dir";
+        return Err(failure);
+    }
     let mut peer = connect(&common)?;
     let mut line = Line::new(&common, "verify");
     let stalled = |trouble: Trouble, at: u64| {
@@ -77,7 +83,6 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         output::line(&object.number("bytes", bytes).number("damaged", damaged))?;
     }
     let read = format!("{blocks} blocks, {} read", human(bytes));
-    let pack = common.dir.join("pack");
     match damaged {
         0 => {
             say(&common, &format!("{}: {read}, all sound", pack.display()));

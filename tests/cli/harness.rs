@@ -335,6 +335,11 @@ impl Run {
         self
     }
 
+    pub fn env_remove(mut self, name: &str) -> Run {
+        self.command.env_remove(name);
+        self
+    }
+
     /// What it is given on standard input, through a pipe.
     pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Run {
         self.input = bytes.into();

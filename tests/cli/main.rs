@@ -6,6 +6,7 @@
 mod answers;
 mod check;
 mod completions;
+mod failures;
 mod files;
 mod harness;
 mod injected;
