@@ -14,6 +14,7 @@ mod json;
 mod kills;
 mod life;
 mod nonsense;
+mod pages;
 mod passing;
 mod patience;
 mod pins;
