@@ -18,6 +18,7 @@ mod pages;
 mod passing;
 mod patience;
 mod pins;
+mod pipelines;
 mod programs;
 mod rates;
 mod refused;
