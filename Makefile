@@ -29,6 +29,10 @@ sim:
 crowd:
 	$(CARGO) test --test sim crowd -- --include-ignored --nocapture
 
+# How small the program is, and how soon it is built from nothing.
+budgets:
+	$(CARGO) test --test budgets -- --include-ignored --nocapture --test-threads=1
+
 # Long: a million states of a wrecked disk, ten million operations beside a map, two thousand peers killed. The
 # seed is printed, and repeats the run if it is given again.
 torture:
@@ -54,4 +58,4 @@ install: all
 clean:
 	$(CARGO) clean
 
-.PHONY: all demo test lint bench sim crowd torture install clean
+.PHONY: all demo test lint bench sim crowd budgets torture install clean

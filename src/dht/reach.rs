@@ -21,6 +21,8 @@ use super::requests::Purpose;
 enum State {
     /// To be asked when its timer says so.
     Resting,
+    /// To be asked when fewer are waited for.
+    Due,
     /// Asked to say this nonce.
     Asked(u64),
     /// It said it will.
@@ -88,6 +90,7 @@ impl Dht {
         if is_private(&ip) || self.reach.networks.len() >= DIAL_BACK_NETWORKS {
             self.reachable(now);
         }
+        self.ask_due_dialers(now);
         self.settle(now);
     }
 
@@ -134,11 +137,8 @@ impl Dht {
         };
         match dialer.state {
             State::Promised(_) => self.dialer_failed(now, addr),
-            State::Resting if waiting >= DIAL_BACKS_WAITING_MAX => {
-                let pause = self.rng.jitter(DIAL_BACK_RETRY_FIRST);
-                self.timers.set(Timer::Dialer(addr), now + pause);
-            }
-            State::Resting => {
+            State::Resting if waiting >= DIAL_BACKS_WAITING_MAX => dialer.state = State::Due,
+            State::Resting | State::Due => {
                 let nonce = self.rng.next_u64();
                 dialer.state = State::Asked(nonce);
                 let id = Some(dialer.id);
@@ -190,15 +190,30 @@ impl Dht {
                 self.timers.set(Timer::Dialer(addr), now + pause);
             }
             self.attempt_failed();
+            self.ask_due_dialers(now);
+        }
+    }
+
+    /// Fewer are waited for: of those whose turn had come meanwhile, who have failed least are asked.
+    fn ask_due_dialers(&mut self, now: Instant) {
+        for _ in 0..DIAL_BACKS_WAITING_MAX {
+            let due = self.reach.dialers.iter();
+            let due = due.filter(|(_, dialer)| dialer.state == State::Due);
+            let next = due.min_by_key(|(_, dialer)| dialer.pause);
+            let Some(addr) = next.map(|(addr, _)| *addr) else {
+                return;
+            };
+            self.dialer_due(now, addr);
         }
     }
 
     /// A dialer does not answer at all.
-    pub(super) fn dialer_lost(&mut self, _now: Instant, addr: SocketAddr) {
+    pub(super) fn dialer_lost(&mut self, now: Instant, addr: SocketAddr) {
         let asked = |dialer: &Dialer| matches!(dialer.state, State::Asked(_));
         if self.reach.dialers.get(&addr).is_some_and(asked) {
             self.reach.dialers.remove(&addr);
             self.attempt_failed();
+            self.ask_due_dialers(now);
         }
     }
 
@@ -303,6 +318,8 @@ mod tests {
         peers: BTreeMap<SocketAddr, (NodeKey, Manner)>,
         asked: BTreeSet<SocketAddr>,
         events: Vec<Event>,
+        /// How often the node was woken.
+        wakes: u32,
     }
 
     impl Scene {
@@ -319,6 +336,7 @@ mod tests {
                 peers: BTreeMap::new(),
                 asked: BTreeSet::new(),
                 events: Vec::new(),
+                wakes: 0,
             }
         }
 
@@ -385,6 +403,7 @@ mod tests {
                     Some(next) => {
                         self.now = self.now.max(next);
                         self.node.handle_timeout(self.now);
+                        self.wakes += 1;
                     }
                     None => break,
                 }
@@ -429,6 +448,21 @@ mod tests {
         scene.meet("10.0.1.1:7", Manner::Dials);
         scene.run(Duration::from_secs(5));
         assert!(!scene.node.is_client_mode());
+    }
+
+    #[test]
+    fn peers_whose_turn_has_come_are_asked_in_turn_and_wake_nobody_meanwhile() {
+        let mut scene = Scene::new();
+        let count = DIALERS_MAX as u32;
+        for n in 0..count {
+            scene.meet(&format!("10.0.0.{n}:7"), Manner::Promises);
+        }
+        let rounds = count / DIAL_BACKS_WAITING_MAX as u32;
+        scene.run(DIAL_BACK_WAIT * (rounds + 1));
+        assert_eq!(scene.asked.len(), DIALERS_MAX);
+        // A promise that is broken, and a pause that ends; and what the table wants.
+        let wakes = 8 * count;
+        assert!(scene.wakes < wakes, "{} times", scene.wakes);
     }
 
     #[test]
