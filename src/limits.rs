@@ -517,6 +517,40 @@ pub const NOTE_STATEMENTS_MAX: usize = 2000;
 /// Bytes that are set aside at once ahead of the last record, as far as the allotment is that large.
 pub const ALLOCATE_STEP: u64 = 4 << 20;
 
+// Announcements and renewal of what is pinned.
+
+/// How long it is remembered that a peer has announced a file. Some of those who remember it leave meanwhile, and so do
+/// some of those who announced: with sessions of hours, of either about half is left at the end.
+pub const PROVIDER_FOR: Duration = Duration::from_secs(6 * 3600);
+
+/// After how long a peer announces a file again: one that is lost does no harm.
+pub const ANNOUNCE_PERIOD: Duration = Duration::from_secs(3 * 3600);
+
+/// Pause between two announcements of a peer. Each is a lookup and 20 datagrams, some 26 kB sent: 220 bytes a second at
+/// most, a quarter of what an idle peer may spend. Who has more pins than fit [`PROVIDER_FOR`], 180, has each of them
+/// announced for a part of the time.
+pub const ANNOUNCE_PAUSE: Duration = Duration::from_secs(120);
+
+/// Announcements of one file that a peer remembers at most; then it takes no others.
+pub const PROVIDERS_PER_ROOT: usize = 16;
+
+/// Of these, from one IPv4 /24 or IPv6 /56 at most, private ranges exempt: eight networks at least have to conspire to
+/// keep honest ones out, and those that are named are of several.
+pub const PROVIDERS_PER_ROOT_AND_NETWORK: usize = 2;
+
+/// Announcements that a peer remembers of one IPv4 /24 or IPv6 /56 at most, private ranges exempt: more than a peer
+/// makes in [`PROVIDER_FOR`].
+pub const PROVIDERS_PER_NETWORK: usize = 256;
+
+/// Announcements that a peer remembers at most, some 200 bytes each; then it takes no others until some have expired.
+pub const PROVIDERS_MAX: usize = 4096;
+
+/// Providers named in one reply at most. A lookup hears several replies; and each name takes the place of a contact.
+pub const PROVIDERS_NAMED: usize = 4;
+
+/// Providers that a fetch or a count asks at most: enough that one that is fast is among them.
+pub const PROVIDERS_USED: usize = 8;
+
 // Upkeep.
 
 /// Time in which a peer looks once at all of its blocks (DESIGN: an hour).

@@ -17,7 +17,7 @@ use crate::block::Block;
 use crate::dht::{self, Dht, LocateId, LookupId};
 use crate::fetch::{self, Fetch};
 use crate::id::{BlockId, NodeId, NodeKey, Point};
-use crate::keep::{self, Counts, Keep, Pins, Quota, Upkeep};
+use crate::keep::{self, Announcer, Counts, Keep, Pins, Quota, Upkeep};
 use crate::limits::*;
 use crate::rng::Rng;
 use crate::store::{Allotment, Sequence, Shrunk, Store};
@@ -153,6 +153,7 @@ pub struct Node<S> {
     keep: Keep,
     counts: Counts,
     upkeep: Upkeep,
+    announcer: Announcer,
     fetch: Fetch,
     /// Frames that must not be sent before the store is durable up to a put, in order.
     acks: VecDeque<(Sequence, ConnId, Frame)>,
@@ -211,6 +212,7 @@ impl<S: Store> Node<S> {
             keep: Keep::default(),
             counts: Counts::default(),
             upkeep: Upkeep::new(now, config.serve, &mut own_rng),
+            announcer: Announcer::new(now, config.serve, &mut own_rng),
             fetch: Fetch::default(),
             acks: VecDeque::new(),
             written: Sequence::default(),
@@ -337,6 +339,7 @@ impl<S: Store> Node<S> {
                 upkeep.handle_timeout(&mut tools);
                 let (fetch, mut tools) = self.fetch_tools(now);
                 fetch.handle_timeout(&mut tools);
+                self.announce(now);
                 if self.verifier.next_scrub().is_some_and(|at| at <= now) {
                     self.scrub_some(now);
                 }
@@ -360,6 +363,7 @@ impl<S: Store> Node<S> {
             self.keep.next_timeout(),
             self.counts.next_timeout(),
             self.upkeep.next_timeout(),
+            self.announcer.next_timeout(),
             self.fetch.next_timeout(),
             self.commit_at,
             self.work_at,

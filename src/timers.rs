@@ -51,6 +51,11 @@ impl<K: Copy + Ord> Timers<K> {
         Some(key)
     }
 
+    /// The deadline of `key`, if it has one.
+    pub fn deadline(&self, key: K) -> Option<Instant> {
+        self.deadlines.get(&key).copied()
+    }
+
     /// Whether `key` has a deadline.
     pub fn is_set(&self, key: K) -> bool {
         self.deadlines.contains_key(&key)

@@ -396,7 +396,13 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
         ("UNPIN", Frame::Unpin(id)),
         ("UNPINNED", Frame::Unpinned(true)),
         ("PINS", Frame::Pins),
-        ("COUNT", Frame::Count(vec![id])),
+        (
+            "COUNT",
+            Frame::Count {
+                root: id,
+                blocks: vec![id],
+            },
+        ),
         ("COUNTED", Frame::Counted(vec![counted])),
         ("VERIFY", Frame::Verify { part: 0, of: 1 }),
         ("DAMAGED", damaged),

@@ -98,9 +98,9 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
 struct Tally {
     id: BlockId,
     role: Role,
-    /// Peers of its neighbourhood that have it.
+    /// Peers of its neighbourhood, and providers of the file, that have it.
     others: u8,
-    /// Peers of its neighbourhood that have answered.
+    /// Peers of its neighbourhood that have answered, and those providers.
     answered: u8,
     /// Whether the asked peer has it.
     own: bool,
@@ -216,7 +216,8 @@ impl Check<'_> {
             }
             let blocks: Vec<BlockId> = self.to_ask.drain(..len).collect();
             self.outstanding += len;
-            self.send(&Frame::Count(blocks))?;
+            let root = self.root;
+            self.send(&Frame::Count { root, blocks })?;
         }
     }
 

@@ -27,6 +27,7 @@ impl Dht {
         assert!(self.join.seed_addresses().count() <= SEEDS_MAX);
         assert!(self.reach.requesters.len() <= REQUESTERS_MAX);
         assert!(self.refreshes.len() <= BUCKETS + 1);
+        self.providers.check();
     }
 
     fn check_table(&self, now: Instant) {

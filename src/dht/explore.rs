@@ -61,6 +61,12 @@ impl Dht {
         self.look_up(now, Lookup::new(Goal::Holders(block)).beyond(useless))
     }
 
+    /// Asks all who live around the root of a file who has all of that: an [`Event::Provider`] for each that is named,
+    /// and [`Event::HoldersDone`] in the end.
+    pub fn find_providers(&mut self, now: Instant, root: BlockId) -> LookupId {
+        self.look_up(now, Lookup::new(Goal::Providers(root)))
+    }
+
     /// Forgets a lookup, which makes no further event, and starts one that waited for it; harmless if it has
     /// ended.
     pub fn cancel(&mut self, now: Instant, id: LookupId) {
@@ -181,7 +187,7 @@ impl Dht {
             };
             let request = match running.lookup.goal() {
                 Goal::Closest(target) => Request::FindNode(target),
-                Goal::Holders(block) => Request::Have(vec![block]),
+                Goal::Holders(block) | Goal::Providers(block) => Request::Have(vec![block]),
             };
             let purpose = Purpose::Lookup(id);
             self.ask(now, contact.addr, Some(contact.id), purpose, request);
@@ -196,15 +202,21 @@ impl Dht {
         client_mode: bool,
         reply: Reply,
     ) {
-        let (held, contacts) = match reply {
-            Reply::FindNode(contacts) => (false, contacts),
-            Reply::Have(bitmap, contacts) => (bitmap.holds(0), contacts),
-            _ => (false, Vec::new()),
+        let (held, contacts, providers) = match reply {
+            Reply::FindNode(contacts) => (false, contacts, Vec::new()),
+            Reply::Have(bitmap, contacts, providers) => (bitmap.holds(0), contacts, providers),
+            _ => (false, Vec::new(), Vec::new()),
         };
         let contacts = self.usable_of(now, &from, contacts);
+        let providers = self.usable_of(now, &from, providers);
         let Some(running) = self.lookups.get_mut(&id) else {
             return;
         };
+        for contact in providers {
+            let lookup = id;
+            self.events.push_back(Event::Provider { lookup, contact });
+        }
+        let held = held && matches!(running.lookup.goal(), Goal::Holders(_));
         for contact in contacts {
             running.lookup.add(contact);
         }
@@ -267,7 +279,7 @@ impl Dht {
                         contacts: lookup.closest(),
                         asked: lookup.asked(),
                     },
-                    Goal::Holders(_) => Event::HoldersDone {
+                    Goal::Holders(_) | Goal::Providers(_) => Event::HoldersDone {
                         lookup: id,
                         asked: lookup.asked(),
                         answered: lookup.answered(),

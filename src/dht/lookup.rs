@@ -18,6 +18,8 @@ pub enum Goal {
     Closest(Point),
     /// Contacts that hold this block, or that nobody near does.
     Holders(BlockId),
+    /// What all who are near say of those who have the whole file of this root.
+    Providers(BlockId),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,7 +113,7 @@ impl Lookup {
     pub fn target(&self) -> Point {
         match self.goal {
             Goal::Closest(target) => target,
-            Goal::Holders(block) => block.into(),
+            Goal::Holders(block) | Goal::Providers(block) => block.into(),
         }
     }
 
@@ -124,7 +126,7 @@ impl Lookup {
         let have_answered = |it: &Candidate| it.state == State::Answered;
         match self.goal {
             _ if closest.by_ref().take(ALPHA_UNTIL).all(have_answered) => ALPHA_LATER,
-            Goal::Closest(_) => ALPHA,
+            Goal::Closest(_) | Goal::Providers(_) => ALPHA,
             Goal::Holders(_) => ALPHA_HOLDERS,
         }
     }

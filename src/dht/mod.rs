@@ -5,7 +5,8 @@
 //!
 //! [`table`] remembers contacts, [`lookup`] says whom to ask next, [`region`] the same where many are sought at once,
 //! [`requests`] knows what is on its way, [`token`] who has proved an address. `exchange` sends requests and takes
-//! replies, `explore` runs lookups, `locate` enumerates regions, `serve` answers others, `join` finds the first peers, `reach` decides on client-mode.
+//! replies, `explore` runs lookups, `locate` enumerates regions, `serve` answers others, `providers` remembers
+//! who has whole files, `join` finds the first peers, `reach` decides on client-mode.
 
 mod check;
 mod exchange;
@@ -13,6 +14,7 @@ mod explore;
 mod join;
 mod locate;
 pub mod lookup;
+mod providers;
 mod reach;
 pub mod region;
 pub mod requests;
@@ -35,6 +37,7 @@ use explore::{Owner, Running};
 use join::Join;
 use locate::{Enumeration, Locate};
 pub use locate::{LocateId, RegionId};
+use providers::Providers;
 use reach::Reach;
 use requests::{Outstanding, Peers, Purpose};
 pub use serve::Asker;
@@ -89,7 +92,16 @@ pub enum Event {
         /// The holder.
         contact: Contact,
     },
-    /// A lookup by [`Dht::find_holders`] has ended; without a [`Event::Holder`] before it, the block is absent.
+    /// A contact that a lookup asked for a block names one that says it has the whole file whose root that is. Several
+    /// may name the same.
+    Provider {
+        /// Which lookup.
+        lookup: LookupId,
+        /// Who says so.
+        contact: Contact,
+    },
+    /// A lookup by [`Dht::find_holders`] has ended; without a [`Event::Holder`] before it, the block is absent. Or one by
+    /// [`Dht::find_providers`].
     HoldersDone {
         /// Which.
         lookup: LookupId,
@@ -218,6 +230,7 @@ pub struct Dht {
     reach: Reach,
     dial_backs: DialBacks,
     digests: Digests,
+    providers: Providers,
     /// Which network said that we are where, latest last.
     observed: VecDeque<(IpAddr, SocketAddr)>,
     other_versions: BTreeSet<SocketAddr>,
@@ -258,6 +271,7 @@ impl Dht {
             reach: Reach::new(config.serve),
             dial_backs: DialBacks::default(),
             digests: Digests::default(),
+            providers: Providers::default(),
             observed: VecDeque::new(),
             other_versions: BTreeSet::new(),
             timers,
@@ -408,6 +422,11 @@ impl Dht {
         closest.len() == K && closest.iter().all(closer)
     }
 
+    /// Announcements of others that are remembered.
+    pub fn announcement_count(&self) -> usize {
+        self.providers.count()
+    }
+
     /// Contacts in the table.
     pub fn contact_count(&self) -> usize {
         self.table.len()
@@ -491,6 +510,7 @@ impl Dht {
         let pause = self.rng.jitter(UPKEEP_PERIOD);
         self.timers.set(Timer::Upkeep, now + pause);
         self.peers.forget_old(now);
+        self.providers.forget_old(now);
         for contact in self.table.stale(now, now - PING_AFTER, UPKEEP_PINGS_MAX) {
             self.probe(now, contact.addr, Some(contact.id));
         }

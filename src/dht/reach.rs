@@ -367,7 +367,7 @@ mod tests {
             let reply = match Request::decode(asked.kind, reader).unwrap() {
                 Request::Ping => Reply::Ping("203.0.113.9:7".parse().unwrap()),
                 Request::FindNode(_) => Reply::FindNode(Vec::new()),
-                Request::Have(_) | Request::Digest(..) | Request::List(_) => {
+                Request::Have(_) | Request::Digest(..) | Request::List(_) | Request::Provide(_) => {
                     panic!("nobody looks for a block")
                 }
                 Request::DialBack(wanted) => {

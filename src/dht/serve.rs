@@ -5,10 +5,10 @@ use super::{may_name, Dht, Event};
 use crate::id::{BlockId, Point};
 use crate::limits::{
     DATAGRAM_SIZE_MAX, DIAL_BACKS_MAX, DIAL_BACK_ASKERS_MAX, DIAL_BACK_OTHERS_MAX,
-    DIAL_BACK_PERIOD, DIGESTS_PER_SECOND, K, REQUESTERS_MAX,
+    DIAL_BACK_PERIOD, DIGESTS_PER_SECOND, K, PROVIDER_FOR, REQUESTERS_MAX,
 };
 use crate::time::Instant;
-use crate::wire::contact::{is_private, Contact};
+use crate::wire::contact::{is_private, Age, Contact};
 use crate::wire::datagram::{Bitmap, Header, Reply, Request};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -124,11 +124,27 @@ impl Dht {
                         bitmap.set(index);
                     }
                 }
-                let target = blocks[0].into();
-                Reply::Have(bitmap, self.contacts_for(now, &from, header, &target))
+                let providers = self.providers_for(now, &from, header, &blocks[0]);
+                let mut contacts = self.contacts_for(now, &from, header, &blocks[0].into());
+                contacts.truncate(K - providers.len());
+                Reply::Have(bitmap, contacts, providers)
             }
-            Request::DialBack(_) | Request::Digest(..) | Request::List(_) if !proved => {
+            Request::DialBack(_) | Request::Digest(..) | Request::List(_) | Request::Provide(_)
+                if !proved =>
+            {
                 Reply::Nothing(header.kind)
+            }
+            Request::Provide(root) => {
+                let contact = Contact::new(header.key, from, Age(0));
+                let is_useful = !header.client_mode && !self.reach.client_mode;
+                let is_taken = is_useful
+                    && !self.is_far_from(now, &(*root).into())
+                    && self.providers.take(now, *root, contact);
+                Reply::Provide(if is_taken {
+                    PROVIDER_FOR.as_secs() as u32
+                } else {
+                    0
+                })
             }
             Request::Digest(..) | Request::List(_) => {
                 if self.digests.take(now) {
@@ -182,11 +198,21 @@ impl Dht {
         if !header.families.any() {
             return Vec::new();
         }
-        self.table.closest(now, target, K, |contact| {
-            header.families.include(&contact.addr)
-                && contact.key != header.key
-                && may_name(&from.ip(), &contact.addr.ip())
-        })
+        let may_be = |contact: &Contact| may_name_to(from, header, contact);
+        self.table.closest(now, target, K, may_be)
+    }
+
+    /// The providers of a file to name to an asker that wants contacts; not always the same ones of many.
+    fn providers_for(
+        &self,
+        now: Instant,
+        from: &SocketAddr,
+        header: &Header,
+        root: &BlockId,
+    ) -> Vec<Contact> {
+        let may_be = |contact: &Contact| may_name_to(from, header, contact);
+        let providers = &self.providers;
+        providers.named(now, root, header.transaction, may_be)
     }
 
     /// Pings a sender of a request whom we may want to know. What it said of itself is not believed before.
@@ -209,6 +235,13 @@ impl Dht {
             self.probe(now, from, None);
         }
     }
+}
+
+/// Whether a contact may be named to an asker, who can use it, and is another.
+fn may_name_to(from: &SocketAddr, header: &Header, contact: &Contact) -> bool {
+    header.families.include(&contact.addr)
+        && contact.key != header.key
+        && may_name(&from.ip(), &contact.addr.ip())
 }
 
 #[cfg(test)]

@@ -85,6 +85,11 @@ impl Holders {
         sought.is_some_and(|it| it.around.is_none() || it.waiting > 0)
     }
 
+    /// Whether holders of a block are sought here, or have been.
+    pub fn knows(&self, id: &BlockId) -> bool {
+        self.sought.contains_key(id)
+    }
+
     /// Nobody waits for a block any more who did.
     pub fn forget(&mut self, id: &BlockId, asker: Asker) {
         if let Some(sought) = self.sought.get_mut(id) {

@@ -3,6 +3,7 @@
 //!
 //! The client bounds what it has asked for and puts the answers in order. [`plan`] knows what it is going to want, of
 //! the nodes that have come by; [`holders`] finds out ahead who has that. What is not known by then is looked up alone.
+//! If peers have announced the file, they are asked for all of it, and nothing is located as long as they keep up.
 
 mod holders;
 mod plan;
@@ -142,8 +143,8 @@ impl Fetch {
     }
 
     fn want_for(&mut self, tools: &mut Tools<'_>, asker: Asker, id: BlockId) {
-        let is_planned = |plan: &Plan| plan.names(&id);
-        if !self.plans.get(&asker).is_some_and(is_planned) && !self.is_waiting(asker) {
+        let is_planned = self.plans.get(&asker).is_some_and(|plan| plan.names(&id));
+        if !is_planned && !self.is_waiting(asker) {
             // Another file begins.
             self.forget_plan(tools, asker);
         }
@@ -151,11 +152,14 @@ impl Fetch {
             Some(want) => want.askers.push(asker),
             None => self.begin(tools, asker, id),
         }
+        if let Some(want) = self.wants.get_mut(&id) {
+            want.is_first |= !is_planned;
+        }
         let plan = self.plans.entry(asker).or_default();
         let Some(place) = plan.handle_wanted(&id) else {
             return;
         };
-        if plan.total() >= tools.dht.region_count(tools.now) {
+        if !plan.is_served() && plan.total() >= tools.dht.region_count(tools.now) {
             let ahead = plan.next_ahead(place);
             self.holders.seek(tools, asker, ahead);
         }
@@ -166,10 +170,76 @@ impl Fetch {
         let turn = Turn(self.next_turn);
         self.next_turn += 1;
         self.wants.insert(id, Want::new(turn, asker));
-        if self.holders.is_seeking(&id) {
+        if self.holders.is_seeking(&id) | self.add_providers(id) {
             self.timers.set(Timer::Hedge(id), tools.now + HEDGE_AFTER);
         }
         self.handle_sought(tools, id);
+    }
+
+    /// Those who have announced the file may be asked for a block of it. Whether there are any who were not known to.
+    fn add_providers(&mut self, id: BlockId) -> bool {
+        let Some(want) = self.wants.get_mut(&id) else {
+            return false;
+        };
+        let mut any = false;
+        for asker in want.askers.clone() {
+            let plan = self.plans.get(&asker);
+            for contact in plan.map_or(&[][..], Plan::providers) {
+                any |= want.add_source(*contact);
+            }
+        }
+        any
+    }
+
+    /// A lookup names one that has announced the file whose root is looked for. Any other is ignored.
+    pub fn handle_provider(&mut self, lookup: LookupId, contact: Contact) {
+        let id = self.lookups.get(&lookup);
+        let Some(want) = id.and_then(|id| self.wants.get(id)) else {
+            return;
+        };
+        for asker in want.askers.iter().filter(|_| want.is_first) {
+            self.plans.entry(*asker).or_default().add_provider(contact);
+        }
+    }
+
+    /// A peer has not given a block: it is not asked any more because it has announced the file.
+    fn drop_provider(&mut self, tools: &mut Tools<'_>, peer: &NodeId) {
+        let mut unserved = Vec::new();
+        for (asker, plan) in &mut self.plans {
+            if plan.drop_provider(peer) {
+                unserved.push(*asker);
+            }
+        }
+        for asker in unserved {
+            self.seek_wanted(tools, asker);
+        }
+    }
+
+    /// A block was not there in time: from now on others are found as well.
+    fn handle_late(&mut self, tools: &mut Tools<'_>, id: BlockId) {
+        let Some(want) = self.wants.get(&id) else {
+            return;
+        };
+        for asker in want.askers.clone() {
+            let plan = self.plans.get_mut(&asker);
+            if let Some(plan) = plan.filter(|plan| plan.is_served()) {
+                plan.note_late();
+                self.seek_wanted(tools, asker);
+            }
+        }
+    }
+
+    /// What somebody waits for, and only providers were to give, is located, if it is of a file that is large enough.
+    fn seek_wanted(&mut self, tools: &mut Tools<'_>, asker: Asker) {
+        let total = self.plans.get(&asker).map_or(0, Plan::total);
+        if total < tools.dht.region_count(tools.now) {
+            return;
+        }
+        let wanted = self.wants.iter();
+        let wanted =
+            wanted.filter(|(_, it)| it.askers.contains(&asker) && !it.is_first && it.lookups == 0);
+        let wanted = wanted.map(|(id, _)| *id).collect();
+        self.holders.seek(tools, asker, wanted);
     }
 
     /// There may be news of the holders of a block.
@@ -269,9 +339,20 @@ impl Fetch {
             let Some(want) = self.wants.get(&id) else {
                 return;
             };
+            let is_looked_for = want.lookup.is_some();
             if !want.holders.is_empty() {
                 self.waiting.insert((turn, id));
-            } else if want.lookup.is_none() {
+                if !want.late || want.lookups > 0 || self.holders.knows(&id) {
+                    return;
+                }
+                // Only providers were to give it, and have not come to it.
+            } else if !is_looked_for && self.add_providers(id) {
+                return self.advance(tools, id);
+            }
+            let Some(want) = self.wants.get(&id) else {
+                return;
+            };
+            if !is_looked_for {
                 // Each further lookup is for those whom the failed ones hid; when there are none, that is all.
                 if self.holders.is_seeking(&id) && !want.late {
                     // Whom it finds is asked, and it is not waited for longer than for a holder.
@@ -336,6 +417,7 @@ impl Fetch {
         let contact = want.holders.swap_remove(index);
         let Some(conn) = tools.transfer.reach(tools.now, &contact) else {
             want.failed.insert(contact.id);
+            self.drop_provider(tools, &contact.id);
             return false;
         };
         let source = self.sources.reach(contact.id, conn);
@@ -389,7 +471,7 @@ impl Fetch {
         let Some(want) = self.take(tools, id) else {
             return;
         };
-        let reason = if !want.failed.is_empty() {
+        let reason = if !want.failed.is_empty() && want.is_held {
             MissingReason::NotGiven
         } else if want.answered == 0 {
             MissingReason::NoPeer
@@ -460,6 +542,7 @@ impl Fetch {
         if let (Some(want), Some(peer)) = (self.wants.get_mut(&id), peer) {
             want.asked.remove(&peer);
             want.failed.insert(peer);
+            self.drop_provider(tools, &peer);
         }
         self.advance(tools, id);
         self.serve_waiting(tools);
@@ -496,6 +579,9 @@ impl Fetch {
         let Some((peer, source)) = self.sources.remove(conn) else {
             return;
         };
+        if !source.outstanding.is_empty() {
+            self.drop_provider(tools, &peer);
+        }
         for id in source.outstanding.into_keys() {
             if let Some(want) = self.wants.get_mut(&id) {
                 match want.asked.remove(&peer) {
@@ -555,6 +641,12 @@ impl Fetch {
                 };
                 want.late = true;
                 is_any_late = true;
+                let asked = want.asked.keys().copied();
+                let silent: Vec<NodeId> = asked.filter(is_silent).collect();
+                for peer in silent {
+                    self.drop_provider(tools, &peer);
+                }
+                self.handle_late(tools, id);
                 self.advance(tools, id);
             }
         }

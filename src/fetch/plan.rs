@@ -5,8 +5,9 @@
 
 use crate::block::tree::{children_of, Content, Root};
 use crate::block::{Kind, Role};
-use crate::id::BlockId;
-use crate::limits::{AHEAD_MAX, AHEAD_MIN, FAN_OUT, PLANNED_MAX};
+use crate::id::{BlockId, NodeId};
+use crate::limits::{AHEAD_MAX, AHEAD_MIN, FAN_OUT, PLANNED_MAX, PROVIDERS_USED};
+use crate::wire::contact::Contact;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The place of a leaf: how many come before it, of all files that have been planned.
@@ -28,6 +29,12 @@ pub struct Plan {
     total: u64,
     /// How many have been wanted.
     wanted: u64,
+    /// Who says that it has all of it; at most `PROVIDERS_USED`.
+    providers: Vec<Contact>,
+    /// Who said so, and has failed; no more than were named.
+    dropped: BTreeSet<NodeId>,
+    /// They have kept somebody waiting.
+    is_slow: bool,
 }
 
 impl Plan {
@@ -101,6 +108,42 @@ impl Plan {
     /// Leaves of the files whose roots have come.
     pub fn total(&self) -> u64 {
         self.total
+    }
+
+    /// A peer says that it has all of the file. Where one asks for several files, which only pins do, it is asked for
+    /// all until it says that it has not one of them.
+    pub fn add_provider(&mut self, contact: Contact) {
+        let is_known = self.providers.iter().any(|it| it.id == contact.id);
+        let is_of_use = !is_known && !self.dropped.contains(&contact.id);
+        if is_of_use && self.providers.len() + self.dropped.len() < PROVIDERS_USED {
+            self.providers.push(contact);
+        }
+    }
+
+    /// It has not, or does not answer. Whether it was the last.
+    pub fn drop_provider(&mut self, peer: &NodeId) -> bool {
+        let count = self.providers.len();
+        self.providers.retain(|it| it.id != *peer);
+        let was = self.providers.len() < count;
+        if was {
+            self.dropped.insert(*peer);
+        }
+        was && self.providers.is_empty()
+    }
+
+    /// Who says that it has all of it.
+    pub fn providers(&self) -> &[Contact] {
+        &self.providers
+    }
+
+    /// Whether providers give all that is wanted in time, so that nothing need be located.
+    pub fn is_served(&self) -> bool {
+        !self.providers.is_empty() && !self.is_slow
+    }
+
+    /// A block was not there in time.
+    pub fn note_late(&mut self) {
+        self.is_slow = true;
     }
 
     /// The next leaves from there on that are to be located.

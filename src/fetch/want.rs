@@ -17,7 +17,11 @@ pub struct Turn(pub u64);
 pub struct Want {
     pub turn: Turn,
     pub askers: Vec<Asker>,
-    /// Peers that say they hold it and have not been asked.
+    /// It is no part of a file that whoever wants it is fetching: it may be the root of another.
+    pub is_first: bool,
+    /// Somebody has said that it holds it, and not only that it has the whole file.
+    pub is_held: bool,
+    /// Peers that say they hold it, or the whole file, and have not been asked.
     pub holders: Vec<Contact>,
     /// Peers that have been asked and owe an answer.
     pub asked: BTreeMap<NodeId, Contact>,
@@ -47,6 +51,8 @@ impl Want {
         Want {
             turn,
             askers: vec![asker],
+            is_first: false,
+            is_held: false,
             holders: Vec::new(),
             asked: BTreeMap::new(),
             cut_off: BTreeSet::new(),
@@ -63,6 +69,12 @@ impl Want {
 
     /// A peer says that it holds the block. Whether it was not known to.
     pub fn add_holder(&mut self, contact: Contact) -> bool {
+        self.is_held = true;
+        self.add_source(contact)
+    }
+
+    /// A peer may hold the block. Whether it was not known to.
+    pub fn add_source(&mut self, contact: Contact) -> bool {
         let is_known = self.failed.contains(&contact.id)
             || self.asked.contains_key(&contact.id)
             || self.holders.iter().any(|holder| holder.id == contact.id);

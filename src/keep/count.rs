@@ -1,7 +1,8 @@
 //! Counting: how many copies of blocks the network has, from the mouths of those who should have them.
 //!
-//! For each block its neighbourhood is located, then every peer there is asked by HAVE. Nothing is placed here and
-//! nothing is remembered: whoever asks again has it counted anew. Called by the node for its clients.
+//! For each block its neighbourhood is located, then every peer there is asked by HAVE, and so are those who have
+//! announced the whole file. Nothing is placed here and nothing is remembered: whoever asks again has it counted anew.
+//! Called by the node for its clients.
 
 use super::ask::Asking;
 use super::locate::Locating;
@@ -36,6 +37,19 @@ struct Tally {
     is_looked_up: bool,
     copies: u8,
     answered: u8,
+    /// Who has been asked only because it has announced the file; at most `PROVIDERS_USED`.
+    providers: Vec<NodeId>,
+    /// Those of them that have the block.
+    provided: u8,
+}
+
+/// Those who have announced the file whose blocks a client has counted.
+struct Known {
+    root: BlockId,
+    /// Finds them; the client's blocks wait for its end.
+    lookup: Option<LookupId>,
+    /// At most `PROVIDERS_USED`.
+    providers: Vec<Contact>,
 }
 
 /// One client's blocks.
@@ -54,6 +68,8 @@ struct Client {
 pub struct Counts {
     /// With at most `COUNTS_PER_CLIENT` blocks each; a client without any is not here.
     clients: BTreeMap<ConnId, Client>,
+    /// For each client that has had anything counted.
+    known: BTreeMap<ConnId, Known>,
     /// At most `COUNTING_AT_ONCE`.
     tallies: BTreeMap<TallyId, Tally>,
     locating: Locating<TallyId>,
@@ -65,9 +81,15 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// A client wants these blocks counted, and is told in COUNTED frames. Beyond `COUNTS_PER_CLIENT` it is told to
-    /// be gone.
-    pub fn count(&mut self, tools: &mut Tools<'_>, client: ConnId, blocks: Vec<BlockId>) {
+    /// A client wants these blocks of a file counted, and is told in COUNTED frames. Beyond `COUNTS_PER_CLIENT` it is
+    /// told to be gone.
+    pub fn count(
+        &mut self,
+        tools: &mut Tools<'_>,
+        client: ConnId,
+        root: BlockId,
+        blocks: Vec<BlockId>,
+    ) {
         let held = self.clients.get(&client);
         let held = held.map_or(0, |it| it.pending.len() + it.under_way);
         if held + blocks.len() > COUNTS_PER_CLIENT {
@@ -79,11 +101,55 @@ impl Counts {
             .or_default()
             .pending
             .extend(blocks);
+        self.find_providers(tools, client, root);
         self.run(tools);
+    }
+
+    /// Begins to find out who has announced a file, unless that is known.
+    fn find_providers(&mut self, tools: &mut Tools<'_>, client: ConnId, root: BlockId) {
+        let known = self.known.get(&client);
+        if known.is_some_and(|known| known.root == root) {
+            return;
+        }
+        if let Some(last) = known.and_then(|known| known.lookup) {
+            tools.dht.cancel(tools.now, last);
+        }
+        let known = Known {
+            root,
+            lookup: Some(tools.dht.find_providers(tools.now, root)),
+            providers: Vec::new(),
+        };
+        self.known.insert(client, known);
+    }
+
+    /// A lookup names one that has announced a file. One that is not ours is ignored.
+    pub fn handle_provider(&mut self, lookup: LookupId, contact: Contact) {
+        let mut all = self.known.values_mut();
+        if let Some(known) = all.find(|known| known.lookup == Some(lookup)) {
+            let is_new = known.providers.iter().all(|it| it.id != contact.id);
+            if is_new && known.providers.len() < PROVIDERS_USED {
+                known.providers.push(contact);
+            }
+        }
+    }
+
+    /// A lookup has ended. False if it is not ours.
+    pub fn handle_holders_done(&mut self, tools: &mut Tools<'_>, lookup: LookupId) -> bool {
+        let mut all = self.known.values_mut();
+        let Some(known) = all.find(|known| known.lookup == Some(lookup)) else {
+            return false;
+        };
+        known.lookup = None;
+        self.run(tools);
+        true
     }
 
     /// The client is gone: nothing more is counted for it. What has been asked is answered to nobody.
     pub fn handle_client_closed(&mut self, tools: &mut Tools<'_>, client: ConnId) {
+        let known = self.known.remove(&client);
+        if let Some(lookup) = known.and_then(|known| known.lookup) {
+            tools.dht.cancel(tools.now, lookup);
+        }
         if self.clients.remove(&client).is_none() {
             return;
         }
@@ -108,7 +174,11 @@ impl Counts {
         let after = self.turn.map_or(Bound::Unbounded, Bound::Excluded);
         let in_turn = self.clients.range((after, Bound::Unbounded));
         let mut in_turn = in_turn.chain(&self.clients);
-        let next = in_turn.find(|(_, it)| !it.pending.is_empty());
+        let is_ready = |client| {
+            let known = self.known.get(client);
+            known.is_none_or(|known: &Known| known.lookup.is_none())
+        };
+        let next = in_turn.find(|(client, it)| !it.pending.is_empty() && is_ready(client));
         let Some(client) = next.map(|(&client, _)| client) else {
             return false;
         };
@@ -131,6 +201,8 @@ impl Counts {
             is_looked_up: false,
             copies: 0,
             answered: 0,
+            providers: Vec::new(),
+            provided: 0,
         };
         self.tallies.insert(id, tally);
         self.locating.add(block, id);
@@ -181,12 +253,19 @@ impl Counts {
         near.truncate(2 * K);
         let mut spares = near.split_off(near.len().min(K));
         spares.reverse();
-        (tally.waiting, tally.spares) = (near.len(), spares);
+        let known = self.known.get(&tally.client);
+        let providers = known.map_or(&[][..], |known| &known.providers);
+        let is_near = |it: &Contact| near.iter().any(|near| near.id == it.id);
+        let others = providers.iter().filter(|it| !is_near(it)).copied();
+        let others: Vec<Contact> = others.collect();
+        tally.providers = others.iter().map(|it| it.id).collect();
+        spares.retain(|it| !tally.providers.contains(&it.id));
+        (tally.waiting, tally.spares) = (near.len() + others.len(), spares);
         tally.is_looked_up = contacts.len() < K;
-        if near.is_empty() {
+        if tally.waiting == 0 {
             return self.finish(tools, id);
         }
-        for contact in near {
+        for contact in near.into_iter().chain(others) {
             self.question(id, contact);
         }
     }
@@ -251,14 +330,16 @@ impl Counts {
         count: QueryId,
         bitmap: Option<Bitmap>,
     ) -> bool {
-        let Some((_, answers)) = self.asking.handle_counted(count, bitmap) else {
+        let Some((peer, answers)) = self.asking.handle_counted(count, bitmap) else {
             return false;
         };
         for (id, has) in answers {
             let Some(tally) = self.tallies.get_mut(&id) else {
                 continue;
             };
-            if let Some(has) = has {
+            if tally.providers.contains(&peer) {
+                tally.provided += u8::from(has == Some(true));
+            } else if let Some(has) = has {
                 tally.answered += 1;
                 tally.copies += u8::from(has);
             } else if let Some(spare) = tally.spares.pop() {
@@ -280,8 +361,8 @@ impl Counts {
             client.under_way -= 1;
             client.counted.push(Counted {
                 id: tally.block,
-                copies: tally.copies,
-                answered: tally.answered,
+                copies: tally.copies + tally.provided,
+                answered: tally.answered + tally.provided,
                 own: tools.store.has(&tally.block),
             });
         }

@@ -4,8 +4,9 @@
 //! A [`Session`] is one client's share; a [`Job`] is one block on the way to its copies, for a client, for a peer that
 //! asks to have it passed on, or for nobody; a [`Link`] is what one peer is offered and sent. `place` says what a job
 //! does next. Called by the node with what lookups and connections bring. [`Counts`] only counts, for whoever wants to
-//! know.
+//! know; [`Announcer`] makes known which files are here as a whole.
 
+mod announce;
 mod ask;
 mod check;
 mod count;
@@ -19,6 +20,7 @@ mod quota;
 mod session;
 mod upkeep;
 
+pub use announce::Announcer;
 pub use count::Counts;
 pub use link::lifetime_left;
 pub use pins::{Output as PinOutput, Pins};

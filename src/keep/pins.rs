@@ -67,6 +67,8 @@ pub struct Pins {
     is_stale: bool,
     /// How many blocks of a pinned file are missing, if any are.
     missing: BTreeMap<BlockId, u64>,
+    /// Whether that is known of all: they have been marked since the start.
+    is_known: bool,
     recheck_at: Instant,
     /// Damaged places of the store when this was looked at last.
     damaged: u64,
@@ -83,6 +85,7 @@ impl Pins {
             marking: None,
             is_stale: usage.pins > 0,
             missing: BTreeMap::new(),
+            is_known: usage.pins == 0,
             recheck_at: now + PIN_RECHECK,
             damaged: usage.damaged,
             outputs: VecDeque::new(),
@@ -109,6 +112,16 @@ impl Pins {
     /// How many blocks of a pinned file are known to be missing.
     pub fn missing(&self, root: &BlockId) -> u64 {
         self.missing.get(root).copied().unwrap_or(0)
+    }
+
+    /// The files that are pinned and of which everything is here, as far as is known.
+    pub fn whole(&self, store: &dyn Store) -> impl Iterator<Item = BlockId> + '_ {
+        let pins = match self.is_known {
+            true => store.pins(),
+            false => Vec::new(),
+        };
+        let roots = pins.into_iter().map(|pin| pin.root);
+        roots.filter(|root| !self.missing.contains_key(root))
     }
 
     /// A client has gone: what it was pinning stays where it is, and is not pinned.
@@ -203,6 +216,7 @@ impl Pins {
             let Some((walk, missing)) = &mut marking.walk else {
                 let Some(pin) = marking.pins.pop_front() else {
                     store.end_marking();
+                    self.is_known = true;
                     return self.repair(Bound::Unbounded);
                 };
                 if pin.len <= inline_max(Form::Encrypted) as u64 {

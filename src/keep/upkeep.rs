@@ -527,7 +527,7 @@ impl Upkeep {
         reply: &Option<Reply>,
     ) -> bool {
         let bitmap = match reply {
-            Some(Reply::Have(bitmap, _)) => Some(*bitmap),
+            Some(Reply::Have(bitmap, ..)) => Some(*bitmap),
             _ => None,
         };
         let Some((_, answers)) = self.asking.handle_counted(query, bitmap) else {

@@ -28,6 +28,9 @@ impl<S: Store> Node<S> {
                 if counts.handle_closest(&mut tools, lookup, &contacts) {
                     return;
                 }
+                if self.announce_to(now, lookup, &contacts) {
+                    return;
+                }
                 let (keep, mut tools) = self.keep_tools(now);
                 if let Some(contacts) = keep.handle_closest(&mut tools, lookup, contacts) {
                     let event = Event::Closest { lookup, contacts };
@@ -67,9 +70,17 @@ impl<S: Store> Node<S> {
                 let (fetch, mut tools) = self.fetch_tools(now);
                 fetch.handle_holder(&mut tools, lookup, contact);
             }
+            dht::Event::Provider { lookup, contact } => {
+                self.counts.handle_provider(lookup, contact);
+                self.fetch.handle_provider(lookup, contact);
+            }
             dht::Event::HoldersDone {
                 lookup, answered, ..
             } => {
+                let (counts, mut tools) = self.counts_tools(now);
+                if counts.handle_holders_done(&mut tools, lookup) {
+                    return;
+                }
                 let (fetch, mut tools) = self.fetch_tools(now);
                 fetch.handle_holders_done(&mut tools, lookup, answered);
             }
@@ -103,7 +114,7 @@ impl<S: Store> Node<S> {
                     return;
                 }
                 let bitmap = match &reply {
-                    Some(Reply::Have(bitmap, _)) => Some(*bitmap),
+                    Some(Reply::Have(bitmap, ..)) => Some(*bitmap),
                     _ => None,
                 };
                 let (counts, mut tools) = self.counts_tools(now);

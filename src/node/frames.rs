@@ -251,9 +251,9 @@ impl<S: Store> Node<S> {
                     self.fetch.handle_given(conn, &id, kind, payload);
                 }
             }
-            Frame::Count(blocks) => {
+            Frame::Count { root, blocks } => {
                 let (counts, mut tools) = self.counts_tools(now);
-                counts.count(&mut tools, conn, blocks);
+                counts.count(&mut tools, conn, root, blocks);
             }
             Frame::Status => {
                 let text = self.status(now);

@@ -1,16 +1,53 @@
 //! What pins ask of the node, and what the network brings for them.
 
 use super::Node;
+use crate::dht::LookupId;
 use crate::fetch::Arrival;
 use crate::id::BlockId;
-use crate::keep::PinOutput;
+use crate::keep::{Announcer, PinOutput, Pins, Tools};
 use crate::limits::LIFETIME_MAX;
 use crate::store::{Store, Terms};
 use crate::time::Instant;
 use crate::transfer::ConnId;
+use crate::wire::contact::Contact;
 use crate::wire::frame::Frame;
 
 impl<S: Store> Node<S> {
+    /// Makes known what is pinned, if it is time.
+    pub(super) fn announce(&mut self, now: Instant) {
+        let (announcer, pins, mut tools) = self.announcer_tools(now);
+        announcer.handle_timeout(&mut tools, pins);
+    }
+
+    /// A lookup has ended; whether it was for that.
+    pub(super) fn announce_to(
+        &mut self,
+        now: Instant,
+        lookup: LookupId,
+        contacts: &[Contact],
+    ) -> bool {
+        let (announcer, _, mut tools) = self.announcer_tools(now);
+        announcer.handle_closest(&mut tools, lookup, contacts)
+    }
+
+    fn announcer_tools(&mut self, now: Instant) -> (&mut Announcer, &Pins, Tools<'_>) {
+        let Node {
+            announcer,
+            pins,
+            dht,
+            transfer,
+            store,
+            ..
+        } = self;
+        let tools = Tools {
+            now,
+            dht,
+            transfer,
+            store,
+        };
+        (announcer, pins, tools)
+    }
+
     pub(super) fn do_for_pins(&mut self, now: Instant, output: PinOutput) {
         match output {
             PinOutput::Want(id) => {

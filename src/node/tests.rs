@@ -119,7 +119,7 @@ fn block_that_is_not_durable_yet_is_denied_to_whoever_counts() {
                     panic!("a header");
                 };
                 match Reply::decode(&header, reader) {
-                    Ok(Reply::Have(bitmap, _)) => Some(bitmap.holds(0)),
+                    Ok(Reply::Have(bitmap, ..)) => Some(bitmap.holds(0)),
                     _ => None,
                 }
             }

@@ -11,6 +11,7 @@ use crate::digest::Digest;
 use crate::id::{BlockId, NodeKey, Point};
 use crate::limits::{
     DATAGRAM_SIZE_MAX, DIAL_BACK_OTHERS_MAX, DIGEST_DEPTH_MAX, HAVE_MAX, K, LIST_MAX,
+    PROVIDERS_NAMED,
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -94,6 +95,8 @@ pub enum Kind {
     Digest,
     /// Which are they.
     List,
+    /// I have this whole file.
+    Provide,
 }
 
 impl Kind {
@@ -105,6 +108,7 @@ impl Kind {
             Kind::DialBack => 4,
             Kind::Digest => 5,
             Kind::List => 6,
+            Kind::Provide => 7,
         }
     }
 
@@ -116,6 +120,7 @@ impl Kind {
             4 => Some(Kind::DialBack),
             5 => Some(Kind::Digest),
             6 => Some(Kind::List),
+            7 => Some(Kind::Provide),
             _ => None,
         }
     }
@@ -258,7 +263,8 @@ pub enum Request {
     Ping,
     /// The contacts closest to this point.
     FindNode(Point),
-    /// Which of these blocks are held, 1 to [`HAVE_MAX`] of them; and the contacts closest to the first.
+    /// Which of these blocks are held, 1 to [`HAVE_MAX`] of them; the contacts closest to the first, and who has all
+    /// of the file whose root it is.
     Have(Vec<BlockId>),
     /// Connect by TCP to where this comes from and say this nonce.
     DialBack(u64),
@@ -266,6 +272,8 @@ pub enum Request {
     Digest(Cell, u8),
     /// The places of all blocks that are held in this cell.
     List(Cell),
+    /// Remember that the asker has the whole file of this root.
+    Provide(BlockId),
 }
 
 impl Request {
@@ -278,6 +286,7 @@ impl Request {
             Request::DialBack(_) => Kind::DialBack,
             Request::Digest(..) => Kind::Digest,
             Request::List(_) => Kind::List,
+            Request::Provide(_) => Kind::Provide,
         }
     }
 
@@ -307,6 +316,7 @@ impl Request {
                 Request::Digest(cell, depth)
             }
             Kind::List => Request::List(read_cell(&mut reader)?),
+            Kind::Provide => Request::Provide(BlockId(reader.array()?)),
         };
         reader.end_padded()?;
         Ok(request)
@@ -339,15 +349,22 @@ impl Request {
                 out.push(*depth);
             }
             Request::List(cell) => write_cell(&mut out, cell),
+            Request::Provide(root) => out.extend_from_slice(&root.0),
         }
         if pad {
             let reply_size_max = HEADER_SIZE
                 + match self {
                     Request::Ping => 18,
                     Request::FindNode(_) => header.families.contacts_size_max(),
-                    Request::Have(_) => 4 + header.families.contacts_size_max(),
+                    // Contacts and providers are no more than contacts alone could be.
+                    Request::Have(_) => {
+                        4 + header.families.contacts_size_max() + CONTACT_COUNTS_SIZE
+                    }
                     // Without a token they are not answered anyway.
-                    Request::DialBack(_) | Request::Digest(..) | Request::List(_) => 0,
+                    Request::DialBack(_)
+                    | Request::Digest(..)
+                    | Request::List(_)
+                    | Request::Provide(_) => 0,
                 };
             out.resize(out.len().max(reply_size_max), 0);
         }
@@ -380,14 +397,17 @@ pub enum Reply {
     Ping(SocketAddr),
     /// Contacts, the closest first within a family.
     FindNode(Vec<Contact>),
-    /// What is held, and contacts as for `FindNode`.
-    Have(Bitmap, Vec<Contact>),
+    /// What is held; contacts as for `FindNode`; and at most [`PROVIDERS_NAMED`] who say that they have the whole file
+    /// of which the first block is the root. K contacts at most in both.
+    Have(Bitmap, Vec<Contact>, Vec<Contact>),
     /// Whether the replier will connect, and who else has asked it to: they may be willing, too.
     DialBack(bool, Vec<SocketAddr>),
     /// A power of two of digests; none if they are not known yet.
     Digest(Vec<Digest>),
     /// Places in ascending order, at most [`LIST_MAX`]; `None` if there are more.
     List(Option<Vec<u64>>),
+    /// For how many seconds it is remembered; 0: not at all.
+    Provide(u32),
     /// Nothing but a token: the request's address was not proved. Always shortened.
     Nothing(Kind),
 }
@@ -402,6 +422,7 @@ impl Reply {
             Reply::DialBack(..) => Kind::DialBack,
             Reply::Digest(_) => Kind::Digest,
             Reply::List(_) => Kind::List,
+            Reply::Provide(_) => Kind::Provide,
             Reply::Nothing(kind) => *kind,
         }
     }
@@ -418,7 +439,9 @@ impl Reply {
             Kind::FindNode => Reply::FindNode(read_contacts(&mut reader, K)?),
             Kind::Have => {
                 let bitmap = Bitmap(reader.u32()?);
-                Reply::Have(bitmap, read_contacts(&mut reader, K)?)
+                let contacts = read_contacts(&mut reader, K)?;
+                let room = PROVIDERS_NAMED.min(K - contacts.len());
+                Reply::Have(bitmap, contacts, read_contacts(&mut reader, room)?)
             }
             Kind::DialBack => {
                 let will = match reader.u8()? {
@@ -453,6 +476,7 @@ impl Reply {
                 }
                 _ => return Err(Malformed::Value("number of places")),
             },
+            Kind::Provide => Reply::Provide(reader.u32()?),
         };
         reader.end()?;
         Ok(reply)
@@ -469,10 +493,17 @@ impl Reply {
         let (fixed, contacts) = match self {
             Reply::Ping(_) => (ADDR_SIZE, None),
             Reply::FindNode(contacts) => (0, Some(contacts)),
-            Reply::Have(_, contacts) => (4, Some(contacts)),
+            Reply::Have(_, contacts, providers) => {
+                let sizes = providers.iter().map(contact_size);
+                (
+                    4 + CONTACT_COUNTS_SIZE + sizes.sum::<usize>(),
+                    Some(contacts),
+                )
+            }
             Reply::DialBack(_, others) => (2 + others.len() * ADDR_SIZE, None),
             Reply::Digest(digests) => (1 + digests.len() * DIGEST_SIZE, None),
             Reply::List(places) => (1 + places.as_ref().map_or(0, |it| it.len() * 8), None),
+            Reply::Provide(_) => (4, None),
             Reply::Nothing(_) => (0, None),
         };
         let counts = contacts.map_or(0, |_| CONTACT_COUNTS_SIZE);
@@ -492,9 +523,10 @@ impl Reply {
         match self {
             Reply::Ping(observed) => write_addr(&mut out, observed),
             Reply::FindNode(_) => write_contacts(&mut out, taken),
-            Reply::Have(bitmap, _) => {
+            Reply::Have(bitmap, _, providers) => {
                 out.extend_from_slice(&bitmap.0.to_be_bytes());
                 write_contacts(&mut out, taken);
+                write_contacts(&mut out, providers);
             }
             Reply::DialBack(will, others) => {
                 out.extend_from_slice(&[u8::from(!will), others.len() as u8]);
@@ -514,6 +546,7 @@ impl Reply {
                     out.extend_from_slice(&place.to_be_bytes());
                 }
             }
+            Reply::Provide(seconds) => out.extend_from_slice(&seconds.to_be_bytes()),
             Reply::Nothing(_) => {}
         }
         out
@@ -568,13 +601,17 @@ fn fitting(contacts: &[Contact], room: usize) -> usize {
         .iter()
         .take(K)
         .take_while(|contact| {
-            size += match contact.addr {
-                SocketAddr::V4(_) => CONTACT_V4_SIZE,
-                SocketAddr::V6(_) => CONTACT_V6_SIZE,
-            };
+            size += contact_size(contact);
             size <= room
         })
         .count()
+}
+
+fn contact_size(contact: &Contact) -> usize {
+    match contact.addr {
+        SocketAddr::V4(_) => CONTACT_V4_SIZE,
+        SocketAddr::V6(_) => CONTACT_V6_SIZE,
+    }
 }
 
 #[cfg(test)]

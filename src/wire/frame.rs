@@ -120,9 +120,9 @@ pub struct Settled {
 pub struct Counted {
     /// Its address.
     pub id: BlockId,
-    /// Peers of its neighbourhood that say they have it; at most `answered`.
+    /// Peers of its neighbourhood, and providers of its file, that say they have it; at most `answered`.
     pub copies: u8,
-    /// Peers of its neighbourhood that were asked and have answered.
+    /// Peers of its neighbourhood that were asked and have answered, and those providers.
     pub answered: u8,
     /// Whether the peer that counts has it, too.
     pub own: bool,
@@ -243,8 +243,13 @@ pub enum Frame {
     Unpinned(bool),
     /// Asks for a list of all pins; and, from the peer, its end.
     Pins,
-    /// Asks how many copies of each of these blocks the network has.
-    Count(Vec<BlockId>),
+    /// Asks how many copies of blocks the network has.
+    Count {
+        /// The root of the file that they belong to.
+        root: BlockId,
+        /// Which.
+        blocks: Vec<BlockId>,
+    },
     /// Some of the answers, in any order.
     Counted(Vec<Counted>),
     /// An address to bootstrap from.
@@ -494,9 +499,9 @@ impl Frame {
             Frame::Unpin(root) => put_id(out, UNPIN, root),
             Frame::Unpinned(was) => out.extend_from_slice(&[UNPINNED, u8::from(*was)]),
             Frame::Pins => out.push(PINS),
-            Frame::Count(ids) => {
-                out.push(COUNT);
-                out.extend(ids.iter().flat_map(|id| id.0));
+            Frame::Count { root, blocks } => {
+                put_id(out, COUNT, root);
+                out.extend(blocks.iter().flat_map(|id| id.0));
             }
             Frame::Counted(counted) => {
                 out.push(COUNTED);
@@ -668,9 +673,11 @@ impl Frame {
             UNPINNED => Frame::Unpinned(boolean(&mut reader)?),
             PINS => Frame::Pins,
             COUNT => {
+                let root = BlockId(reader.array()?);
                 let ids = items(&mut reader, 32)?;
                 let ids = ids.map(|id| Ok(BlockId(Reader::new(id).array()?)));
-                Frame::Count(ids.collect::<Result<_, _>>()?)
+                let blocks = ids.collect::<Result<_, _>>()?;
+                Frame::Count { root, blocks }
             }
             COUNTED => {
                 let counted = items(&mut reader, COUNTED_LEN)?.map(counted);

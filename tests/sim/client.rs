@@ -51,6 +51,7 @@ enum Task {
         waiting: usize,
         counted: Vec<Counted>,
     },
+    Pin,
 }
 
 /// What came of it.
@@ -63,6 +64,7 @@ pub enum Outcome {
     Came(BTreeMap<BlockId, Duration>),
     Missing(MissingReason, u32),
     Counted(Vec<Counted>),
+    Pinned,
     Failed(String),
 }
 
@@ -143,15 +145,26 @@ impl World {
         self.client_ends(id, Outcome::Failed("interrupted".to_string()));
     }
 
-    /// Begins to have the copies of blocks counted by a peer.
-    pub fn begin_count(&mut self, peer: PeerId, blocks: &[BlockId]) -> ClientId {
+    /// Begins to have the copies of blocks of a file counted by a peer.
+    pub fn begin_count(&mut self, peer: PeerId, root: BlockId, blocks: &[BlockId]) -> ClientId {
         let task = Task::Count {
             waiting: blocks.len(),
             counted: Vec::new(),
         };
         let frames = blocks.chunks(OFFER_MAX);
-        let frames = frames.map(|some| Frame::Count(some.to_vec())).collect();
+        let frames = frames.map(|some| Frame::Count {
+            root,
+            blocks: some.to_vec(),
+        });
+        let frames = frames.collect();
         self.begin(peer, task, frames)
+    }
+
+    /// Has a peer pin a file, to the end, which comes within `limit`.
+    pub fn pin(&mut self, peer: PeerId, root: BlockId, limit: Duration) {
+        let client = self.begin(peer, Task::Pin, vec![Frame::Pin(root)]);
+        let (outcome, _) = self.finish(client, limit);
+        assert_eq!(outcome, Outcome::Pinned);
     }
 
     fn begin(&mut self, peer: PeerId, task: Task, first: Vec<Frame>) -> ClientId {
@@ -245,7 +258,7 @@ impl World {
                     frames.push(Frame::Settle);
                 }
             }
-            Task::Count { .. } => {}
+            Task::Count { .. } | Task::Pin => {}
             Task::Place { blocks, adding } => {
                 while *adding < ADDS_MAX {
                     let Some(block) = blocks.pop() else {
@@ -366,6 +379,11 @@ impl World {
                 *waiting -= some.len();
                 counted.extend(some);
                 (*waiting == 0).then(|| Outcome::Counted(std::mem::take(counted)))
+            }
+            (Frame::Pinning { .. }, Task::Pin) => None,
+            (Frame::Pinned { .. }, Task::Pin) => Some(Outcome::Pinned),
+            (Frame::Missing { reason, asked, .. }, Task::Pin) => {
+                Some(Outcome::Missing(reason, asked))
             }
             (Frame::Failed { text, .. }, _) => Some(Outcome::Failed(text)),
             (other, _) => panic!("a frame that nobody waits for: {other:?}"),

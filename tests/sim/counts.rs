@@ -38,7 +38,7 @@ fn expected(world: &World, asked: PeerId, block: BlockId) -> Counted {
 /// What a count by this peer comes to, in the order of the addresses.
 fn count(world: &mut World, asked: PeerId, blocks: &BTreeSet<BlockId>) -> Vec<Counted> {
     let all: Vec<BlockId> = blocks.iter().copied().collect();
-    let client = world.begin_count(asked, &all);
+    let client = world.begin_count(asked, all[0], &all);
     let (outcome, took) = world.finish(client, secs(60));
     let Outcome::Counted(mut counted) = outcome else {
         panic!("the count ended with {outcome:?}");

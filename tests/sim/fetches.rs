@@ -102,7 +102,7 @@ impl File {
 }
 
 /// A network whose tables are loaded, with a file in it, and a peer to fetch it through.
-fn network_with(count: usize, leaves: usize, closest: bool) -> (World, File, PeerId) {
+pub fn network_with(count: usize, leaves: usize, closest: bool) -> (World, File, PeerId) {
     let mut world = World::loaded(seed(70), internet(), count);
     let file = File::of(&mut world, leaves, SHORT);
     file.spread(&mut world, closest);
@@ -111,14 +111,21 @@ fn network_with(count: usize, leaves: usize, closest: bool) -> (World, File, Pee
 }
 
 /// What a fetch has come to.
-struct Figures {
-    requests: f64,
-    first_leaf: Duration,
-    took: Duration,
+pub struct Figures {
+    pub requests: f64,
+    pub first_leaf: Duration,
+    pub took: Duration,
 }
 
 fn measure(count: usize, leaves: usize, closest: bool) -> Figures {
     let (mut world, file, peer) = network_with(count, leaves, closest);
+    let holders = if closest { "the closest" } else { "any around" };
+    let how = format!("{leaves} leaves among {count}, {holders} hold them");
+    measure_fetch(&mut world, &file, peer, &how)
+}
+
+/// Fetches a file through a peer.
+pub fn measure_fetch(world: &mut World, file: &File, peer: PeerId, how: &str) -> Figures {
     let before = world.status(peer, "requests_sent");
     let client = world.begin_blocks(peer, file.order.iter().copied());
     let (outcome, took) = world.finish(client, secs(600));
@@ -132,10 +139,8 @@ fn measure(count: usize, leaves: usize, closest: bool) -> Figures {
         first_leaf: came[&file.first_leaf],
         took,
     };
-    let holders = if closest { "the closest" } else { "any around" };
     println!(
-        "{leaves} leaves among {count}, {holders} hold them: {:.2} requests a block, first leaf after {:.1} s, all \
-         after {:.1} s",
+        "{how}: {requests} requests, {:.2} a block, first leaf after {:.1} s, all after {:.1} s",
         figures.requests,
         figures.first_leaf.as_secs_f64(),
         figures.took.as_secs_f64(),

@@ -19,6 +19,7 @@ mod network;
 mod passing;
 mod peers;
 mod plan;
+mod providers;
 mod room;
 mod sources;
 mod stranger;

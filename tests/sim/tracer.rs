@@ -107,6 +107,7 @@ impl Tracer {
             Kind::DialBack => "DIAL_BACK",
             Kind::Digest => "DIGEST",
             Kind::List => "LIST",
+            Kind::Provide => "PROVIDE",
         };
         if requests.transactions.insert(header.transaction) {
             *requests.asked.entry(kind).or_default() += 1;
@@ -134,7 +135,7 @@ impl Tracer {
         let steps = trace.asked.get(&from).copied().unwrap_or(1);
         let contacts = match Reply::decode(&header, reader) {
             Ok(Reply::FindNode(contacts)) => contacts,
-            Ok(Reply::Have(bitmap, contacts)) => {
+            Ok(Reply::Have(bitmap, contacts, _)) => {
                 if bitmap.holds(0) {
                     trace.holder_after.get_or_insert(asked);
                 }

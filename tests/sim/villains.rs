@@ -121,8 +121,9 @@ impl World {
 
     /// Any request.
     fn any_request(&mut self) -> Request {
-        match self.rng.below(5) {
+        match self.rng.below(6) {
             0 => Request::Ping,
+            5 => Request::Provide(BlockId(self.rng.bytes())),
             1 => Request::DialBack(self.rng.next_u64()),
             2 => {
                 let count = 1 + self.rng.below(HAVE_MAX as u64);
@@ -228,8 +229,10 @@ impl World {
             Request::Ping => Reply::Ping(from),
             _ if vice == Vice::Silent => return,
             Request::FindNode(_) => Reply::FindNode(contacts),
-            Request::Have(_) if vice == Vice::Lying => Reply::Have(Bitmap(u32::MAX), contacts),
-            Request::Have(_) => Reply::Have(Bitmap::default(), contacts),
+            Request::Have(_) if vice == Vice::Lying => {
+                Reply::Have(Bitmap(u32::MAX), contacts, Vec::new())
+            }
+            Request::Have(_) => Reply::Have(Bitmap::default(), contacts, Vec::new()),
             Request::DialBack(_) => Reply::DialBack(true, vec![from, to]),
             Request::Digest(_, depth) => {
                 let digest = match vice {
@@ -243,6 +246,7 @@ impl World {
             }
             // Who lies has more than fits.
             Request::List(_) => Reply::List((vice != Vice::Lying).then(Vec::new)),
+            Request::Provide(_) => Reply::Provide(u32::MAX),
         };
         let mut header = Header {
             client_mode: false,

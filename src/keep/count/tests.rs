@@ -108,7 +108,24 @@ impl World {
 
     fn count(&mut self, client: ConnId, blocks: impl IntoIterator<Item = usize>) {
         let blocks = blocks.into_iter().map(block).collect();
-        self.with(|counts, tools| counts.count(tools, client, blocks));
+        self.count_of(client, blocks, &[]);
+    }
+
+    /// Counts blocks of a file that these have announced.
+    fn count_of(&mut self, client: ConnId, blocks: Vec<BlockId>, providers: &[Contact]) {
+        self.with(|counts, tools| {
+            counts.count(tools, client, ROOT, blocks);
+            let known = counts.known.get(&client);
+            let Some(lookup) = known.and_then(|known| known.lookup) else {
+                return;
+            };
+            for contact in providers {
+                counts.handle_provider(lookup, *contact);
+                counts.handle_provider(lookup, *contact);
+            }
+            assert!(counts.handle_holders_done(tools, lookup));
+            assert!(!counts.handle_holders_done(tools, lookup));
+        });
     }
 
     /// The first block that is being located is found to be where these contacts are.
@@ -145,6 +162,7 @@ impl World {
     }
 }
 
+const ROOT: BlockId = BlockId([0xee; 32]);
 const ALL: Option<Bitmap> = Some(Bitmap(u32::MAX));
 const NONE: Option<Bitmap> = Some(Bitmap(0));
 
@@ -171,6 +189,47 @@ fn each_of_the_neighbourhood_counts_by_what_it_says() {
 }
 
 #[test]
+fn who_has_announced_the_file_counts_if_it_says_that_it_has_the_block() {
+    let mut world = World::new();
+    let client = world.client();
+    // One of them is of the neighbourhood, and counts once.
+    let providers = [
+        contact(50),
+        contact(3),
+        contact(51),
+        contact(52),
+        contact(22),
+    ];
+    world.count_of(client, vec![block(1)], &providers);
+    world.finds(&contacts(1..31));
+    let mut asked: Vec<(QueryId, NodeId)> = Vec::new();
+    for (query, (peer, _)) in &world.counts.asking.asked {
+        asked.push((*query, *peer));
+    }
+    let near: Vec<NodeId> = {
+        let mut near = contacts(1..31);
+        let target = Point::from(block(1));
+        near.sort_by_key(|it| target.distance(&it.id.into()));
+        near[..K].iter().map(|it| it.id).collect()
+    };
+    let far = providers.iter().filter(|it| !near.contains(&it.id)).count();
+    assert_eq!(asked.len(), K + far);
+    for (query, peer) in asked {
+        let bitmap = match peer {
+            peer if peer == contact(50).id => ALL,
+            peer if peer == contact(51).id => None,
+            _ => NONE,
+        };
+        world.with(|counts, tools| counts.handle_counted(tools, query, bitmap));
+    }
+    // Who lies or is gone adds nothing, not even somebody who has answered.
+    assert_eq!(world.told(client), [(block(1), 1, 21, false)]);
+    assert_eq!(world.counts.known[&client].providers.len(), providers.len());
+    world.with(|counts, tools| counts.handle_client_closed(tools, client));
+    assert!(world.counts.known.is_empty());
+}
+
+#[test]
 fn own_copy_is_told_apart_also_where_nobody_is_found() {
     let mut world = World::new();
     let kind = Kind {
@@ -181,7 +240,7 @@ fn own_copy_is_told_apart_also_where_nobody_is_found() {
     world.store.put(&here, Terms::default()).expect("room");
     let client = world.client();
     let both = vec![here.id(), block(1)];
-    world.with(|counts, tools| counts.count(tools, client, both));
+    world.count_of(client, both, &[]);
     world.finds(&[]);
     world.finds(&[]);
     let mut expected = [(here.id(), 0, 0, true), (block(1), 0, 0, false)];

@@ -38,6 +38,7 @@ fn requests() -> Vec<Request> {
         Request::Digest(Cell::WHOLE, DIGEST_DEPTH_MAX),
         Request::Digest(Cell::around(5, 64), 0),
         Request::List(Cell::around(0x1234 << 48, 13)),
+        Request::Provide(BlockId([6; 32])),
     ]
 }
 
@@ -46,7 +47,12 @@ fn replies() -> Vec<Reply> {
         Reply::Ping("192.0.2.1:7".parse().unwrap()),
         Reply::Ping("[2001:db8::1]:7".parse().unwrap()),
         Reply::FindNode(contacts(20, "2001:db8::1")),
-        Reply::Have(Bitmap(0x80000001), contacts(20, "192.0.2.1")),
+        Reply::Have(Bitmap(0x80000001), contacts(20, "192.0.2.1"), vec![]),
+        Reply::Have(
+            Bitmap(1),
+            contacts(16, "2001:db8::1"),
+            contacts(4, "192.0.2.1"),
+        ),
         Reply::DialBack(
             true,
             vec!["192.0.2.1:7".parse().unwrap(); DIAL_BACK_OTHERS_MAX],
@@ -57,6 +63,7 @@ fn replies() -> Vec<Reply> {
         Reply::List(None),
         Reply::List(Some(vec![])),
         Reply::List(Some((0..LIST_MAX as u64).collect())),
+        Reply::Provide(21_600),
     ]
 }
 
@@ -136,7 +143,7 @@ fn padded_request_is_as_long_as_the_longest_reply() {
             (requests().remove(1), Reply::FindNode(contacts(20, ip))),
             (
                 requests().remove(2),
-                Reply::Have(Bitmap(1), contacts(20, ip)),
+                Reply::Have(Bitmap(1), contacts(16, ip), contacts(4, ip)),
             ),
             (requests().remove(3), Reply::DialBack(true, vec![])),
         ] {
@@ -159,6 +166,19 @@ fn reply_is_cut_to_fit_and_says_so() {
             assert!(read.shortened);
             assert!(Reply::decode(&read, reader).is_ok());
         }
+    }
+}
+
+#[test]
+fn more_providers_than_are_named_or_than_leave_room_for_contacts_are_refused() {
+    let mut sent = header(Kind::Have, Direction::Reply);
+    sent.kind = Kind::Have;
+    for (count, others, is_read) in [(16, 4, true), (10, 5, false), (17, 4, false)] {
+        let others = contacts(others, "192.0.2.1");
+        let reply = Reply::Have(Bitmap(0), contacts(count, "192.0.2.1"), others);
+        let bytes = reply.encode(sent, DATAGRAM_SIZE_MAX);
+        let (read, reader) = start(&bytes).unwrap();
+        assert_eq!(Reply::decode(&read, reader).is_ok(), is_read);
     }
 }
 

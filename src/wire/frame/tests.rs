@@ -80,7 +80,10 @@ fn one_of_each() -> Vec<Frame> {
         Frame::Unpin(id),
         Frame::Unpinned(true),
         Frame::Pins,
-        Frame::Count(vec![id; 2]),
+        Frame::Count {
+            root: id,
+            blocks: vec![id; 2],
+        },
         Frame::Counted(vec![COUNTED_BLOCK; 3]),
         Frame::Verify { part: 2, of: 3 },
         Frame::Damaged {
@@ -232,7 +235,10 @@ fn lists_have_an_item_and_no_more_than_fit_an_offer() {
     for count in [0, 1, OFFER_MAX, OFFER_MAX + 1] {
         let lists = [
             Frame::Offer(vec![OFFERED; count]),
-            Frame::Count(vec![OFFERED.id; count]),
+            Frame::Count {
+                root: OFFERED.id,
+                blocks: vec![OFFERED.id; count],
+            },
             Frame::Counted(vec![COUNTED_BLOCK; count]),
         ];
         for list in lists {
