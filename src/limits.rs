@@ -551,6 +551,16 @@ pub const PROVIDERS_NAMED: usize = 4;
 /// Providers that a fetch or a count asks at most: enough that one that is fast is among them.
 pub const PROVIDERS_USED: usize = 8;
 
+/// Blocks of pinned files that are found due for renewal in one look at all of them, once an hour, at most; the rest is
+/// found at the next. Twice a tebibyte is renewed in half of a lifetime at this pace.
+pub const RENEWALS_MAX: usize = 16_384;
+
+/// Blocks that are being renewed at once: neighbours in the space of addresses, which have the same holders.
+pub const RENEWING_AT_ONCE: usize = 64;
+
+/// Pause between two times that as many are begun.
+pub const RENEW_PAUSE: Duration = Duration::from_secs(10);
+
 // Upkeep.
 
 /// Time in which a peer looks once at all of its blocks (DESIGN: an hour).

@@ -17,7 +17,7 @@ use crate::block::Block;
 use crate::dht::{self, Dht, LocateId, LookupId};
 use crate::fetch::{self, Fetch};
 use crate::id::{BlockId, NodeId, NodeKey, Point};
-use crate::keep::{self, Announcer, Counts, Keep, Pins, Quota, Upkeep};
+use crate::keep::{self, Announcer, Counts, Keep, Pins, Quota, Renewals, Upkeep};
 use crate::limits::*;
 use crate::rng::Rng;
 use crate::store::{Allotment, Sequence, Shrunk, Store};
@@ -154,6 +154,7 @@ pub struct Node<S> {
     counts: Counts,
     upkeep: Upkeep,
     announcer: Announcer,
+    renewals: Renewals,
     fetch: Fetch,
     /// Frames that must not be sent before the store is durable up to a put, in order.
     acks: VecDeque<(Sequence, ConnId, Frame)>,
@@ -203,7 +204,7 @@ impl<S: Store> Node<S> {
             ipv4: config.ipv4,
             ipv6: config.ipv6,
         };
-        let pins = Pins::new(now, &store);
+        let pins = Pins::new(now, &store, config.serve);
         let mut own_rng = Rng::new(rng.bytes());
         let mut node = Node {
             started: now,
@@ -213,6 +214,7 @@ impl<S: Store> Node<S> {
             counts: Counts::default(),
             upkeep: Upkeep::new(now, config.serve, &mut own_rng),
             announcer: Announcer::new(now, config.serve, &mut own_rng),
+            renewals: Renewals::new(now),
             fetch: Fetch::default(),
             acks: VecDeque::new(),
             written: Sequence::default(),
@@ -340,6 +342,7 @@ impl<S: Store> Node<S> {
                 let (fetch, mut tools) = self.fetch_tools(now);
                 fetch.handle_timeout(&mut tools);
                 self.announce(now);
+                self.renew(now);
                 if self.verifier.next_scrub().is_some_and(|at| at <= now) {
                     self.scrub_some(now);
                 }
@@ -364,6 +367,7 @@ impl<S: Store> Node<S> {
             self.counts.next_timeout(),
             self.upkeep.next_timeout(),
             self.announcer.next_timeout(),
+            self.renewals.next_timeout(&self.pins),
             self.fetch.next_timeout(),
             self.commit_at,
             self.work_at,
@@ -498,7 +502,9 @@ impl<S: Store> Node<S> {
                 self.handle_arrival(now, arrival);
             } else if self.pins_at.is_some_and(|at| at <= now) {
                 self.pins_at = None;
-                self.pins.work(&mut self.store);
+                self.pins.work(now, &mut self.store);
+            } else if let Some(block) = self.keep.poll_renewed() {
+                self.handle_renewed(now, &block);
             } else if self.keep.take_progress() {
                 self.add_waiting(now);
             } else if !self.give_some(now) {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 /// What is counted since the peer began; all other numbers go up and down.
 const COUNTERS: &[&str] = &[
+    "renewed",
     "scrubbed_bytes",
     "requests_sent",
     "requests_received",

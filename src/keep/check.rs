@@ -8,6 +8,7 @@ impl Keep {
     pub fn check(&self) {
         assert!(self.placing() <= PLACING_AT_ONCE);
         assert!(self.passing <= PASSING_AT_ONCE && self.giving <= GIVING_AT_ONCE);
+        assert!(self.renewing <= RENEWING_AT_ONCE);
         assert!(self.to_pass_on.len() <= PASSING_MAX);
         let mut sessions = self.sessions.values();
         assert!(sessions.all(|session| session.pending.len() <= 2 * PLACING_MAX));

@@ -22,6 +22,8 @@ pub enum Owner {
     Source(ConnId, NodeId),
     /// Nobody: this peer is one of those who should hold the block, and sees to it that others do.
     Nobody,
+    /// A pin: others are to keep the block for another lifetime.
+    Renewal,
 }
 
 impl Owner {
@@ -83,6 +85,10 @@ pub struct Job {
     pub holders: BTreeSet<NodeId>,
     /// Peers that have been offered it and whose answer is waited for.
     pub outstanding: usize,
+    /// Those of them that had it when it was counted first, and are to keep it for longer.
+    pub renewing: BTreeSet<NodeId>,
+    /// Somebody is known to keep it for as long as was offered.
+    pub is_renewed: bool,
     /// Peers that have been offered it and are late with their answer.
     pub late: BTreeSet<NodeId>,
     /// Peers whose connection ended before they answered, once.
@@ -121,6 +127,8 @@ impl Job {
             is_looked_up: false,
             holders: BTreeSet::new(),
             outstanding: 0,
+            renewing: BTreeSet::new(),
+            is_renewed: false,
             late: BTreeSet::new(),
             cut_off: BTreeSet::new(),
             passers: Vec::new(),
@@ -172,6 +180,21 @@ impl Job {
     /// How many copies are wanted yet.
     pub fn missing(&self) -> usize {
         self.wanted.saturating_sub(self.holders.len())
+    }
+
+    /// Whether it has all it can be waited for.
+    pub fn is_done(&self) -> bool {
+        self.missing() == 0 && self.renewing.is_empty()
+    }
+
+    /// Copies that there are, and those that will be if all who have been offered it take it.
+    pub fn expected(&self) -> usize {
+        self.holders.len() + self.outstanding - self.renewing.len()
+    }
+
+    /// Whether those who have it are to keep it for longer: whoever shares or pins it wants that, and nobody else may.
+    pub fn renews(&self) -> bool {
+        self.owner.is_session() || self.owner == Owner::Renewal
     }
 
     /// Whether it may be given to others to be passed on: it is a client's, some lack it, and this is not more than is

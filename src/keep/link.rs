@@ -88,7 +88,8 @@ impl Keep {
             }
         }
         // Jobs may have ended without a late link. Each other is in its queue once.
-        if link.queue.len() >= PLACING_AT_ONCE + PASSING_AT_ONCE + GIVING_AT_ONCE {
+        let jobs_max = PLACING_AT_ONCE + PASSING_AT_ONCE + GIVING_AT_ONCE + RENEWING_AT_ONCE;
+        if link.queue.len() >= jobs_max {
             link.queue.retain(|id| self.jobs.contains_key(id));
         }
         link.queue.push_back(id);
@@ -327,11 +328,12 @@ pub fn lifetime_left(now: Instant, terms: Option<Terms>) -> u32 {
     u32::try_from(end.saturating_sub(now.as_secs())).unwrap_or(u32::MAX)
 }
 
-/// For how many seconds others are to keep a job's block: only a client may lengthen its life.
+/// For how many seconds others are to keep a job's block: only a client and a pin may lengthen its life.
 fn lifetime_to_give(tools: &Tools<'_>, job: &Job) -> u32 {
     let left = lifetime_left(tools.now, tools.store.terms(&job.block));
     match job.owner {
         Owner::Session(..) => left,
+        Owner::Renewal => LIFETIME_MAX.as_secs() as u32,
         Owner::Source(..) | Owner::Nobody => left.saturating_sub(LIFETIME_SLACK),
     }
 }

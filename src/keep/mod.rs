@@ -4,7 +4,7 @@
 //! A [`Session`] is one client's share; a [`Job`] is one block on the way to its copies, for a client, for a peer that
 //! asks to have it passed on, or for nobody; a [`Link`] is what one peer is offered and sent. `place` says what a job
 //! does next. Called by the node with what lookups and connections bring. [`Counts`] only counts, for whoever wants to
-//! know; [`Announcer`] makes known which files are here as a whole.
+//! know; [`Announcer`] makes known which files are here as a whole, and [`Renewals`] has them kept by others.
 
 mod announce;
 mod ask;
@@ -17,6 +17,7 @@ mod passers;
 mod pins;
 mod place;
 mod quota;
+mod renew;
 mod session;
 mod upkeep;
 
@@ -25,6 +26,7 @@ pub use count::Counts;
 pub use link::lifetime_left;
 pub use pins::{Output as PinOutput, Pins};
 pub use quota::{storing_budget, Quota};
+pub use renew::Renewals;
 pub use session::copies_wanted;
 pub use upkeep::{Gift, Upkeep};
 
@@ -116,6 +118,10 @@ pub struct Keep {
     passing: usize,
     /// Jobs of upkeep; at most `GIVING_AT_ONCE`.
     giving: usize,
+    /// Jobs of renewal; at most `RENEWING_AT_ONCE`.
+    renewing: usize,
+    /// Blocks that have been renewed.
+    renewed: VecDeque<BlockId>,
     /// What others want passed on and has not been begun, with the copies wanted; at most `PASSING_MAX`.
     to_pass_on: VecDeque<(Owner, BlockId, usize)>,
     locating: Locating<JobId>,
@@ -204,7 +210,27 @@ impl Keep {
 
     /// How many clients' blocks are being placed.
     fn placing(&self) -> usize {
-        self.jobs.len() - self.passing - self.giving
+        self.jobs.len() - self.passing - self.giving - self.renewing
+    }
+
+    /// How many blocks are being renewed.
+    pub fn renewing(&self) -> usize {
+        self.renewing
+    }
+
+    /// Has the holders of a block keep it for a whole lifetime, and gives it to others where they are too few; ends with a
+    /// [`Keep::poll_renewed`] if any does.
+    pub fn renew(&mut self, tools: &mut Tools<'_>, block: BlockId, role: Role) {
+        let wanted = copies_wanted(COPIES_DEFAULT, role).into();
+        self.renewing += 1;
+        let id = self.insert(Job::new(tools.now, Owner::Renewal, block, wanted));
+        self.locating.add(block, id);
+        self.run(tools);
+    }
+
+    /// Blocks that have been renewed, one at a time.
+    pub fn poll_renewed(&mut self) -> Option<BlockId> {
+        self.renewed.pop_front()
     }
 
     /// Whether one more block may be given to others now.

@@ -5,11 +5,12 @@
 //! hold as long as nothing is marked anew; so marking waits until no pin is being added. Called by the node, which
 //! fetches and tells what it is asked to ([`Output`]).
 
+use super::renew::is_due;
 use crate::block::tree::{inline_max, TreeError};
 use crate::block::walk::{Place, Walk};
 use crate::block::{Form, Role};
 use crate::id::BlockId;
-use crate::limits::{PIN_OVERHEAD, PIN_RECHECK, PIN_STEPS, PIN_WANTS, RESERVATION};
+use crate::limits::{PIN_OVERHEAD, PIN_RECHECK, PIN_STEPS, PIN_WANTS, RENEWALS_MAX, RESERVATION};
 use crate::store::{Hold, Pin, Store, StoreError};
 use crate::time::Instant;
 use crate::transfer::ConnId;
@@ -69,6 +70,10 @@ pub struct Pins {
     missing: BTreeMap<BlockId, u64>,
     /// Whether that is known of all: they have been marked since the start.
     is_known: bool,
+    /// Whether others are to be asked to keep what is pinned.
+    renews: bool,
+    /// Blocks that are due for that, as found when all were looked at last; at most `RENEWALS_MAX`.
+    due: BTreeMap<BlockId, Role>,
     recheck_at: Instant,
     /// Damaged places of the store when this was looked at last.
     damaged: u64,
@@ -76,8 +81,8 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Begins to mark what is pinned in a store that was just opened.
-    pub fn new(now: Instant, store: &dyn Store) -> Pins {
+    /// Begins to mark what is pinned in a store that was just opened; whether to find what is due for renewal.
+    pub fn new(now: Instant, store: &dyn Store, renews: bool) -> Pins {
         let usage = store.usage();
         Pins {
             adding: BTreeMap::new(),
@@ -86,6 +91,8 @@ impl Pins {
             is_stale: usage.pins > 0,
             missing: BTreeMap::new(),
             is_known: usage.pins == 0,
+            renews,
+            due: BTreeMap::new(),
             recheck_at: now + PIN_RECHECK,
             damaged: usage.damaged,
             outputs: VecDeque::new(),
@@ -103,6 +110,8 @@ impl Pins {
         let was = store.remove_pin(root)?;
         if was {
             self.missing.remove(root);
+            // What others pin as well is found again.
+            self.due.clear();
             self.abandon(Owner::Upkeep(*root));
             self.is_stale = true;
         }
@@ -122,6 +131,22 @@ impl Pins {
         };
         let roots = pins.into_iter().map(|pin| pin.root);
         roots.filter(|root| !self.missing.contains_key(root))
+    }
+
+    /// Whether a block is due for renewal.
+    pub fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Blocks that are due for renewal, one at a time, in the order of their addresses; by now they may not be.
+    pub fn poll_due(&mut self) -> Option<(BlockId, Role)> {
+        self.due.pop_first()
+    }
+
+    fn note_due(&mut self, now: Instant, store: &dyn Store, id: BlockId, role: Role) {
+        if self.renews && self.due.len() < RENEWALS_MAX && is_due(now, &id, store.terms(&id)) {
+            self.due.insert(id, role);
+        }
     }
 
     /// A client has gone: what it was pinning stays where it is, and is not pinned.
@@ -185,9 +210,9 @@ impl Pins {
     }
 
     /// Does a slice of work: [`PIN_STEPS`] blocks, of which one at most is read.
-    pub fn work(&mut self, store: &mut dyn Store) {
+    pub fn work(&mut self, now: Instant, store: &mut dyn Store) {
         if let Some(marking) = self.marking.take() {
-            self.mark_some(store, marking);
+            self.mark_some(now, store, marking);
         } else if let Some(owner) = self.next_owner() {
             self.turn = Some(owner);
             self.add_some(store, owner);
@@ -211,7 +236,7 @@ impl Pins {
         able.first().copied()
     }
 
-    fn mark_some(&mut self, store: &mut dyn Store, mut marking: Marking) {
+    fn mark_some(&mut self, now: Instant, store: &mut dyn Store, mut marking: Marking) {
         for _ in 0..PIN_STEPS {
             let Some((walk, missing)) = &mut marking.walk else {
                 let Some(pin) = marking.pins.pop_front() else {
@@ -223,6 +248,7 @@ impl Pins {
                     // All of it is in its root, which need not be read.
                     let missing = u64::from(!store.mark(&pin.root));
                     self.set_missing(pin.root, missing);
+                    self.note_due(now, store, pin.root, Role::Root);
                 } else {
                     marking.walk = Some((Walk::new(pin.root), 0));
                 }
@@ -235,7 +261,9 @@ impl Pins {
                 continue;
             };
             let is_here = store.mark(&place.id);
-            if walk.role(&place) == Role::Leaf {
+            let role = walk.role(&place);
+            self.note_due(now, store, place.id, role);
+            if role == Role::Leaf {
                 *missing += u64::from(!is_here);
                 continue;
             }

@@ -71,7 +71,7 @@ impl Keep {
                 let session = self.sessions.get(&client);
                 session.is_some_and(|session| session.is_retrying())
             }
-            Owner::Source(..) | Owner::Nobody => false,
+            Owner::Source(..) | Owner::Nobody | Owner::Renewal => false,
         };
         let is_first = job.counts == 0;
         job.plan_direct();
@@ -92,7 +92,7 @@ impl Keep {
         let count = match job.owner {
             Owner::Session(..) => 1,
             Owner::Source(..) => job.missing(),
-            Owner::Nobody => 0,
+            Owner::Nobody | Owner::Renewal => 0,
         };
         for contact in job.candidates.iter().take(count) {
             if tools.transfer.counts().0 < CONNECTIONS_MAX / 2 {
@@ -170,7 +170,13 @@ impl Keep {
         let Some(job) = self.jobs.get_mut(&id).filter(|job| job.asking == 0) else {
             return;
         };
-        if job.missing() == 0 {
+        if job.counts == 0 && job.renews() {
+            self.renew_holders(id);
+        }
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        if job.is_done() {
             return self.finish(tools, id);
         }
         if job.is_stale {
@@ -191,6 +197,25 @@ impl Keep {
         }
         if !self.is_patient(tools, id) {
             self.go_on(tools, id);
+        }
+    }
+
+    /// Offers a block to those who have it: they keep it for the longer of the two times.
+    fn renew_holders(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        let holders = job.near.iter();
+        let holders =
+            holders.filter(|it| job.holders.contains(&it.id) && !job.tried.contains(&it.id));
+        let holders: Vec<Contact> = holders.copied().collect();
+        for contact in holders {
+            self.offer(id, contact);
+            if let Some(job) = self.jobs.get_mut(&id) {
+                if !job.late.contains(&contact.id) {
+                    job.renewing.insert(contact.id);
+                }
+            }
         }
     }
 
@@ -244,10 +269,10 @@ impl Keep {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        if job.missing() == 0 {
+        if job.is_done() {
             return self.finish(tools, id);
         }
-        if job.asking > 0 {
+        if job.missing() == 0 || job.asking > 0 {
             return;
         }
         if job.way == Way::Passing {
@@ -283,7 +308,7 @@ impl Keep {
         job.is_lonely |= job.candidates.len() < before;
         let holders = &job.holders;
         job.candidates.retain(|it| !holders.contains(&it.id));
-        if job.holders.len() + job.outstanding >= job.goal {
+        if job.expected() >= job.goal {
             return None;
         }
         let links = &self.links;
@@ -301,7 +326,7 @@ impl Keep {
                 return job.candidates.remove(index);
             }
             (job.way, job.goal) = (Way::Direct, job.wanted);
-            if job.holders.len() + job.outstanding >= job.goal {
+            if job.expected() >= job.goal {
                 return None;
             }
         }
@@ -325,6 +350,8 @@ impl Keep {
         if !was_late {
             job.outstanding -= 1;
         }
+        job.renewing.remove(&peer);
+        job.is_renewed |= matches!(outcome, Outcome::Holds | Outcome::Stores);
         let is_passer = job.passers.contains(&peer);
         match outcome {
             Outcome::Late => {
@@ -420,6 +447,8 @@ impl Keep {
             }
             Owner::Source(conn, _) => tools.transfer.send(conn, &Frame::Passed(job.block)),
             Owner::Nobody => self.given.push_back((job.block, job.holders)),
+            Owner::Renewal if job.is_renewed => self.renewed.push_back(job.block),
+            Owner::Renewal => {}
         }
     }
 
@@ -434,6 +463,7 @@ impl Keep {
             Owner::Session(..) => {}
             Owner::Source(..) => self.passing -= 1,
             Owner::Nobody => self.giving -= 1,
+            Owner::Renewal => self.renewing -= 1,
         }
         Some(job)
     }

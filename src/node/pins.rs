@@ -5,7 +5,7 @@ use crate::dht::LookupId;
 use crate::fetch::Arrival;
 use crate::id::BlockId;
 use crate::keep::{Announcer, PinOutput, Pins, Tools};
-use crate::limits::LIFETIME_MAX;
+use crate::limits::COMMIT_AFTER;
 use crate::store::{Store, Terms};
 use crate::time::Instant;
 use crate::transfer::ConnId;
@@ -28,6 +28,32 @@ impl<S: Store> Node<S> {
     ) -> bool {
         let (announcer, _, mut tools) = self.announcer_tools(now);
         announcer.handle_closest(&mut tools, lookup, contacts)
+    }
+
+    /// Has others keep what is pinned, if it is time.
+    pub(super) fn renew(&mut self, now: Instant) {
+        let Node {
+            renewals,
+            keep,
+            pins,
+            dht,
+            transfer,
+            store,
+            ..
+        } = self;
+        let mut tools = Tools {
+            now,
+            dht,
+            transfer,
+            store,
+        };
+        renewals.handle_timeout(&mut tools, keep, pins);
+    }
+
+    /// They do.
+    pub(super) fn handle_renewed(&mut self, now: Instant, block: &BlockId) {
+        self.renewals.handle_renewed(now, &mut self.store, block);
+        self.commit_by(now + COMMIT_AFTER);
     }
 
     fn announcer_tools(&mut self, now: Instant) -> (&mut Announcer, &Pins, Tools<'_>) {
@@ -71,10 +97,11 @@ impl<S: Store> Node<S> {
         match arrival {
             Arrival::Missing { id, reason, asked } => self.pins.handle_missing(id, reason, asked),
             Arrival::Block(block) => {
-                let terms = Terms::until(now.as_secs() + LIFETIME_MAX.as_secs());
+                // For how long others keep it is not known: it is renewed at once, and kept by its marks until then.
+                let terms = Terms::until(now.as_secs());
                 match self.store_block(&block, terms, None) {
                     Ok(()) => {
-                        self.commit_by(now + crate::limits::COMMIT_AFTER);
+                        self.commit_by(now + COMMIT_AFTER);
                         self.pins.handle_stored(&mut self.store, block.id());
                     }
                     Err(error) => self.pins.handle_refused(block.id(), &error),

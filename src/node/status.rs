@@ -43,6 +43,7 @@ impl<S: Store> Node<S> {
         line("pinned_blocks", &usage.pinned_blocks);
         line("announced", &self.announcer.count());
         line("announcements", &self.dht.announcement_count());
+        line("renewed", &self.renewals.count());
         line("damaged", &usage.damaged);
         line("scrubbed_bytes", &self.verifier.scrubbed);
         line("read_only", &u8::from(usage.is_read_only));

@@ -20,6 +20,7 @@ mod passing;
 mod peers;
 mod plan;
 mod providers;
+mod renewal;
 mod room;
 mod sources;
 mod stranger;

@@ -12,15 +12,16 @@ use strew::block::Block;
 use strew::id::BlockId;
 use strew::limits::*;
 use strew::store::{MemoryStore, Pin, Store, Terms};
+use strew::time::Instant;
 
 /// Bytes allotted by who pins much.
 const LARGE: u64 = 64 << 30;
 
 impl World {
-    /// A peer starts again with these blocks and these pinned files in its store.
-    fn restart_with(&mut self, peer: PeerId, blocks: &[Block], pins: &[Pin]) {
+    /// A peer starts again with these blocks, that are kept until then, and these pinned files in its store.
+    pub fn restart_with(&mut self, peer: PeerId, blocks: &[Block], pins: &[Pin], until: Instant) {
         let mut store = MemoryStore::new(LARGE);
-        let terms = Terms::until(self.now.as_secs() + LIFETIME_MAX.as_secs());
+        let terms = Terms::until(until.as_secs());
         for block in blocks {
             store.put(block, terms).expect("room");
         }
@@ -59,7 +60,7 @@ impl World {
 }
 
 /// The pin of a file whose leaves are short.
-fn pin_of(file: &File) -> Pin {
+pub fn pin_of(file: &File) -> Pin {
     let root = file.blocks.last().expect("it has a root");
     let len = root.payload()[2..10].try_into();
     Pin {
@@ -122,7 +123,12 @@ fn fetch_with_provider(how: &str, prepare: impl FnOnce(&mut World, PeerId)) -> (
     let (mut world, file, peer) = network_with(1000, 1200, false);
     let ids: Vec<BlockId> = file.blocks.iter().map(Block::id).collect();
     let pinner = world.outsider(&ids[1200..], &[peer]);
-    world.restart_with(pinner, &file.blocks, &[pin_of(&file)]);
+    world.restart_with(
+        pinner,
+        &file.blocks,
+        &[pin_of(&file)],
+        world.now + LIFETIME_MAX,
+    );
     world.await_announced(pinner, 1);
     prepare(&mut world, pinner);
     let figures = measure_fetch(&mut world, &file, peer, how);
@@ -164,7 +170,12 @@ fn provider_that_dies_in_the_middle_is_replaced_by_the_holders() {
     let (mut world, file, peer) = network_with(1000, 1200, false);
     let ids: Vec<BlockId> = file.blocks.iter().map(Block::id).collect();
     let pinner = world.outsider(&ids[1200..], &[peer]);
-    world.restart_with(pinner, &file.blocks, &[pin_of(&file)]);
+    world.restart_with(
+        pinner,
+        &file.blocks,
+        &[pin_of(&file)],
+        world.now + LIFETIME_MAX,
+    );
     world.await_announced(pinner, 1);
     let client = world.begin_blocks(peer, file.order.iter().copied());
     assert!(world.run_until(secs(60), |world| world.came(client) >= 400));
@@ -222,8 +233,8 @@ fn idle_peer_with_a_hundred_pins_stays_within_its_budget() {
         .collect();
     let blocks: Vec<Block> = files.iter().flat_map(|it| it.1.clone()).collect();
     let pins: Vec<Pin> = files.iter().map(|it| it.0).collect();
-    world.restart_with(0, &blocks, &pins);
-    world.restart_with(1, &[], &[]);
+    world.restart_with(0, &blocks, &pins, world.now + LIFETIME_MAX);
+    world.restart_with(1, &[], &[], world.now);
     world.run_for(secs(1800));
     let sent = |world: &World| [0, 1].map(|id| world.peers[id].datagram_bytes);
     let begun = world.status(0, "announced");

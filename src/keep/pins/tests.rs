@@ -13,6 +13,7 @@ const CLIENT: ConnId = ConnId(1);
 const SLICES_MAX: usize = 10_000;
 
 struct World {
+    now: Instant,
     pins: Pins,
     store: MemoryStore,
     /// What can be fetched.
@@ -78,7 +79,8 @@ impl World {
     fn new(capacity: u64) -> World {
         let store = MemoryStore::new(capacity);
         World {
-            pins: Pins::new(Instant::since_epoch(Default::default()), &store),
+            now: Instant::since_epoch(Default::default()),
+            pins: Pins::new(Instant::since_epoch(Default::default()), &store, true),
             store,
             network: BTreeMap::new(),
             told: Vec::new(),
@@ -133,7 +135,7 @@ impl World {
     fn slice(&mut self) {
         self.slices += 1;
         assert!(self.slices < SLICES_MAX, "it never ends");
-        self.pins.work(&mut self.store);
+        self.pins.work(self.now, &mut self.store);
         self.do_outputs();
     }
 
@@ -269,7 +271,7 @@ fn what_comes_and_goes_while_pins_are_marked_anew_changes_nothing() {
     let (others, _) = file(&data(6, 2));
     world.put(&others);
     // As after a new start.
-    world.pins = Pins::new(Instant::since_epoch(Default::default()), &world.store);
+    world.pins = Pins::new(Instant::since_epoch(Default::default()), &world.store, true);
     for n in 0..3 {
         world.slice();
         let (late, _) = file(&data(6, 10 + n));
@@ -466,4 +468,41 @@ fn slice_looks_at_no_more_than_its_share() {
         "{}",
         world.slices
     );
+}
+
+#[test]
+fn what_is_pinned_is_found_due_for_renewal_once_and_no_more_when_it_is_not_pinned() {
+    let (blocks, root) = file(&data(6, 1));
+    let (others, _) = file(&data(3, 2));
+    let mut world = World::new(1 << 30);
+    world.put(&blocks);
+    world.put(&others);
+    world.pin(root);
+    // The lifetime of all ends after 1000 hours.
+    let hours = |n: u32| Instant::EPOCH + PIN_RECHECK * n;
+    let due = |world: &mut World, n: u32| {
+        world.now = hours(n);
+        world.pins.recheck(hours(n), &world.store);
+        world.settle();
+        let due = std::iter::from_fn(|| world.pins.poll_due());
+        due.collect::<BTreeMap<BlockId, Role>>()
+    };
+    assert!(due(&mut world, 600).is_empty());
+    let all: BTreeMap<BlockId, Role> = blocks.iter().map(|it| (it.id(), it.kind().role)).collect();
+    assert_eq!(due(&mut world, 900), all);
+    assert_eq!(due(&mut world, 901), all, "as long as it is due");
+    for id in all.keys() {
+        world.store.keep_until(id, 901 + 720);
+    }
+    assert!(due(&mut world, 902).is_empty());
+    world.now = hours(1500);
+    world.pins.recheck(hours(1500), &world.store);
+    world.settle();
+    assert!(world.pins.has_due());
+    world
+        .pins
+        .remove(&mut world.store, &root)
+        .expect("it is done");
+    assert!(!world.pins.has_due());
+    assert!(due(&mut world, 1501).is_empty());
 }
