@@ -59,6 +59,12 @@ impl Alone {
         source.expect("it is asked").conn
     }
 
+    /// How many blocks a holder owes.
+    fn source_owes(&self, n: u8) -> usize {
+        let source = self.fetch.sources.of_peer(&holder(n).id);
+        source.map_or(0, |it| it.outstanding.len())
+    }
+
     /// The lookup under way finds these and ends.
     fn lookup_finds(&mut self, holders: &[Contact]) {
         let lookup = self.want().lookup.expect("a lookup is under way");
@@ -179,4 +185,71 @@ fn holder_that_sends_something_gives_the_next_the_full_time() {
     alone.pass(HEDGE_AFTER / 20);
     assert_eq!(alone.want().asked.len(), 4);
     assert_eq!(alone.want().pause, HEDGE_AFTER);
+}
+
+/// Wants a block whose lookup names somebody as having the whole file, and then another; the lookup goes on.
+fn with_provider(provider: u8) -> (Alone, BlockId) {
+    let mut alone = Alone::new();
+    alone.with(|fetch, tools| fetch.want(tools, CLIENT, BLOCK));
+    let lookup = alone.want().lookup.expect("a lookup is under way");
+    for _ in 0..3 {
+        alone.fetch.handle_provider(lookup, holder(provider));
+    }
+    assert_eq!(
+        alone.connects(),
+        [],
+        "it has not said that it has this block"
+    );
+    let other = BlockId([8; 32]);
+    alone.with(|fetch, tools| fetch.want(tools, CLIENT, other));
+    (alone, other)
+}
+
+#[test]
+fn provider_is_asked_without_a_lookup_until_it_has_lied() {
+    let (mut alone, other) = with_provider(1);
+    assert_eq!(alone.connects(), [holder(1).addr]);
+    assert!(alone.fetch.wants[&other].lookup.is_none());
+    let conn = alone.source(1);
+    alone.with(|fetch, tools| fetch.handle_absent(tools, conn, other));
+    assert!(alone.fetch.wants[&other].lookup.is_some());
+    let third = BlockId([7; 32]);
+    alone.with(|fetch, tools| fetch.want(tools, CLIENT, third));
+    let want = &alone.fetch.wants[&third];
+    assert!(want.asked.is_empty() && want.lookup.is_some());
+    // It is not believed again.
+    let lookup = alone.want().lookup.expect("a lookup is under way");
+    alone.fetch.handle_provider(lookup, holder(1));
+    alone.lookup_finds(&[]);
+    assert!(!alone.fetch.wants.contains_key(&BLOCK), "given up");
+}
+
+#[test]
+fn block_that_no_holder_is_found_of_is_asked_of_a_provider() {
+    let (mut alone, _) = with_provider(1);
+    alone.lookup_finds(&[]);
+    assert!(alone.want().asked.contains_key(&holder(1).id));
+    let conn = alone.source(1);
+    alone.with(|fetch, tools| fetch.handle_absent(tools, conn, BLOCK));
+    assert!(!alone.fetch.wants.contains_key(&BLOCK), "given up");
+}
+
+#[test]
+fn holders_are_looked_for_when_providers_are_too_busy_for_too_long() {
+    let (mut alone, _) = with_provider(1);
+    let blocks: Vec<BlockId> = (10..20).map(|n| BlockId([n; 32])).collect();
+    for &id in &blocks {
+        alone.with(|fetch, tools| fetch.want(tools, CLIENT, id));
+    }
+    let lookups = |alone: &Alone| {
+        let wants = blocks.iter().map(|id| &alone.fetch.wants[id]);
+        wants.filter(|it| it.lookup.is_some()).count()
+    };
+    assert_eq!(alone.source_owes(1), GETS_MIN);
+    alone.pass(HEDGE_AFTER - HEDGE_AFTER_MIN);
+    assert_eq!(lookups(&alone), 0);
+    alone.pass(HEDGE_AFTER_MIN);
+    let asked = alone.source_owes(1) - 1;
+    assert!(lookups(&alone) + asked >= blocks.len(), "{asked}");
+    assert!(lookups(&alone) > 0);
 }

@@ -166,6 +166,31 @@ fn providers_that_lie_or_are_dead_cost_seconds_and_the_file_comes_as_ever() {
 }
 
 #[test]
+fn as_many_silent_providers_as_are_believed_cost_seconds() {
+    let (mut world, file, peer) = network_with(1000, 1200, false);
+    let ids: Vec<BlockId> = file.blocks.iter().map(Block::id).collect();
+    let mut pinners = vec![peer];
+    for _ in 0..PROVIDERS_USED {
+        let pinner = world.outsider(&ids[1200..], &pinners);
+        world.restart_with(
+            pinner,
+            &file.blocks,
+            &[pin_of(&file)],
+            world.now + LIFETIME_MAX,
+        );
+        pinners.push(pinner);
+    }
+    world.run_for(secs(300));
+    for &pinner in &pinners[1..] {
+        assert_eq!(world.status(pinner, "announced"), 1);
+        world.turn(pinner, Manner::Silent);
+    }
+    let figures = measure_fetch(&mut world, &file, peer, "with eight silent providers");
+    assert!(figures.requests <= 1.8, "{}", figures.requests);
+    assert!(figures.took <= secs(20), "{:?}", figures.took);
+}
+
+#[test]
 fn provider_that_dies_in_the_middle_is_replaced_by_the_holders() {
     let (mut world, file, peer) = network_with(1000, 1200, false);
     let ids: Vec<BlockId> = file.blocks.iter().map(Block::id).collect();

@@ -506,3 +506,40 @@ fn what_is_pinned_is_found_due_for_renewal_once_and_no_more_when_it_is_not_pinne
     assert!(!world.pins.has_due());
     assert!(due(&mut world, 1501).is_empty());
 }
+
+#[test]
+fn whole_is_what_is_known_to_be_here() {
+    let (first, one) = file(&data(6, 1));
+    let (second, two) = file(&data(6, 2));
+    let mut world = World::new(1 << 30);
+    world.put(&first);
+    world.put(&second);
+    world.pin(one);
+    world.pin(two);
+    let whole = |world: &World| {
+        world
+            .pins
+            .whole(&world.store)
+            .collect::<BTreeSet<BlockId>>()
+    };
+    assert_eq!(whole(&world), BTreeSet::from([one, two]));
+    world.store.remove(&second[2].id()).expect("it is done");
+    world.pins = Pins::new(Instant::EPOCH, &world.store, true);
+    assert!(
+        whole(&world).is_empty(),
+        "as long as nothing has been looked at"
+    );
+    world.settle();
+    assert_eq!(whole(&world), BTreeSet::from([one]));
+    world.offer(&second);
+    world
+        .pins
+        .recheck(Instant::EPOCH + PIN_RECHECK, &world.store);
+    world.settle();
+    assert_eq!(whole(&world), BTreeSet::from([one, two]));
+    world
+        .pins
+        .remove(&mut world.store, &one)
+        .expect("it is done");
+    assert_eq!(whole(&world), BTreeSet::from([two]));
+}
