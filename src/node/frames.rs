@@ -89,7 +89,8 @@ impl<S: Store> Node<S> {
     fn answer_offer(&mut self, now: Instant, conn: ConnId, offered: &Offered) -> Answer {
         let Offered { id, lifetime } = *offered;
         if self.store.has(&id) {
-            self.store.keep_until(&id, granted(now, lifetime).expires);
+            let terms = self.granted_here(now, &id, lifetime);
+            self.store.keep_until(&id, terms.expires);
             return Answer::Have;
         }
         // Its length is known when it comes; that nothing fits any more, and nothing may go for it, is known now.
@@ -122,6 +123,15 @@ impl<S: Store> Node<S> {
         let budget = keep::storing_budget(self.store.usage().capacity_bytes);
         let is_allowed = self.quota.allows(now, &ip, u64::from(len), budget);
         (!is_allowed).then_some(Answer::Quota)
+    }
+
+    /// The terms on which a block is kept that another peer wants to be kept for so many seconds. One that is pinned stays
+    /// anyway, and the end of its lifetime says when it was renewed last: nobody else moves it.
+    fn granted_here(&self, now: Instant, id: &BlockId, lifetime: u32) -> Terms {
+        match self.store.is_pinned(id) {
+            true => Terms::default(),
+            false => granted(now, lifetime),
+        }
     }
 
     fn refuse(&mut self, reason: Answer) -> Answer {
@@ -178,7 +188,8 @@ impl<S: Store> Node<S> {
             return self.transfer.send(conn, &Frame::Refused { id, answer });
         }
         let is_new = !self.store.has(&id);
-        match self.store_block(block, granted(now, lifetime), Some(id)) {
+        let terms = self.granted_here(now, &id, lifetime);
+        match self.store_block(block, terms, Some(id)) {
             Ok(()) => {
                 if is_new {
                     self.stored_blocks += 1;

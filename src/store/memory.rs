@@ -88,7 +88,7 @@ impl MemoryStore {
         self.payload_bytes -= len;
     }
 
-    fn is_pinned(&self, held: &Kept) -> bool {
+    fn is_protected(&self, held: &Kept) -> bool {
         held.marked >= self.marked
     }
 
@@ -98,7 +98,7 @@ impl MemoryStore {
 
     /// Whether a block may go for the one that has this claim.
     fn may_go(&self, id: &BlockId, held: &Kept, claim: &Claim<'_>) -> bool {
-        if self.is_pinned(held) || (claim.is_in_use)(id) {
+        if self.is_protected(held) || (claim.is_in_use)(id) {
             return false;
         }
         if self.is_expired(&held.terms) {
@@ -275,6 +275,11 @@ impl Store for MemoryStore {
         held.map(|held| held.marked = marking).is_some()
     }
 
+    fn is_pinned(&self, id: &BlockId) -> bool {
+        let held = self.blocks.get(id);
+        held.is_some_and(|held| self.is_protected(held))
+    }
+
     fn end_marking(&mut self) {
         self.marked = self.marking;
     }
@@ -346,7 +351,7 @@ impl Store for MemoryStore {
         // Not to be gone through where nothing is pinned, as mostly in simulations.
         let all = self.has_marks.then_some(&self.blocks);
         let all = all.into_iter().flat_map(BTreeMap::values);
-        let pinned = all.filter(|held| self.is_pinned(held));
+        let pinned = all.filter(|held| self.is_protected(held));
         Usage {
             blocks: self.blocks.len() as u64,
             payload_bytes: self.payload_bytes,

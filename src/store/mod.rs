@@ -341,6 +341,10 @@ pub trait Store {
     /// Marks a block as one of a pinned file; whether it is here. May be called at any time.
     fn mark(&mut self, id: &BlockId) -> bool;
 
+    /// Whether a block is here that belongs to a pinned file, as far as has been marked; any that is, as long as it is not
+    /// known which do.
+    fn is_pinned(&self, id: &BlockId) -> bool;
+
     /// All blocks of all pins have been marked since [`Store::begin_marking`]: others may go.
     fn end_marking(&mut self);
 

@@ -10,7 +10,7 @@ use strew::block::address::Address;
 use strew::id::BlockId;
 use strew::limits::LIFETIME_MAX;
 use strew::store::Store;
-use strew::wire::frame::MissingReason;
+use strew::wire::frame::{Answer, MissingReason};
 
 const DAY: u64 = 86_400;
 
@@ -163,6 +163,24 @@ fn file_that_is_pinned_by_who_fetched_it_is_renewed_within_hours() {
     let renewed: Vec<(u64, u64)> = renewed.collect();
     println!("days left after it was pinned: {renewed:?}");
     assert!(renewed.iter().all(|it| it.0 >= 28), "{renewed:?}");
+}
+
+#[test]
+fn nobody_puts_a_renewal_off_by_asking_the_pinner_to_keep_a_block_for_longer() {
+    let (mut world, _, data, blocks) = shared(95, true);
+    world.run_for(secs(10 * DAY));
+    let (_, file) = blocks_of(&data);
+    for (peer, longest) in [(SHARER, 20), (0, 30)] {
+        let stranger = world.stranger(peer, [10, 255, 0, 1].into());
+        let lifetime = LIFETIME_MAX.as_secs() as u32;
+        for block in &file {
+            assert_eq!(world.offer(stranger, block.id(), lifetime), Answer::Have);
+            world.put(stranger, block, lifetime).expect("it has it");
+        }
+        world.dismiss(stranger);
+        let (least, _) = world.days_left(peer, &blocks).expect("it has all");
+        assert!((longest - 1..=longest).contains(&least), "{least}");
+    }
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl Marks {
     }
 
     /// Whether a block has to be kept.
-    fn protect(&self, entry: &Entry) -> bool {
+    pub fn protect(&self, entry: &Entry) -> bool {
         match (self.is_known, self.is_under_way) {
             (false, _) => true,
             (true, true) => entry.marks != 0,

@@ -508,6 +508,11 @@ impl Store for PackStore {
         !candidates.is_empty()
     }
 
+    fn is_pinned(&self, id: &BlockId) -> bool {
+        self.find(id)
+            .is_some_and(|entry| self.marks.protect(&entry))
+    }
+
     fn end_marking(&mut self) {
         self.marks.end();
         self.evictor.forget();

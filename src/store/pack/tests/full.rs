@@ -432,6 +432,7 @@ fn to_ask_for_room_costs_little_when_none_may_go() {
         store.mark(id);
     }
     store.end_marking();
+    assert!(store.is_pinned(&ids[0]) && !store.is_pinned(&used.id()));
     let is_in_use = |id: &BlockId| *id == used.id();
     let near = Claim {
         is_in_use: &is_in_use,
@@ -442,7 +443,9 @@ fn to_ask_for_room_costs_little_when_none_may_go() {
     ask(&mut store, &near, "with all pinned");
     store.remove_pin(&ids[0]).unwrap();
     store.begin_marking();
+    assert!(store.is_pinned(&ids[0]), "until all are marked anew");
     store.end_marking();
+    assert!(!store.is_pinned(&ids[0]));
     assert!(store.could_take(4096, &near));
 }
 
