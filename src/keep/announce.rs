@@ -21,6 +21,8 @@ pub struct Announcer {
     lookup: Option<(LookupId, BlockId)>,
     /// When to look what is to be announced; never by who does not serve.
     next: Option<Instant>,
+    /// When another may be announced.
+    free_at: Instant,
 }
 
 impl Announcer {
@@ -30,7 +32,14 @@ impl Announcer {
             announced: BTreeMap::new(),
             lookup: None,
             next: serve.then(|| now + rng.jitter(ANNOUNCE_PAUSE / 2)),
+            free_at: now,
         }
+    }
+
+    /// A file has just been pinned: it need not wait if none was announced lately.
+    pub fn handle_pinned(&mut self, now: Instant) {
+        let soon = self.free_at.max(now);
+        self.next = self.next.map(|next| next.min(soon));
     }
 
     /// Begins to announce the next file, if it is time. Early is harmless. Goes through all pins.
@@ -55,6 +64,7 @@ impl Announcer {
             tools.dht.cancel(tools.now, last);
         }
         self.announced.insert(root, tools.now);
+        self.free_at = tools.now + ANNOUNCE_PAUSE;
         let lookup = tools.dht.find_closest(tools.now, root.into());
         self.lookup = Some((lookup, root));
     }

@@ -86,6 +86,7 @@ impl<S: Store> Node<S> {
             }
             PinOutput::Tell(client, frame) => self.transfer.send(client, &frame),
             PinOutput::TellWhenDurable(client, frame) => {
+                self.announcer.handle_pinned(now);
                 // The pin was written after the last put; a commit that covers one covers the other.
                 self.pin_commit(now, client, frame);
             }

@@ -91,6 +91,28 @@ fn pin_fetches_all_of_a_file_and_outlives_everybody_else() {
 }
 
 #[test]
+fn serve_announces_what_it_has_pinned_to_others() {
+    let lab = Lab::new();
+    let peers = lab.network(3);
+    let [pinner, others @ ..] = &peers[..] else {
+        panic!("there are three");
+    };
+    let dir = pinner.dir.display().to_string();
+    let file = lab.file("file", &random_bytes(700_000, 9));
+    let share = ["share", "-q", "--pin", "-d", &dir];
+    lab.strew(share).arg(&file).run().expect_status(0);
+    let announced = || lab.status(&pinner.dir, "announced") == "1";
+    await_true("it is announced", announced);
+    for other in others {
+        let known = || lab.status(&other.dir, "announcements") == "1";
+        await_true("it is known", known);
+    }
+    for peer in peers {
+        peer.stop();
+    }
+}
+
+#[test]
 fn pinned_file_stays_whole_in_a_full_pack_and_another_does_not() {
     let lab = Lab::new();
     let small = lab.serve("small", &["--capacity", "4M"]);
