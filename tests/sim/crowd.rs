@@ -289,8 +289,9 @@ impl Crowd for Virtual {
 
     fn check(&mut self) -> Copies {
         let blocks = self.blocks.clone();
+        let root = self.address.expect("it was shared").id;
         let outcome = self.visit(|world, visitor| {
-            let client = world.begin_count(visitor, &blocks);
+            let client = world.begin_count(visitor, root, &blocks);
             world.finish(client, LIMIT).0
         });
         let Outcome::Counted(counted) = outcome else {
