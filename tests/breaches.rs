@@ -10,7 +10,7 @@ use strew::rng::Rng;
 use strew::store::MemoryStore;
 use strew::time::Instant;
 use strew::transfer::{ConnId, Origin};
-use strew::wire::frame::{ByeReason, Frame, FrameDecoder, Hello, PeerRole};
+use strew::wire::frame::{ByeReason, Frame, FrameDecoder, Hello, Own, PeerRole, Wanted};
 
 /// A private peer with one client, and the time.
 struct World {
@@ -116,11 +116,12 @@ impl World {
     }
 }
 
-const SHARE: Frame = Frame::Share {
+const SHARE: Frame = Frame::Share(Wanted {
     copies: 8,
     min_copies: 0,
-    pin: false,
-};
+    own: Own::Ordinary,
+    lifetime: 3600,
+});
 
 fn add() -> Frame {
     Frame::Add {

@@ -14,8 +14,8 @@ use strew::rng::Rng;
 use strew::store::MemoryStore;
 use strew::time::Instant;
 use strew::wire::frame::{
-    Answer, ByeReason, Counted, Frame, FrameDecoder, Hello, MissingReason, Offered, PeerRole,
-    Settled, Verifying,
+    Answer, ByeReason, Counted, Frame, FrameDecoder, Hello, MissingReason, Offered, Own, PeerRole,
+    Settled, Verifying, Wanted,
 };
 
 const PAGES: [&str; 3] = ["strew.1", "strew-pack.5", "strew-protocol.7"];
@@ -369,11 +369,12 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
         ("PASSED", Frame::Passed(id)),
         (
             "SHARE",
-            Frame::Share {
+            Frame::Share(Wanted {
                 copies,
                 min_copies,
-                pin: false,
-            },
+                own: Own::Ordinary,
+                lifetime: 0,
+            }),
         ),
         ("ADD", Frame::Add { kind, payload }),
         ("ADDED", Frame::Added(id)),

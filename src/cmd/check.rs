@@ -19,9 +19,9 @@ use crate::block::{Block, Role};
 use crate::id::BlockId;
 use crate::keep::copies_wanted;
 use crate::limits::{
-    BLOCK_SIZE_MAX, COPIES_DEFAULT, COPIES_MAX, COUNTS_PER_CLIENT, FAN_OUT, OFFER_MAX,
+    BLOCK_SIZE_MAX, COPIES_DEFAULT, COPIES_MAX, COUNTS_PER_CLIENT, FAN_OUT, LIFETIME_MAX, OFFER_MAX,
 };
-use crate::wire::frame::{Counted, Frame, MissingReason};
+use crate::wire::frame::{Counted, Frame, MissingReason, Own, Wanted};
 use std::collections::{BTreeMap, HashMap};
 
 /// Blocks whose counts are waited for at most.
@@ -276,12 +276,12 @@ impl Check<'_> {
         }
         // Children are shared before their parents: leaves first, nodes from the bottom up.
         short.sort_by_key(|&(_, role)| role != Role::Leaf);
-        let (copies, pin) = (self.copies, false);
-        self.send(&Frame::Share {
-            copies,
+        self.send(&Frame::Share(Wanted {
+            copies: self.copies,
             min_copies,
-            pin,
-        })?;
+            own: Own::Ordinary,
+            lifetime: LIFETIME_MAX.as_secs() as u32,
+        }))?;
         let lost = self.share_again(&short)?;
         self.send(&Frame::Settle)?;
         while !matches!(self.hear()?, Heard::Settled) {}

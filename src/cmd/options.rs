@@ -202,6 +202,17 @@ options! {
         help: "public data: do not encrypt",
         ..OPTION
     };
+    KEEP = Opt {
+        long: "keep",
+        value: Value::Any("TIME"),
+        help: "have it kept for so long (default 30d, and at most)",
+        ..OPTION
+    };
+    NO_STORE = Opt {
+        long: "no-store",
+        help: "keep no own copy once there are others",
+        ..OPTION
+    };
     PIN = Opt {
         long: "pin",
         help: "pin it here: keep it until it is taken back",
@@ -268,7 +279,7 @@ pub const COMMON: &[&Opt] = &[
 ];
 
 /// Options that come with what they would belong to in a later version: refused, never ignored.
-pub const LATER: &[&str] = &["keep", "secret"];
+pub const LATER: &[&str] = &["secret"];
 
 /// The parser of these options.
 pub fn parser<'a>(options: impl Iterator<Item = &'a Opt>) -> Options {

@@ -13,8 +13,8 @@ use super::pin::pin;
 use super::progress::{human, Line};
 use super::voice::say;
 use crate::block::encode::Encoder;
-use crate::limits::{COPIES_DEFAULT, COPIES_MAX};
-use crate::wire::frame::{Answer, Frame, Settled};
+use crate::limits::{COPIES_DEFAULT, COPIES_MAX, LIFETIME_MAX};
+use crate::wire::frame::{Answer, Frame, Own, Settled, Wanted};
 use std::time::Instant;
 
 /// Blocks given to the peer and not answered at most: 16 MiB.
@@ -25,6 +25,8 @@ pub const OPTIONS: &[&Opt] = &[
     options::COPIES,
     options::MIN_COPIES,
     options::PLAIN,
+    options::KEEP,
+    options::NO_STORE,
     options::PIN,
 ];
 
@@ -42,7 +44,25 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         return Err(Failure::usage(message));
     }
     let form = form(parsed)?;
-    let pin = parsed.has(options::PIN)?;
+    let (pin, no_store) = (parsed.has(options::PIN)?, parsed.has(options::NO_STORE)?);
+    let wants = Wanted {
+        copies,
+        min_copies,
+        own: match (pin, no_store) {
+            (true, true) => {
+                let message = "--pin keeps the own copy, and --no-store does not: give one of them";
+                return Err(Failure::usage(message));
+            }
+            (true, false) => Own::Pinned,
+            (false, true) if min_copies == 0 => {
+                let message = "--no-store with --min-copies 0 could leave no copy at all";
+                return Err(Failure::usage(message));
+            }
+            (false, true) => Own::Dropped,
+            (false, false) => Own::Ordinary,
+        },
+        lifetime: lifetime(parsed, pin)?,
+    };
     let mut peer: Option<Peer> = None;
     let patience = Patience::new(&common);
     let result = for_each_input(parsed, |input| {
@@ -53,9 +73,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         let mut share = Share {
             common: &common,
             peer: connected,
-            copies,
-            min_copies,
-            pin,
+            wants,
             patience,
             answers: Answers::default(),
         };
@@ -80,12 +98,30 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     result
 }
 
+/// For how long others are to keep it, in seconds.
+fn lifetime(parsed: &Parsed, pin: bool) -> Result<u32, Failure> {
+    let most = LIFETIME_MAX.as_secs();
+    let Some(keep) = parsed.time(options::KEEP)? else {
+        return Ok(most as u32);
+    };
+    if keep > LIFETIME_MAX {
+        let days = most / 86_400;
+        let message = format!(
+            "--keep: peers keep a block for {days}d at most; share it again later, or --pin it"
+        );
+        return Err(Failure::usage(message));
+    }
+    if pin {
+        let message = "--keep and --pin: what is pinned is kept as long as it is; give one of them";
+        return Err(Failure::usage(message));
+    }
+    Ok(keep.as_secs() as u32)
+}
+
 struct Share<'a> {
     common: &'a Common,
     peer: Peer,
-    copies: u8,
-    min_copies: u8,
-    pin: bool,
+    wants: Wanted,
     patience: Patience,
     answers: Answers,
 }
@@ -108,14 +144,8 @@ impl Share<'_> {
         let name = input.name.clone();
         let mut line = Line::new(self.common, &name.display().to_string());
         let mut ended = false;
-        let (copies, min_copies) = (self.copies, self.min_copies);
-        let begin = Frame::Share {
-            copies,
-            min_copies,
-            pin: self.pin,
-        };
         self.peer
-            .send(&begin)
+            .send(&Frame::Share(self.wants))
             .map_err(|trouble| self.broken_off(trouble))?;
         let address = loop {
             while let Some((kind, payload)) = encoder.poll_put() {
@@ -162,7 +192,7 @@ impl Share<'_> {
                 .number("copies", settled.least)
                 .number("peers", settled.holders)
         })?;
-        if self.pin {
+        if self.wants.own == Own::Pinned {
             pin(&mut self.peer, address.id, &mut line)?;
         }
         Ok(self.judge(&name.display().to_string(), encoder.length(), settled))
@@ -234,7 +264,7 @@ impl Share<'_> {
                 count(holders.into(), "other peer")
             ),
         };
-        if least < self.min_copies {
+        if least < self.wants.min_copies {
             if !reached {
                 let why = self.peer.why_nobody();
                 let message = format!(
@@ -244,13 +274,13 @@ impl Share<'_> {
             }
             let message = format!(
                 "{told}; {} were asked for{}: start more peers, or share it again later",
-                self.min_copies,
+                self.wants.min_copies,
                 refusal.map(why_refused).unwrap_or_default()
             );
             return Err(Failure::new(Status::TooFewCopies, message));
         }
-        let few = match least < self.copies {
-            true => format!(" ({} were aimed at)", self.copies),
+        let few = match least < self.wants.copies {
+            true => format!(" ({} were aimed at)", self.wants.copies),
             false => String::new(),
         };
         say(self.common, &format!("{told}{few}"));

@@ -39,7 +39,7 @@ use crate::time::Instant;
 use crate::timers::Timers;
 use crate::transfer::{ConnId, Transfer};
 use crate::wire::contact::Contact;
-use crate::wire::frame::{Answer, Settled};
+use crate::wire::frame::{Answer, Settled, Wanted};
 use ask::Asking;
 use job::{Job, JobId, Owner};
 use link::Link;
@@ -104,6 +104,8 @@ enum Ending {
     Release(BlockId),
     /// It is done, and this block has fewer copies than it wanted: it is held on.
     Keep(BlockId),
+    /// It is done, and the own copy of this block is not wanted.
+    Drop(BlockId),
     /// All of them are: the client is told.
     Settled(ConnId, Settled),
 }
@@ -154,17 +156,20 @@ pub struct Keep {
 }
 
 impl Keep {
-    /// Begins a client's share: `copies` of each block are aimed at, fewer than `min_copies` are tried again.
-    /// False, and nothing is begun, if the client's last share has not settled: its blocks are on their way.
-    /// What is to be pinned stays under lease, however many copies there are.
-    pub fn begin(&mut self, client: ConnId, copies: u8, min_copies: u8, pin: bool) -> bool {
+    /// Begins a client's share. False, and nothing is begun, if the client's last share has not settled: its blocks are
+    /// on their way.
+    pub fn begin(&mut self, client: ConnId, wants: Wanted) -> bool {
         if self.sessions.contains_key(&client) {
             return false;
         }
-        let copies = copies.min(COPIES_MAX);
-        self.sessions
-            .insert(client, Session::new(copies, min_copies.min(copies), pin));
+        self.sessions.insert(client, Session::new(wants));
         true
+    }
+
+    /// How long the blocks of a client's share are to be kept, in seconds.
+    pub fn lifetime(&self, client: ConnId) -> u32 {
+        let session = self.sessions.get(&client);
+        session.map_or(LIFETIME_MAX.as_secs() as u32, Session::lifetime)
     }
 
     /// Whether this client has begun a share and not ended it.
@@ -181,10 +186,17 @@ impl Keep {
             .is_some_and(|session| session.pending.len() >= PLACING_MAX)
     }
 
-    /// Takes on a block that the client added and the store has.
-    pub fn add(&mut self, tools: &mut Tools<'_>, client: ConnId, block: BlockId, role: Role) {
+    /// Takes on a block that the client added and the store has; whether it was not there before.
+    pub fn add(
+        &mut self,
+        tools: &mut Tools<'_>,
+        client: ConnId,
+        block: BlockId,
+        role: Role,
+        is_new: bool,
+    ) {
         if let Some(session) = self.sessions.get_mut(&client) {
-            session.add(block, role);
+            session.add(block, role, is_new);
             self.run(tools);
         }
     }
@@ -292,7 +304,10 @@ impl Keep {
         let mut any = false;
         for session in self.sessions.values_mut() {
             for id in session.take_counted() {
-                tools.store.release(&id, Hold::Leased);
+                match session.take_fresh(&id) {
+                    true => drop_own(tools.store, &id, Hold::Leased),
+                    false => tools.store.release(&id, Hold::Leased),
+                }
                 any = true;
             }
         }
@@ -418,6 +433,15 @@ impl Keep {
         }
         let reached = tools.dht.reached_anybody();
         let settled = session.outcome(reached);
+        for id in session.take_counted() {
+            let is_dropped = session.take_fresh(&id);
+            let ending = if is_dropped {
+                Ending::Drop
+            } else {
+                Ending::Keep
+            };
+            self.endings.push_back(ending(id));
+        }
         self.endings.extend(session.leased().map(Ending::Keep));
         self.endings.push_back(Ending::Settled(client, settled));
         self.sessions.remove(&client);
@@ -431,6 +455,7 @@ impl Keep {
             match self.endings.pop_front() {
                 Some(Ending::Release(id)) => tools.store.release(&id, Hold::Leased),
                 Some(Ending::Keep(id)) => tools.store.keep(&id),
+                Some(Ending::Drop(id)) => drop_own(tools.store, &id, Hold::Leased),
                 Some(Ending::Settled(client, settled)) => self.settled.push_back((client, settled)),
                 None => return,
             }
@@ -469,6 +494,17 @@ impl Keep {
     pub fn next_timeout(&self) -> Option<Instant> {
         let all = [self.timers.next(), self.asking.next_timeout()];
         all.into_iter().flatten().min()
+    }
+}
+
+/// Ends what holds an own copy, if it is no more than this, and takes it out if nothing else keeps it.
+fn drop_own(store: &mut dyn Store, id: &BlockId, hold: Hold) {
+    store.release(id, hold);
+    let is_free = store.terms(id).is_some_and(|it| it.hold == Hold::Free);
+    if is_free && !store.is_pinned(id) {
+        if let Err(error) = store.remove(id) {
+            log::warn!("{id}: the own copy stays: {error}");
+        }
     }
 }
 

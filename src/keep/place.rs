@@ -1,7 +1,7 @@
 //! What is to be done next for a block: locate it, count who has it, offer it, wait for others to pass it on.
 
 use super::job::{oldest_first, Job, JobId, Owner, Way};
-use super::{Keep, Outcome, Timer, Tools, PROGRESS_PERIOD};
+use super::{drop_own, Keep, Outcome, Timer, Tools, PROGRESS_PERIOD};
 use crate::dht::{LocateId, LookupId, QueryId};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
@@ -440,7 +440,10 @@ impl Keep {
                 self.has_progressed = true;
                 if let Some(session) = self.sessions.get_mut(&client) {
                     if session.finish(job.block, role, &job.holders) {
-                        tools.store.release(&job.block, Hold::Kept);
+                        match session.take_fresh(&job.block) {
+                            true => drop_own(tools.store, &job.block, Hold::Kept),
+                            false => tools.store.release(&job.block, Hold::Kept),
+                        }
                     }
                     self.check_settled(tools, client);
                 }

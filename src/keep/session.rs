@@ -4,7 +4,7 @@ use crate::block::Role;
 use crate::id::{BlockId, NodeId};
 use crate::limits::{COPIES_MAX, PLACING_MAX};
 use crate::time::Instant;
-use crate::wire::frame::{Answer, Frame, Settled};
+use crate::wire::frame::{Answer, Frame, Own, Settled, Wanted};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How many copies a block of this role should have where leaves should have `copies`, at most `COPIES_MAX`: roots
@@ -18,9 +18,9 @@ pub fn copies_wanted(copies: u8, role: Role) -> u8 {
 
 /// The state of a share.
 pub struct Session {
-    pin: bool,
-    copies: u8,
-    min_copies: u8,
+    wants: Wanted,
+    /// Blocks that were not here before, if the own copies are to be dropped; no more than the allotment holds.
+    fresh: BTreeSet<BlockId>,
     /// Blocks not begun, in the order they were added; the client is held up at `PLACING_MAX`, and a retry adds
     /// at most as many again.
     pub pending: VecDeque<(BlockId, Role)>,
@@ -51,11 +51,15 @@ pub struct Session {
 
 impl Session {
     /// An empty share.
-    pub fn new(copies: u8, min_copies: u8, pin: bool) -> Session {
+    pub fn new(wants: Wanted) -> Session {
+        let copies = wants.copies.min(COPIES_MAX);
         Session {
-            pin,
-            copies,
-            min_copies,
+            wants: Wanted {
+                copies,
+                min_copies: wants.min_copies.min(copies),
+                ..wants
+            },
+            fresh: BTreeSet::new(),
             pending: VecDeque::new(),
             active: 0,
             added: 0,
@@ -73,12 +77,20 @@ impl Session {
 
     /// How many copies a block of this role should get.
     pub fn wanted(&self, role: Role) -> usize {
-        usize::from(copies_wanted(self.copies, role))
+        usize::from(copies_wanted(self.wants.copies, role))
     }
 
-    /// One more block.
-    pub fn add(&mut self, block: BlockId, role: Role) {
+    /// How long its blocks are to be kept, in seconds.
+    pub fn lifetime(&self) -> u32 {
+        self.wants.lifetime
+    }
+
+    /// One more block; whether it was not here before.
+    pub fn add(&mut self, block: BlockId, role: Role, is_new: bool) {
         self.added += 1;
+        if is_new && self.wants.own == Own::Dropped {
+            self.fresh.insert(block);
+        }
         self.pending.push_back((block, role));
     }
 
@@ -95,12 +107,12 @@ impl Session {
         self.placed += 1;
         let copies = holders.len() as u8;
         self.holders.extend(holders);
-        if copies < self.min_copies && self.short.len() < PLACING_MAX {
+        if copies < self.wants.min_copies && self.short.len() < PLACING_MAX {
             self.short.push((block, role, copies));
             return false;
         }
         self.least = self.least.min(copies);
-        if self.pin || copies == 0 {
+        if self.wants.own == Own::Pinned || copies == 0 {
             self.leased.push(block);
         } else if holders.len() < self.wanted(role) {
             self.counted.push(block);
@@ -118,6 +130,11 @@ impl Session {
     /// The blocks that have copies, though fewer than were aimed at; each is given once.
     pub fn take_counted(&mut self) -> Vec<BlockId> {
         std::mem::take(&mut self.counted)
+    }
+
+    /// Whether the own copy of a block that has its copies is to be dropped; each is said once.
+    pub fn take_fresh(&mut self, block: &BlockId) -> bool {
+        self.fresh.remove(block)
     }
 
     /// All blocks that are under lease for this share and not being placed.
@@ -203,15 +220,24 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    fn wants(copies: u8, min_copies: u8, own: Own) -> Wanted {
+        Wanted {
+            copies,
+            min_copies,
+            own,
+            lifetime: 3600,
+        }
+    }
+
     fn holders(count: u8) -> BTreeSet<NodeId> {
         (0..count).map(|n| NodeId([n; 32])).collect()
     }
 
     #[test]
     fn outcome_is_the_least_held_block() {
-        let mut session = Session::new(8, 2, false);
+        let mut session = Session::new(wants(8, 2, Own::Ordinary));
         for n in 0..3 {
-            session.add(BlockId([n; 32]), Role::Leaf);
+            session.add(BlockId([n; 32]), Role::Leaf, true);
             session.start_next();
         }
         session.finish(BlockId([0; 32]), Role::Leaf, &holders(5));
@@ -243,7 +269,7 @@ mod tests {
     #[test]
     fn retries_end_at_the_first_deadline_set() {
         let at = |secs| Instant::EPOCH + Duration::from_secs(secs);
-        let mut session = Session::new(8, 1, false);
+        let mut session = Session::new(wants(8, 1, Own::Ordinary));
         assert!(!session.may_retry(at(0)), "only once the client waits");
         session.settle_by(at(10));
         session.settle_by(at(20));
@@ -251,10 +277,22 @@ mod tests {
     }
 
     #[test]
+    fn only_what_was_not_here_before_is_dropped_and_only_if_that_is_wanted() {
+        for (own, is_dropped) in [(Own::Dropped, true), (Own::Ordinary, false)] {
+            let mut session = Session::new(wants(8, 1, own));
+            let [new, old] = [1, 2].map(|n| BlockId([n; 32]));
+            session.add(new, Role::Leaf, true);
+            session.add(old, Role::Leaf, false);
+            assert_eq!(session.take_fresh(&new), is_dropped);
+            assert!(!session.take_fresh(&new) && !session.take_fresh(&old));
+        }
+    }
+
+    #[test]
     fn roots_and_nodes_get_twice_as_many_copies_up_to_a_neighbourhood() {
         let wanted = |copies| {
             [Role::Leaf, Role::Node, Role::Root]
-                .map(|role| Session::new(copies, 1, false).wanted(role))
+                .map(|role| Session::new(wants(copies, 1, Own::Ordinary)).wanted(role))
         };
         assert_eq!(wanted(8), [8, 16, 16]);
         assert_eq!(wanted(12), [12, 20, 20]);

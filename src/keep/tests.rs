@@ -9,6 +9,7 @@ use crate::store::MemoryStore;
 use crate::transfer::{Event, Origin};
 use crate::wire::contact::Age;
 use crate::wire::datagram::Bitmap;
+use crate::wire::frame::Own;
 use crate::wire::frame::{Frame, FrameDecoder, Hello, PeerRole};
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -83,7 +84,13 @@ impl World {
 
     fn client(&mut self, copies: u8) -> ConnId {
         let client = self.transfer.accept(self.now, Origin::Local);
-        assert!(self.keep.begin(client, copies, 0, false));
+        let wants = Wanted {
+            copies,
+            min_copies: 0,
+            own: Own::Ordinary,
+            lifetime: 3600,
+        };
+        assert!(self.keep.begin(client, wants));
         client
     }
 
@@ -92,7 +99,7 @@ impl World {
             .put(block, crate::store::Terms::default())
             .expect("room");
         let id = block.id();
-        self.with(|keep, tools| keep.add(tools, client, id, Role::Leaf));
+        self.with(|keep, tools| keep.add(tools, client, id, Role::Leaf, true));
     }
 
     /// Passes on what connections bring, and lets time pass up to now.
@@ -199,7 +206,7 @@ fn sessions_take_turns() {
     let first = world.client(1);
     for n in 0..PLACING_AT_ONCE * 2 {
         let id = BlockId([(n % 251) as u8; 32]);
-        world.with(|keep, tools| keep.add(tools, first, id, Role::Leaf));
+        world.with(|keep, tools| keep.add(tools, first, id, Role::Leaf, true));
     }
     let others = [world.client(1), world.client(1)];
     for client in others {

@@ -233,12 +233,8 @@ impl<S: Store> Node<S> {
     /// A frame from a client on this machine.
     pub(super) fn handle_client(&mut self, now: Instant, conn: ConnId, frame: Frame) {
         match frame {
-            Frame::Share {
-                copies,
-                min_copies,
-                pin,
-            } => {
-                if !self.keep.begin(conn, copies, min_copies, pin) {
+            Frame::Share(wants) => {
+                if !self.keep.begin(conn, wants) {
                     let text = "a share before the last has settled";
                     self.transfer.bye(conn, ByeReason::Protocol, text);
                 }
@@ -303,8 +299,9 @@ impl<S: Store> Node<S> {
     fn add_block(&mut self, now: Instant, conn: ConnId, block: Block) {
         let terms = Terms {
             hold: Hold::Leased,
-            ..granted(now, LIFETIME_MAX.as_secs() as u32)
+            ..granted(now, self.keep.lifetime(conn))
         };
+        let is_new = !self.store.has(&block.id());
         let mut stored = self.store_block(&block, terms, None);
         if matches!(stored, Err(StoreError::Full { .. })) {
             let (keep, mut tools) = self.keep_tools(now);
@@ -319,7 +316,7 @@ impl<S: Store> Node<S> {
                 let (id, role) = (block.id(), block.kind().role);
                 self.transfer.send(conn, &Frame::Added(id));
                 let (keep, mut tools) = self.keep_tools(now);
-                keep.add(&mut tools, conn, id, role);
+                keep.add(&mut tools, conn, id, role, is_new);
             }
             Err(StoreError::Full { .. }) if !self.keep.is_idle() => {
                 self.waiting.insert(conn, block);

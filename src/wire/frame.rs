@@ -100,6 +100,30 @@ pub enum MissingReason {
     NotGiven = 2,
 }
 
+/// What becomes of the own copies of what is shared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Own {
+    /// They may go as those of others may, once there are as many copies as are wanted.
+    Ordinary = 0,
+    /// They stay until the file is pinned.
+    Pinned = 1,
+    /// They are dropped once there are as many copies as are insisted on, as far as they were not here before.
+    Dropped = 2,
+}
+
+/// What a client wants of a share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// Copies of each leaf to aim at; of nodes and roots twice as many.
+    pub copies: u8,
+    /// Copies of each block that are insisted on.
+    pub min_copies: u8,
+    /// What becomes of the own copies.
+    pub own: Own,
+    /// How long blocks are to be kept, in seconds.
+    pub lifetime: u32,
+}
+
 /// What a share has come to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Settled {
@@ -189,12 +213,7 @@ pub enum Frame {
 
     // From here on only between a client and its peer.
     /// Begins a share: what follows is placed.
-    Share {
-        copies: u8,
-        min_copies: u8,
-        /// Whether all of it is to be pinned afterwards.
-        pin: bool,
-    },
+    Share(Wanted),
     /// A block of the share.
     Add { kind: Kind, payload: Vec<u8> },
     /// The address of the oldest ADD not yet answered; it is written, but not yet durable.
@@ -423,11 +442,16 @@ impl Frame {
                 out.extend_from_slice(&nonce.to_be_bytes());
             }
             Frame::Passed(id) => put_id(out, PASSED, id),
-            Frame::Share {
-                copies,
-                min_copies,
-                pin,
-            } => out.extend_from_slice(&[SHARE, *copies, *min_copies, u8::from(*pin)]),
+            Frame::Share(wanted) => {
+                let Wanted {
+                    copies,
+                    min_copies,
+                    own,
+                    lifetime,
+                } = wanted;
+                out.extend_from_slice(&[SHARE, *copies, *min_copies, *own as u8]);
+                out.extend_from_slice(&lifetime.to_be_bytes());
+            }
             Frame::Add { kind, payload } => {
                 out.extend_from_slice(&[ADD, kind.to_byte()]);
                 out.extend_from_slice(payload);
@@ -594,11 +618,12 @@ impl Frame {
             ABSENT => Frame::Absent(BlockId(reader.array()?)),
             DIALED => Frame::Dialed(reader.u64()?),
             PASSED => Frame::Passed(BlockId(reader.array()?)),
-            SHARE => Frame::Share {
+            SHARE => Frame::Share(Wanted {
                 copies: reader.u8()?,
                 min_copies: reader.u8()?,
-                pin: boolean(&mut reader)?,
-            },
+                own: own(reader.u8()?)?,
+                lifetime: reader.u32()?,
+            }),
             ADDED => Frame::Added(BlockId(reader.array()?)),
             SETTLE => Frame::Settle,
             SETTLED => Frame::Settled(Settled {
@@ -724,6 +749,12 @@ fn counted(bytes: &[u8]) -> Result<Counted, Malformed> {
         true => Ok(counted),
         false => Err(Malformed::Value("number of copies")),
     }
+}
+
+fn own(byte: u8) -> Result<Own, Malformed> {
+    let all = [Own::Ordinary, Own::Pinned, Own::Dropped];
+    let found = all.into_iter().find(|own| *own as u8 == byte);
+    found.ok_or(Malformed::Value("own copy"))
 }
 
 fn boolean(reader: &mut Reader<'_>) -> Result<bool, Malformed> {

@@ -28,3 +28,83 @@ fn sharer_sends_its_file_little_more_than_once() {
     let check = lab.strew(check).arg(&peers[0].dir).arg(address.trim());
     check.run().expect_status(0);
 }
+
+#[test]
+fn sharer_keeps_no_copy_that_it_does_not_want_and_all_that_were_there_before() {
+    let lab = Lab::new();
+    let peers = lab.network(4);
+    let here = |key: &str| -> u64 { lab.status(&peers[0].dir, key).parse().expect("a number") };
+    let share = |name: &str, seed: u64| {
+        let content = random_bytes(3 << 20, seed);
+        let run = lab.strew(["share", "-q", "--no-store", "-d"]);
+        let run = run.arg(&peers[0].dir).arg(lab.file(name, &content)).run();
+        (run.text(), content)
+    };
+    let before = here("used_bytes");
+    let (address, content) = share("one", 41);
+    assert_eq!((here("blocks"), here("payload_bytes")), (0, 0));
+    let fetch = ["fetch", "-d", "fetcher", "-p", &peers[1].addr(), &address];
+    assert!(lab.strew(fetch).run().bytes() == content);
+    // Its space comes back.
+    await_true("space that comes back", || {
+        here("used_bytes") < before + (2 << 20)
+    });
+
+    lab.strew(["pin", "add", "-q", &address, "-d"])
+        .arg(&peers[0].dir)
+        .run()
+        .expect_status(0);
+    let pinned = here("blocks");
+    assert!(pinned > 12);
+    let (again, _) = share("one", 41);
+    assert_eq!(
+        (again, here("blocks")),
+        (address, pinned),
+        "it was there before"
+    );
+    share("other", 42);
+    assert_eq!(here("blocks"), pinned);
+}
+
+#[test]
+fn private_peer_keeps_no_copy_that_is_not_wanted() {
+    let lab = Lab::new();
+    let peers = lab.network(3);
+    let file = lab.file("file", &random_bytes(1 << 20, 43));
+    let share = [
+        "share",
+        "-q",
+        "--no-store",
+        "-d",
+        "sharer",
+        "-p",
+        &peers[1].addr(),
+    ];
+    let address = lab.strew(share).arg(&file).run().text();
+    assert_eq!(lab.status(&lab.path("sharer"), "blocks"), "0");
+    let fetch = [
+        "fetch",
+        "-d",
+        "sharer",
+        "-p",
+        &peers[1].addr(),
+        "-o",
+        "out",
+        &address,
+    ];
+    lab.strew(fetch).run().expect_status(0);
+    // Where there are too few others the own copies stay.
+    let few = [
+        "share",
+        "-q",
+        "--no-store",
+        "--min-copies",
+        "8",
+        "-d",
+        "few",
+        "-p",
+        &peers[1].addr(),
+    ];
+    lab.strew(few).arg(&file).run().expect_status(5);
+    assert_ne!(lab.status(&lab.path("few"), "blocks"), "0");
+}

@@ -9,9 +9,11 @@ use strew::block::decode::Decoder;
 use strew::block::encode::Encoder;
 use strew::block::{Block, Form};
 use strew::id::{BlockId, NodeKey};
-use strew::limits::OFFER_MAX;
+use strew::limits::{LIFETIME_MAX, OFFER_MAX};
 use strew::time::Instant;
-use strew::wire::frame::{Counted, Frame, FrameDecoder, Hello, MissingReason, PeerRole, Settled};
+use strew::wire::frame::{
+    Counted, Frame, FrameDecoder, Hello, MissingReason, Own, PeerRole, Settled, Wanted,
+};
 
 /// Blocks that a share has given to its peer and that are not yet answered, at most.
 const ADDS_MAX: usize = 16;
@@ -86,26 +88,24 @@ impl World {
             rest: data.to_vec(),
             settling: false,
         };
-        let min_copies = 1;
-        self.begin(
-            peer,
-            task,
-            vec![Frame::Share {
-                copies,
-                min_copies,
-                pin: false,
-            }],
-        )
+        let share = self.share_frame(copies);
+        self.begin(peer, task, vec![share])
+    }
+
+    fn share_frame(&self, copies: u8) -> Frame {
+        let lifetime = self.lifetime.unwrap_or(LIFETIME_MAX);
+        Frame::Share(Wanted {
+            copies,
+            min_copies: 1,
+            own: Own::Ordinary,
+            lifetime: lifetime.as_secs() as u32,
+        })
     }
 
     /// Begins to place blocks through a peer.
     pub fn begin_place(&mut self, peer: PeerId, blocks: Vec<Block>, copies: u8) -> ClientId {
         let task = Task::Place { blocks, adding: 0 };
-        let share = Frame::Share {
-            copies,
-            min_copies: 1,
-            pin: false,
-        };
+        let share = self.share_frame(copies);
         self.begin(peer, task, vec![share])
     }
 

@@ -6,6 +6,7 @@ use crate::network::{blocks_of, private, secs, serve};
 use crate::providers::pin_of;
 use crate::world::{seed, Links, PeerId, World};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use strew::block::address::Address;
 use strew::id::BlockId;
 use strew::limits::LIFETIME_MAX;
@@ -57,7 +58,17 @@ impl World {
 
 /// A network in which one has shared a file, and perhaps pinned it.
 fn shared(number: u64, is_pinned: bool) -> (World, Address, Vec<u8>, BTreeSet<BlockId>) {
+    shared_for(number, is_pinned, None)
+}
+
+/// The same for so long.
+fn shared_for(
+    number: u64,
+    is_pinned: bool,
+    lifetime: Option<Duration>,
+) -> (World, Address, Vec<u8>, BTreeSet<BlockId>) {
     let mut world = World::new(seed(number), Links::good());
+    world.lifetime = lifetime;
     for n in 0..PEERS {
         let mut born = serve(private(n), &[private(0)]);
         born.capacity = CAPACITY;
@@ -100,6 +111,30 @@ fn pinned_file_is_alive_after_fifty_days_also_if_its_pinner_starts_again() {
     let visitor = world.visitor(private(1));
     let got = world.fetch(visitor, address, secs(60));
     assert!(got == Outcome::Fetched(data));
+}
+
+#[test]
+fn file_that_is_to_be_kept_for_five_days_is_kept_for_five() {
+    let (mut world, address, data, blocks) = shared_for(95, false, Some(secs(5 * DAY)));
+    for peer in 0..PEERS {
+        let kept = world.days_left(peer, &blocks);
+        assert!(
+            kept.is_some_and(|(least, most)| least >= 4 && most <= 5),
+            "{kept:?}"
+        );
+    }
+    world.lifetime = None;
+    world.kill(SHARER, true);
+    world.run_for(secs(4 * DAY));
+    let visitor = world.visitor(private(1));
+    assert!(world.fetch(visitor, address, secs(60)) == Outcome::Fetched(data));
+    world.run_for(secs(2 * DAY));
+    world.fill();
+    let gone = world.fetch(visitor, address, secs(60));
+    assert!(
+        matches!(gone, Outcome::Missing(MissingReason::Absent, _)),
+        "{gone:?}"
+    );
 }
 
 #[test]

@@ -141,6 +141,8 @@ pub struct World {
     pub clients: Vec<Client>,
     /// Copies of a leaf that peers see to, if others than by default.
     pub copies: Option<u8>,
+    /// For how long what clients share is to be kept, if not for as long as may be.
+    pub lifetime: Option<Duration>,
     /// Lookups by [`World::begin_lookup`] that have ended.
     pub found: BTreeMap<(PeerId, LookupId), Found>,
     /// What calls by [`World::begin_locate`] have come to.
@@ -182,6 +184,7 @@ impl World {
             streams: BTreeMap::new(),
             clients: Vec::new(),
             copies: None,
+            lifetime: None,
             found: BTreeMap::new(),
             located: Vec::new(),
             tracer: Tracer::default(),

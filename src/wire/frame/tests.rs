@@ -59,11 +59,12 @@ fn one_of_each() -> Vec<Frame> {
         Frame::Absent(id),
         Frame::Dialed(5),
         Frame::Passed(id),
-        Frame::Share {
+        Frame::Share(Wanted {
             copies: 8,
             min_copies: 1,
-            pin: true,
-        },
+            own: Own::Dropped,
+            lifetime: 0x0102_0304,
+        }),
         Frame::Add {
             kind: KIND,
             payload: vec![2; 77],
