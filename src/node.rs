@@ -213,7 +213,7 @@ impl<S: Store> Node<S> {
             keep: Keep::default(),
             counts: Counts::default(),
             upkeep: Upkeep::new(now, config.serve, &mut own_rng),
-            announcer: Announcer::new(now, config.serve, &mut own_rng),
+            announcer: Announcer::new(now, config.serve),
             renewals: Renewals::new(now),
             fetch: Fetch::default(),
             acks: VecDeque::new(),

@@ -7,7 +7,6 @@ use super::{Pins, Tools};
 use crate::dht::LookupId;
 use crate::id::BlockId;
 use crate::limits::{ANNOUNCE_PAUSE, ANNOUNCE_PERIOD};
-use crate::rng::Rng;
 use crate::time::Instant;
 use crate::wire::contact::Contact;
 use crate::wire::datagram::Request;
@@ -26,12 +25,12 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Nothing has been announced. Begins within a pause.
-    pub fn new(now: Instant, serve: bool, rng: &mut Rng) -> Announcer {
+    /// Nothing has been announced. Begins when half of a pause has gone: by then the network is found.
+    pub fn new(now: Instant, serve: bool) -> Announcer {
         Announcer {
             announced: BTreeMap::new(),
             lookup: None,
-            next: serve.then(|| now + rng.jitter(ANNOUNCE_PAUSE / 2)),
+            next: serve.then(|| now + ANNOUNCE_PAUSE / 2),
             free_at: now,
         }
     }
