@@ -474,6 +474,14 @@ pub const SHRINK_RETRY: Duration = Duration::from_secs(1);
 /// re-reads of its end, since only that can be torn.
 pub const UNCOMMITTED_MAX: u64 = 64 << 20;
 
+/// Bytes written and not committed from which on a commit is begun though nobody waits. Four fit [`UNCOMMITTED_MAX`]: one
+/// is being synced while the next comes in.
+pub const COMMIT_STEP: u64 = 16 << 20;
+
+/// Bytes written and not committed from which on those who put blocks are not read from until the commit that is under
+/// way has ended. The rest of [`UNCOMMITTED_MAX`] is for what has been read already; if that is more, the loop waits.
+pub const UNCOMMITTED_HIGH: u64 = UNCOMMITTED_MAX - (16 << 20);
+
 /// Bytes after which write-back of what was written is started, so that the sync at the end is short.
 pub const WRITE_BACK_STEP: u64 = 4 << 20;
 

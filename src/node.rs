@@ -25,7 +25,7 @@ use crate::time::Instant;
 use crate::transfer::{self, ConnId, Origin, Transfer};
 use crate::wire::contact::Contact;
 use crate::wire::frame::{Answer, Frame, Hello, PeerRole};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use verify::Verifier;
@@ -76,6 +76,8 @@ pub enum Input<'a> {
         /// Why, for the log.
         reason: &'a str,
     },
+    /// The store may have ended a commit. Harmless if it has not.
+    Synced,
     /// The time of the last [`Output::Timeout`] has come. Early is harmless.
     Timeout,
 }
@@ -158,6 +160,12 @@ pub struct Node<S> {
     fetch: Fetch,
     /// Frames that must not be sent before the store is durable up to a put, in order.
     acks: VecDeque<(Sequence, ConnId, Frame)>,
+    /// The same before the commit that begins next has ended.
+    next_acks: Vec<(ConnId, Frame)>,
+    /// A commit has been begun, and those who wait for it have not been answered.
+    is_committing: bool,
+    /// Who has put blocks since the last commit ended.
+    putters: BTreeSet<ConnId>,
     /// The last put.
     written: Sequence,
     volatile: Volatile,
@@ -217,6 +225,9 @@ impl<S: Store> Node<S> {
             renewals: Renewals::new(now),
             fetch: Fetch::default(),
             acks: VecDeque::new(),
+            next_acks: Vec::new(),
+            is_committing: false,
+            putters: BTreeSet::new(),
             written: Sequence::default(),
             volatile: Volatile::default(),
             commit_at: None,
@@ -330,6 +341,8 @@ impl<S: Store> Node<S> {
             Input::Connected { conn } => self.transfer.handle_connected(conn),
             Input::Received { conn, bytes } => self.transfer.handle_received(now, conn, bytes),
             Input::Closed { conn, reason } => self.transfer.handle_closed(now, conn, reason),
+            Input::Synced if self.store.is_committing() => self.look_at_commit(),
+            Input::Synced => {}
             Input::Timeout => {
                 self.dht.handle_timeout(now);
                 self.transfer.handle_timeout(now);
@@ -360,6 +373,9 @@ impl<S: Store> Node<S> {
             return output;
         }
         self.outputs.shrink_to(QUEUE_KEPT);
+        // What the store does between commits waits for the end of one.
+        let of_store = [self.commit_at, self.work_at];
+        let of_store = of_store.map(|at| at.filter(|_| !self.store.is_committing()));
         let timeouts = [
             self.dht.next_timeout(),
             self.transfer.next_timeout(),
@@ -369,8 +385,8 @@ impl<S: Store> Node<S> {
             self.announcer.next_timeout(),
             self.renewals.next_timeout(&self.pins),
             self.fetch.next_timeout(),
-            self.commit_at,
-            self.work_at,
+            of_store[0],
+            of_store[1],
             self.pins_at,
             Some(self.pins.next_recheck()),
             self.verifier.next_scrub(),
@@ -394,12 +410,17 @@ impl<S: Store> Node<S> {
     /// Whether to read from a connection; if not, TCP pushes back.
     pub fn wants_read(&self, conn: ConnId) -> bool {
         let is_held_up = self.keep.is_full(conn) || self.waiting.contains_key(&conn);
-        self.transfer.wants_read(conn) && !(is_held_up && self.transfer.is_local(conn))
+        self.transfer.wants_read(conn)
+            && !(is_held_up && self.transfer.is_local(conn))
+            && !(self.putters.contains(&conn) && self.is_congested())
     }
 
-    /// Makes durable what was put and answers those who wait for it, now. A failure is final, and said to them.
+    /// Makes durable what was put and answers those who wait for it, now; waits for the disk. A failure is final, and
+    /// said to them.
     pub fn commit(&mut self, now: Instant) {
-        self.commit_and_answer(now);
+        // What it finds is told by the next call, which fails in the same way.
+        let _ = self.store.commit();
+        self.begin_commit();
         self.pump(now);
     }
 
@@ -485,17 +506,19 @@ impl<S: Store> Node<S> {
                 self.handle_dht(now, event);
             } else if let Some((client, settled)) = self.keep.poll_settled() {
                 // With what it has noted in the store.
-                let frame = Frame::Settled(settled);
-                self.acks.push_back((self.written, client, frame));
-                self.commit_and_answer(now);
-            } else if self.commit_at.is_some_and(|at| at <= now) {
-                self.commit_and_answer(now);
-            } else if self.work_at.is_some_and(|at| at <= now) {
+                self.send_after_commit(now, client, Frame::Settled(settled));
+            } else if self.is_committing && !self.store.is_committing() {
+                // The store itself has waited for it.
+                self.look_at_commit();
+            } else if self.is_due(self.work_at, now) {
                 self.work_at = None;
                 match self.store.has_work() {
                     true => self.store.work(),
                     false => self.shrink(now),
                 }
+                self.is_committing |= self.store.is_committing();
+            } else if self.is_due(self.commit_at, now) {
+                self.begin_commit();
             } else if let Some(output) = self.pins.poll_output() {
                 self.do_for_pins(now, output);
             } else if let Some(arrival) = self.fetch.poll_arrival() {
@@ -528,6 +551,11 @@ impl<S: Store> Node<S> {
                 transfer::Command::Close { conn } => Output::Close { conn },
             });
         }
+    }
+
+    /// Whether it is time for something that the store does only between commits.
+    fn is_due(&self, at: Option<Instant>, now: Instant) -> bool {
+        at.is_some_and(|at| at <= now) && !self.store.is_committing()
     }
 
     /// Hands on what upkeep wants to be given to others, and what came of it; false if there is nothing.
@@ -591,6 +619,8 @@ impl<S: Store> Node<S> {
             }
             transfer::Event::Closed { conn, .. } => {
                 self.acks.retain(|&(_, waiting, _)| waiting != conn);
+                self.next_acks.retain(|&(waiting, _)| waiting != conn);
+                self.putters.remove(&conn);
                 self.waiting.remove(&conn);
                 self.verifier.handle_closed(conn);
                 self.pins.handle_closed(conn);

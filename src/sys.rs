@@ -94,6 +94,14 @@ pub fn signal_pipe() -> io::Result<OwnedFd> {
     Ok(reader)
 }
 
+/// Signals that end a process, or have it read its settings again, do nothing from now on.
+pub fn ignore_signals() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: no handler is set.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 /// Ends the process as SIGPIPE would have: the reader of our output has gone.
 pub fn die_by_sigpipe() -> ! {
     // SAFETY: restores the default action and raises; no memory is touched.

@@ -35,6 +35,7 @@ mod verify;
 mod voice;
 
 use crate::reactor::resolve;
+use crate::store::pack;
 use crate::sys;
 use failure::{Failure, Status};
 use nearest::did_you_mean;
@@ -199,6 +200,10 @@ fn dispatch(args: &[OsString]) -> Result<(), Failure> {
                 .unwrap_or_default();
             let resolved = resolve::run(&host);
             resolved.map_err(|error| Failure::new(Status::Other, failure::plain(&error)))
+        }
+        pack::SYNC_COMMAND => {
+            let synced = pack::run_syncer();
+            synced.map_err(|error| Failure::new(Status::Other, failure::plain(&error)))
         }
         _ => {
             let command = find(&name)?;

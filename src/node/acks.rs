@@ -9,21 +9,40 @@ use crate::wire::frame::{Answer, Frame};
 use log::warn;
 
 impl<S: Store> Node<S> {
-    pub(super) fn commit_and_answer(&mut self, now: Instant) {
+    /// Begins a commit of all that was put and noted; none is under way. Those who wait are answered when it has ended.
+    pub(super) fn begin_commit(&mut self) {
         self.commit_at = None;
-        let result = self
-            .store
-            .begin_commit()
-            .and_then(|()| self.store.poll_commit());
-        match result {
-            Ok(durable) => {
-                self.send_acks(durable);
-                if self.store.uncommitted() > 0 {
-                    self.commit_at = Some(now + COMMIT_DELAY);
-                }
+        let written = self.written;
+        let next = std::mem::take(&mut self.next_acks).into_iter();
+        let next = next.map(|(conn, frame)| (written, conn, frame));
+        self.acks.extend(next);
+        match self.store.begin_commit() {
+            Ok(()) => {
+                self.is_committing = true;
+                self.look_at_commit();
             }
             Err(error) => self.fail_acks(&error),
         }
+    }
+
+    /// Finds out whether a commit has ended, and answers those who wait for it. Nobody is answered before: what was
+    /// noted since the last put is known by no number.
+    pub(super) fn look_at_commit(&mut self) {
+        let durable = self.store.poll_commit();
+        if self.store.is_committing() {
+            return;
+        }
+        self.is_committing = false;
+        self.putters.clear();
+        match durable {
+            Ok(durable) => self.send_acks(durable),
+            Err(error) => self.fail_acks(&error),
+        }
+    }
+
+    /// Whether so much is in doubt that no more is taken from those who put until the commit that is under way ends.
+    pub(super) fn is_congested(&self) -> bool {
+        self.store.is_committing() && self.store.uncommitted() >= UNCOMMITTED_HIGH
     }
 
     pub(super) fn send_acks(&mut self, durable: Sequence) {
@@ -42,14 +61,17 @@ impl<S: Store> Node<S> {
     /// What waits for a commit that will never be is answered as not stored.
     pub(super) fn fail_acks(&mut self, error: &StoreError) {
         warn!("{error}");
-        for (_, conn, frame) in std::mem::take(&mut self.acks) {
+        let next = std::mem::take(&mut self.next_acks);
+        let acks = std::mem::take(&mut self.acks).into_iter();
+        let acks = acks.map(|(_, conn, frame)| (conn, frame));
+        for (conn, frame) in acks.chain(next) {
             let frame = match frame {
                 Frame::Stored { id, .. } => Frame::Refused {
                     id,
                     answer: Answer::Failed,
                 },
                 Frame::Want(answers) => Frame::Want(vec![Answer::Failed; answers.len()]),
-                Frame::Settled(_) => Frame::Failed {
+                Frame::Settled(_) | Frame::Pinned { .. } | Frame::Unpinned(_) => Frame::Failed {
                     status: if error.is_full() { 8 } else { 1 },
                     text: error.to_string(),
                 },
@@ -75,6 +97,12 @@ impl<S: Store> Node<S> {
                 self.fail_acks(&error);
             }
         }
+    }
+
+    /// Sends a frame once all that has been put or noted so far is durable: by the next commit that is begun.
+    pub(super) fn send_after_commit(&mut self, now: Instant, conn: ConnId, frame: Frame) {
+        self.next_acks.push((conn, frame));
+        self.commit_by(now);
     }
 
     pub(super) fn commit_by(&mut self, at: Instant) {

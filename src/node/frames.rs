@@ -191,6 +191,7 @@ impl<S: Store> Node<S> {
         let terms = self.granted_here(now, &id, lifetime);
         match self.store_block(block, terms, Some(id)) {
             Ok(()) => {
+                self.putters.insert(conn);
                 if is_new {
                     self.stored_blocks += 1;
                     if let Some(addr) = self.transfer.addr(conn) {
@@ -311,8 +312,9 @@ impl<S: Store> Node<S> {
         }
         match stored {
             Ok(()) => {
-                let soon = self.store.uncommitted() < UNCOMMITTED_MAX;
+                let soon = self.store.uncommitted() < COMMIT_STEP;
                 self.commit_by(if soon { now + COMMIT_AFTER } else { now });
+                self.putters.insert(conn);
                 let (id, role) = (block.id(), block.kind().role);
                 self.transfer.send(conn, &Frame::Added(id));
                 let (keep, mut tools) = self.keep_tools(now);

@@ -87,8 +87,7 @@ impl<S: Store> Node<S> {
             PinOutput::Tell(client, frame) => self.transfer.send(client, &frame),
             PinOutput::TellWhenDurable(client, frame) => {
                 self.announcer.handle_pinned(now);
-                // The pin was written after the last put; a commit that covers one covers the other.
-                self.pin_commit(now, client, frame);
+                self.send_after_commit(now, client, frame);
             }
         }
     }
@@ -113,7 +112,7 @@ impl<S: Store> Node<S> {
 
     pub(super) fn handle_unpin(&mut self, now: Instant, conn: ConnId, root: &BlockId) {
         match self.pins.remove(&mut self.store, root) {
-            Ok(was) => self.pin_commit(now, conn, Frame::Unpinned(was)),
+            Ok(was) => self.send_after_commit(now, conn, Frame::Unpinned(was)),
             Err(error) => {
                 let status = if error.is_full() { 8 } else { 1 };
                 let text = error.to_string();
@@ -131,19 +130,5 @@ impl<S: Store> Node<S> {
             self.transfer.send(conn, &pinned);
         }
         self.transfer.send(conn, &Frame::Pins);
-    }
-
-    /// Makes what was done to pins durable, and says so.
-    fn pin_commit(&mut self, now: Instant, conn: ConnId, frame: Frame) {
-        self.commit_and_answer(now);
-        let usage = self.store.usage();
-        let frame = match usage.is_read_only {
-            true => Frame::Failed {
-                status: 1,
-                text: crate::store::StoreError::ReadOnly.to_string(),
-            },
-            false => frame,
-        };
-        self.transfer.send(conn, &frame);
     }
 }

@@ -34,7 +34,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 use streams::{Conn, Socket, WRITE_BUDGET};
@@ -43,7 +43,8 @@ const UDP: Token = Token(0);
 const TCP: Token = Token(1);
 const CONTROL: Token = Token(2);
 const SIGNAL: Token = Token(3);
-const FIRST_RESOLVER: usize = 4;
+const SYNC: Token = Token(4);
+const FIRST_RESOLVER: usize = 5;
 /// Names being resolved at once at most; they are also the names a user can give.
 const RESOLVERS_MAX: usize = SEEDS_MAX;
 const FIRST_CONN: usize = FIRST_RESOLVER + RESOLVERS_MAX;
@@ -133,6 +134,8 @@ pub struct Reactor {
     conns: BTreeMap<ConnId, Conn>,
     resolving: BTreeMap<usize, Resolving>,
     names: Vec<Name>,
+    /// Where the store tells of the ends of commits, as far as it is watched.
+    sync_socket: Option<(u64, RawFd)>,
     udp_readable: bool,
     tcp_readable: bool,
     control_readable: bool,
@@ -182,7 +185,7 @@ impl Reactor {
                 _ => Failure::Other(format!("listen at {addr}: {}", plain(&error))),
             }
         })?;
-        let store = PackStore::open(lock, allotment, entropy()?).map_err(|error| {
+        let mut store = PackStore::open(lock, allotment, entropy()?).map_err(|error| {
             let what = error.to_string();
             if error.is_full() {
                 Failure::DiskFull(what)
@@ -190,6 +193,9 @@ impl Reactor {
                 Failure::Other(what)
             }
         })?;
+        if let Err(error) = store.sync_beside() {
+            warn!("{error}; commits hold the loop up");
+        }
         let key = if serve {
             let file = dir.join("key");
             files::key(&dir, entropy()?).map_err(failed(file.display()))?
@@ -238,6 +244,7 @@ impl Reactor {
             conns: BTreeMap::new(),
             resolving: BTreeMap::new(),
             names: Vec::new(),
+            sync_socket: None,
             udp_readable: true,
             tcp_readable: true,
             control_readable: true,
@@ -318,6 +325,7 @@ impl Reactor {
         self.notify("READY=1");
         while !stop {
             let deadline = self.drain_outputs();
+            self.watch_syncs();
             let now = self.clock.now();
             let timeout = match deadline {
                 _ if self.has_work() => Duration::ZERO,
@@ -335,6 +343,10 @@ impl Reactor {
                     TCP => self.tcp_readable = true,
                     CONTROL => self.control_readable = true,
                     SIGNAL => stop |= self.handle_signals(),
+                    SYNC => {
+                        let now = self.clock.now();
+                        self.node.handle_input(now, Input::Synced);
+                    }
                     Token(token) if token < FIRST_CONN => self.handle_resolver(token),
                     Token(token) => {
                         if let Some(conn) = self.conns.get_mut(&ConnId((token - FIRST_CONN) as u64))
@@ -351,6 +363,22 @@ impl Reactor {
         self.notify("STOPPING=1");
         self.stop();
         Ok(())
+    }
+
+    /// Has the end of a commit wake the loop. The socket is another one whenever the store had to get a new one.
+    fn watch_syncs(&mut self) {
+        let socket = self.node.store().sync_socket();
+        if socket == self.sync_socket {
+            return;
+        }
+        self.sync_socket = socket;
+        // The last one has been closed, and is not watched any more.
+        if let Some((_, fd)) = socket {
+            let registry = self.poll.registry();
+            if let Err(error) = registry.register(&mut SourceFd(&fd), SYNC, Interest::READABLE) {
+                warn!("watch the end of commits: {}", plain(&error));
+            }
+        }
     }
 
     fn notify(&self, state: &str) {

@@ -347,6 +347,15 @@ impl Store for MemoryStore {
         Ok(self.committed)
     }
 
+    fn is_committing(&self) -> bool {
+        false
+    }
+
+    fn commit(&mut self) -> Result<Sequence, StoreError> {
+        self.begin_commit()?;
+        self.poll_commit()
+    }
+
     fn usage(&self) -> Usage {
         // Not to be gone through where nothing is pinned, as mostly in simulations.
         let all = self.has_marks.then_some(&self.blocks);

@@ -391,6 +391,12 @@ pub trait Store {
     /// Up to which put everything is durable. A commit need not end in the turn it was begun in: ask again.
     fn poll_commit(&mut self) -> Result<Sequence, StoreError>;
 
+    /// Whether a commit was begun that has not ended, as far as has been asked.
+    fn is_committing(&self) -> bool;
+
+    /// Makes durable all that was put so far, and waits for it.
+    fn commit(&mut self) -> Result<Sequence, StoreError>;
+
     /// What is held.
     fn usage(&self) -> Usage;
 }

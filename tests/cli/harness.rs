@@ -279,6 +279,16 @@ impl Serve {
         self.process.id()
     }
 
+    /// Its child processes: the one that syncs, once something has been stored.
+    pub fn children(&self) -> Vec<u32> {
+        let pid = self.pid();
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let pids = std::fs::read_to_string(path).unwrap_or_default();
+        pids.split_whitespace()
+            .map(|pid| pid.parse().expect("a number"))
+            .collect()
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.process.wait(Duration::ZERO).is_none()
     }

@@ -1,32 +1,43 @@
 //! System calls of the real program that fail, by the fault injection of strace.
 
 use crate::harness::*;
+use crate::talker::Talker;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use strew::id::{unhex32, BlockId};
+use strew::rng::Rng;
+use strew::wire::frame::Frame;
 
 /// A tracer that makes system calls of a running peer fail, until it is told to end.
 pub struct Injection {
     tracer: Process,
 }
 
-/// Makes calls of this peer fail, as `strace -e inject=` is told; `None`, and a line that says so, where that is
+/// Makes calls of this peer and of the process that syncs for it fail, as `strace -e inject=` is told; `None`, and a line that says so, where that is
 /// not possible.
 pub fn inject(peer: &Serve, what: &str) -> Option<Injection> {
     let mut command = Command::new("strace");
     command.args(["-f", "-o", "/dev/null", "-e"]);
     command.arg(format!("inject={what}"));
-    command.args(["-p", &peer.pid().to_string()]);
+    let pids: Vec<u32> = [peer.pid()].into_iter().chain(peer.children()).collect();
+    for pid in &pids {
+        command.args(["-p", &pid.to_string()]);
+    }
     command.stdin(Stdio::null()).stderr(Stdio::piped());
     let attached = command.spawn().ok().and_then(|child| {
         let mut tracer = Process(child);
-        let mut line = String::new();
         let stderr = tracer.0.stderr.take().expect("it is piped");
         let mut stderr = BufReader::new(stderr);
-        let _ = stderr.read_line(&mut line);
+        let mut lines = pids.iter().map(|_| {
+            let mut line = String::new();
+            let _ = stderr.read_line(&mut line);
+            line
+        });
+        let is_attached = lines.all(|line| line.contains("attached"));
         // What it says later must not stop it.
         std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
-        line.contains("attached").then_some(tracer)
+        is_attached.then_some(tracer)
     });
     match attached {
         Some(tracer) => Some(Injection { tracer }),
@@ -123,6 +134,66 @@ fn peer_whose_disk_fails_to_sync_is_read_only_and_serves_on() {
     assert_eq!(kept.lab.status(&kept.peer.dir, "read_only"), "0");
     kept.expect_sound(3);
     kept.end();
+}
+
+#[test]
+fn sync_that_takes_long_keeps_nobody_else_waiting() {
+    const SYNC: Duration = Duration::from_secs(2);
+    let kept = Kept::new();
+    let what = format!("fdatasync:delay_exit={}", SYNC.as_micros());
+    let Some(injection) = inject(&kept.peer, &what) else {
+        return;
+    };
+    let root = kept.address.split('.').next().expect("an address");
+    let root = BlockId(unhex32(root).expect("an address"));
+    let mut talker = Talker::new(kept.peer.addr, &mut Rng::new([8; 32]));
+    let begun = Instant::now();
+    let (lab, mut answers, mut longest) = (&kept.lab, 0, Duration::ZERO);
+    std::thread::scope(|scope| {
+        let share = scope.spawn(|| share(lab, 1));
+        while !share.is_finished() {
+            let asked = Instant::now();
+            assert!(talker.say(&Frame::Get(root)), "it is there");
+            let gone = talker.hear(asked + LIMIT, |frame| !matches!(frame, Frame::Block { .. }));
+            assert!(!gone && asked.elapsed() < LIMIT, "it answers");
+            kept.lab.status(&kept.peer.dir, "mode");
+            (answers, longest) = (answers + 1, longest.max(asked.elapsed()));
+        }
+        share.join().expect("it is shared").expect_status(0);
+    });
+    assert!(
+        begun.elapsed() >= SYNC,
+        "nothing is said to be durable before"
+    );
+    assert!(longest < SYNC / 2, "{longest:?}, the longest of {answers}");
+    injection.end();
+    kept.expect_sound(2);
+    kept.end();
+}
+
+#[test]
+fn peer_whose_syncing_process_is_killed_syncs_by_another_and_at_last_itself() {
+    let kept = Kept::new();
+    for n in 1..=3 {
+        let [child] = kept.peer.children()[..] else {
+            panic!("one child, not {:?}", kept.peer.children());
+        };
+        // What ends both at a terminal does not end this one before its parent.
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            kill(child, signal);
+        }
+        kept.share(2 * n).expect_status(0);
+        assert_eq!(kept.peer.children(), [child]);
+        kill(child, libc::SIGKILL);
+        kept.share(2 * n + 1).expect_status(0);
+        let said = kept.peer.said();
+        assert!(said.contains("waiting for the disk instead"), "{said}");
+        // The next sync has another, but for the third that was lost.
+        kept.share(100 + n).expect_status(0);
+    }
+    assert_eq!(kept.peer.children(), [0; 0]);
+    assert_eq!(kept.lab.status(&kept.peer.dir, "read_only"), "0");
+    kept.start_again().expect_sound(200);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::record::{self, Record, TYPE_GAPS, TYPE_TERMS};
 use super::PackStore;
 use crate::id::BlockId;
 use crate::limits::{NOTE_RETRY_SECS, NOTE_STATEMENTS_MAX, UNCOMMITTED_MAX};
-use crate::store::{Store, StoreError, Terms};
+use crate::store::{Sequence, Store, StoreError, Terms};
 use crate::sys::plain;
 use std::collections::BTreeMap;
 
@@ -78,6 +78,25 @@ impl Pending {
     }
 }
 
+/// A commit that is under way: what is true once all before `tail` is durable.
+pub(super) struct Committing {
+    tail: u64,
+    written: Sequence,
+    /// Of which notes were written.
+    noted: Vec<Stretch>,
+    /// Copies that were written.
+    moves: Vec<Move>,
+    /// What is to be gaps then.
+    moved: Vec<Stretch>,
+}
+
+impl Committing {
+    /// Whether space comes back by it.
+    pub fn gives_space(&self) -> bool {
+        !self.noted.is_empty() || !self.moves.is_empty() || !self.moved.is_empty()
+    }
+}
+
 impl PackStore {
     /// Has a stretch noted as a gap by the next commit.
     pub(super) fn add_gap(&mut self, stretch: Stretch) {
@@ -89,7 +108,7 @@ impl PackStore {
         if self.pending.gaps.len() < NOTE_STATEMENTS_MAX {
             return Ok(());
         }
-        self.commit()?;
+        self.commit_now()?;
         match self.pending.gaps.len() < NOTE_STATEMENTS_MAX {
             true => Ok(()),
             false => Err(self.failed("write", std::io::Error::from_raw_os_error(libc::ENOSPC))),
@@ -213,10 +232,20 @@ impl PackStore {
         Ok(())
     }
 
-    /// Makes durable all that was written, and what is to be noted, as far as it can be.
-    pub(super) fn commit(&mut self) -> Result<(), StoreError> {
+    /// Makes durable all that was written, and what is to be noted, as far as it can be; waits for the disk.
+    pub(super) fn commit_now(&mut self) -> Result<(), StoreError> {
+        self.finish_commit()?;
+        self.start_commit()?;
+        self.finish_commit()
+    }
+
+    /// Begins that, unless it is under way.
+    pub(super) fn start_commit(&mut self) -> Result<(), StoreError> {
         if self.is_read_only {
             return Err(StoreError::ReadOnly);
+        }
+        if self.committing.is_some() {
+            return Ok(());
         }
         let mut noted = Vec::new();
         if self.uncommitted() < UNCOMMITTED_MAX && self.pending.is_due(self.time) {
@@ -238,29 +267,64 @@ impl PackStore {
                 }
             }
         }
-        // Of a run in which nothing counts there is no copy, and nothing to be waited for.
-        if self.uncommitted() > 0 {
-            if let Err(error) = self.disk.sync() {
-                return Err(self.give_up_writing(error));
-            }
+        let mut moved = std::mem::take(&mut self.pending.moved);
+        if self.pending.terms.is_empty() {
+            moved.append(&mut self.pending.moved_with_terms);
         }
-        self.committed_tail = self.tail;
+        // Of a run in which nothing counts there is no copy, and nothing to be waited for.
+        let has_ended = match self.uncommitted() {
+            0 => Some(Ok(())),
+            _ => self.disk.begin_sync(),
+        };
+        self.committing = Some(Committing {
+            tail: self.tail,
+            written: self.written,
+            noted,
+            moves: std::mem::take(&mut self.pending.moves),
+            moved,
+        });
         self.write_back_tail = self.tail;
-        self.committed = self.written;
-        for stretch in noted {
+        match has_ended {
+            Some(synced) => self.end_commit(synced),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the end of a commit that is under way.
+    pub(super) fn finish_commit(&mut self) -> Result<(), StoreError> {
+        self.look_at_commit(true)
+    }
+
+    /// Ends a commit that is under way, if the disk has done its part.
+    pub(super) fn look_at_commit(&mut self, is_waited_for: bool) -> Result<(), StoreError> {
+        if self.committing.is_none() {
+            return Ok(());
+        }
+        match self.disk.poll_sync(is_waited_for) {
+            Some(synced) => self.end_commit(synced),
+            None => Ok(()),
+        }
+    }
+
+    /// Does what waited for a sync.
+    fn end_commit(&mut self, synced: std::io::Result<()>) -> Result<(), StoreError> {
+        let Some(committing) = self.committing.take() else {
+            return Ok(());
+        };
+        if let Err(error) = synced {
+            return Err(self.give_up_writing(error));
+        }
+        self.committed_tail = committing.tail;
+        self.committed = committing.written;
+        for stretch in committing.noted {
             self.gaps.add(stretch);
             self.terms_notes.remove_within(stretch);
         }
-        for copied in std::mem::take(&mut self.pending.moves) {
+        for copied in committing.moves {
             self.finish_move(copied);
         }
-        for stretch in std::mem::take(&mut self.pending.moved) {
+        for stretch in committing.moved {
             self.add_gap(stretch);
-        }
-        if self.pending.terms.is_empty() {
-            for stretch in std::mem::take(&mut self.pending.moved_with_terms) {
-                self.add_gap(stretch);
-            }
         }
         Ok(())
     }

@@ -7,10 +7,12 @@
 
 use super::lock::{sync_name_of, DirLock};
 use super::map::Map;
+use super::syncer::{Outcome, Syncer};
 use crate::limits::CUT_STEP;
 use crate::sys;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, Read};
+use std::os::fd::RawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -132,6 +134,27 @@ pub(super) trait Disk {
     /// success may be lost, even if a later call succeeds.
     fn sync(&mut self) -> io::Result<()>;
 
+    /// From now on, [`Disk::begin_sync`] need not wait for the disk. What was written before is durable.
+    fn sync_beside(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Begins to do what [`Disk::sync`] does; what came of it if that is known at once. Otherwise it covers what was
+    /// written so far, and nothing but [`Disk::poll_sync`] is asked of syncs until it has ended.
+    fn begin_sync(&mut self) -> Option<io::Result<()>> {
+        Some(self.sync())
+    }
+
+    /// What came of the sync that was begun, if it has ended; to be waited for or not.
+    fn poll_sync(&mut self, _is_waited_for: bool) -> Option<io::Result<()>> {
+        unreachable!("a sync that is not under way has not been begun")
+    }
+
+    /// A socket that can be read when a sync has ended, and its number among those there have been.
+    fn sync_socket(&self) -> Option<(u64, RawFd)> {
+        None
+    }
+
     /// Makes the file's name durable.
     fn sync_name(&mut self) -> io::Result<()>;
 
@@ -188,6 +211,7 @@ pub(super) struct System {
     /// Opened when they are first written.
     sides: [Option<File>; 2],
     copy: Option<File>,
+    syncer: Option<Syncer>,
     /// What the copy has replaced: it has no name any more.
     replaced: Option<File>,
     /// The last field, so that the directory is given up after the file has been closed.
@@ -227,6 +251,7 @@ impl System {
             map,
             sides: [None, None],
             copy: None,
+            syncer: None,
             replaced: None,
             lock,
         })
@@ -238,6 +263,22 @@ impl System {
 
     fn copy(&self) -> io::Result<&File> {
         self.copy.as_ref().ok_or(ErrorKind::NotFound.into())
+    }
+
+    /// What came of a sync as the child tells it; `None` if it goes on. If the child cannot tell, it is done here.
+    fn conclude(&mut self, outcome: Outcome) -> Option<io::Result<()>> {
+        match outcome {
+            Outcome::UnderWay => None,
+            Outcome::Ended(result) => Some(result),
+            Outcome::Lost(why) => {
+                let path = self.path.display();
+                log::warn!(
+                    "sync {path}: the process that does it {why}; waiting for the disk instead"
+                );
+                self.syncer = self.syncer.take().filter(|it| !it.is_hopeless());
+                Some(self.sync())
+            }
+        }
     }
 }
 
@@ -320,9 +361,14 @@ impl Disk for System {
     fn replace(&mut self, len: u64) -> io::Result<()> {
         // All that can fail comes before the copy gets the name.
         let map = Map::new(self.copy()?, len, &self.path)?;
+        let syncer = match self.syncer {
+            Some(_) => Some(Syncer::new(&self.copy_path())?),
+            None => None,
+        };
         fs::rename(self.copy_path(), &self.path)?;
         if let Some(copy) = self.copy.take() {
             self.map = map;
+            self.syncer = syncer;
             self.replaced = Some(std::mem::replace(&mut self.file, copy));
         }
         Ok(())
@@ -371,6 +417,34 @@ impl Disk for System {
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn sync_beside(&mut self) -> io::Result<()> {
+        self.syncer = Some(Syncer::new(&self.path)?);
+        Ok(())
+    }
+
+    fn begin_sync(&mut self) -> Option<io::Result<()>> {
+        match &mut self.syncer {
+            Some(syncer) => {
+                let begun = syncer.begin();
+                self.conclude(begun)
+            }
+            None => Some(self.sync()),
+        }
+    }
+
+    fn poll_sync(&mut self, is_waited_for: bool) -> Option<io::Result<()>> {
+        let syncer = self.syncer.as_mut().expect("only it has begun one");
+        let outcome = match is_waited_for {
+            true => syncer.wait(),
+            false => syncer.poll(),
+        };
+        self.conclude(outcome)
+    }
+
+    fn sync_socket(&self) -> Option<(u64, RawFd)> {
+        self.syncer.as_ref()?.socket()
     }
 
     fn sync_name(&mut self) -> io::Result<()> {

@@ -25,6 +25,7 @@ mod record;
 mod room;
 mod scan;
 mod space;
+mod syncer;
 mod tail;
 mod terms;
 mod verify;
@@ -33,6 +34,7 @@ mod window;
 pub use super::Allotment;
 pub use lock::{make_dir, DirLock, LockError, Role};
 pub use opening::Opened;
+pub use syncer::{run as run_syncer, COMMAND as SYNC_COMMAND};
 
 use super::{
     Claim, Held, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified,
@@ -43,7 +45,7 @@ use crate::digest::{Digest, DigestKey};
 use crate::id::{BlockId, Point};
 use crate::limits::*;
 use crate::sys::plain;
-use commit::Pending;
+use commit::{Committing, Pending};
 use copied::Copied;
 use disk::Disk;
 use evict::{Evictor, Marks};
@@ -55,6 +57,7 @@ use scan::{Last, PinNote};
 use space::Space;
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::RawFd;
 use terms::TermsNotes;
 
 /// The blocks of a data directory.
@@ -79,6 +82,7 @@ pub struct PackStore {
     evictor: Evictor,
     /// What is to be said by notes, and what is being moved.
     pending: Pending,
+    committing: Option<Committing>,
     background: Background,
     /// What has been copied already, while a copy is being made.
     copy: Option<Copied>,
@@ -108,6 +112,19 @@ impl PackStore {
     /// What the opening found.
     pub fn opened(&self) -> &Opened {
         &self.opened
+    }
+
+    /// From now on commits are made beside the loop, by a child process: [`PackStore::sync_socket`] tells of their
+    /// ends. To be called before anything is put. After an error all is as before.
+    pub fn sync_beside(&mut self) -> Result<(), StoreError> {
+        let done = self.disk.sync_beside();
+        done.map_err(|error| self.failed("open", error))
+    }
+
+    /// A socket that can be read when a commit may have ended, and its number among those there have been; `None` as
+    /// long as there is none.
+    pub fn sync_socket(&self) -> Option<(u64, RawFd)> {
+        self.disk.sync_socket()
     }
 
     /// The address in the header of this record, as far as the file has one; the address may be another block's.
@@ -250,6 +267,20 @@ impl PackStore {
         u32::try_from(self.time / 3600).unwrap_or(u32::MAX)
     }
 
+    /// Makes sure that no more than may be is in doubt when so many bytes and a note have been written; waits for the
+    /// disk if need be.
+    fn leave_room_in_doubt(&mut self, extent: u64) -> Result<(), StoreError> {
+        let is_much =
+            |store: &PackStore| store.uncommitted() + extent + NOTE_RESERVE > UNCOMMITTED_MAX;
+        if is_much(self) {
+            self.finish_commit()?;
+        }
+        if is_much(self) {
+            self.commit_now()?;
+        }
+        Ok(())
+    }
+
     fn failed(&self, what: &str, error: io::Error) -> StoreError {
         StoreError::io(format!("{what} {}", self.disk.path().display()), error)
     }
@@ -377,9 +408,7 @@ impl Store for PackStore {
             return Err(self.full());
         }
         // An opening verifies no more than this of the end, so no more may be in doubt.
-        if self.uncommitted() + record.extent() > UNCOMMITTED_MAX - NOTE_RESERVE {
-            self.begin_commit()?;
-        }
+        self.leave_room_in_doubt(record.extent())?;
         if let Err(error) = self.grow(record.extent()) {
             self.say_if_full(&error);
             return Err(error);
@@ -466,9 +495,7 @@ impl Store for PackStore {
         if self.pins.contains_key(&pin.root) {
             return Ok(());
         }
-        if self.uncommitted() + NOTE_RESERVE > UNCOMMITTED_MAX {
-            self.begin_commit()?;
-        }
+        self.leave_room_in_doubt(0)?;
         let payload = note::encode_pin(pin.len);
         let offset = self.append_note(TYPE_PIN, pin.root, &payload)?;
         let note = PinNote {
@@ -571,15 +598,26 @@ impl Store for PackStore {
         self.tail - self.committed_tail
     }
 
-    /// Waits for the disk, for now; write-back was started early, so that there is little left to wait for.
+    /// Write-back was started early, so that there is little left for the disk to do. Waits for it unless
+    /// [`PackStore::sync_beside`] was called.
     fn begin_commit(&mut self) -> Result<(), StoreError> {
-        self.commit()
+        self.start_commit()
     }
 
     fn poll_commit(&mut self) -> Result<Sequence, StoreError> {
         if self.is_read_only {
             return Err(StoreError::ReadOnly);
         }
+        self.look_at_commit(false)?;
+        Ok(self.committed)
+    }
+
+    fn is_committing(&self) -> bool {
+        self.committing.is_some()
+    }
+
+    fn commit(&mut self) -> Result<Sequence, StoreError> {
+        self.commit_now()?;
         Ok(self.committed)
     }
 

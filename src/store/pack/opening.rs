@@ -141,6 +141,7 @@ impl PackStore {
             marks,
             evictor: Evictor::new(),
             pending: Pending::new(found.stale),
+            committing: None,
             time: 0,
             tail: found.tail,
             last: found.last,

@@ -115,6 +115,7 @@ impl Background {
 impl PackStore {
     pub(super) fn is_work_waiting(&self) -> bool {
         !self.is_read_only
+            && self.committing.is_none()
             && (self.gaps.are_waiting()
                 || self.pending.is_due(self.time)
                 || self.background.has_replaced
@@ -128,14 +129,15 @@ impl PackStore {
                 || self.gaps.unseen().is_some())
     }
 
+    /// Not while a commit is under way: what it makes true is not known to be yet.
     pub(super) fn do_a_slice(&mut self) {
-        if self.is_read_only {
+        if self.is_read_only || self.committing.is_some() {
             return;
         }
         if self.gaps.are_waiting() {
             self.punch();
         } else if self.pending.is_due(self.time) {
-            if let Err(error) = self.commit() {
+            if let Err(error) = self.start_commit() {
                 log::debug!("{error}");
             }
         } else if self.background.has_replaced {
@@ -529,7 +531,7 @@ impl PackStore {
     pub(super) fn commit_all(&mut self) -> Result<bool, StoreError> {
         // Once copies are durable, what they were copied from is noted as gaps.
         for _ in 0..2 {
-            self.commit()?;
+            self.commit_now()?;
         }
         Ok(self.uncommitted() == 0 && self.pending.is_empty())
     }

@@ -20,7 +20,9 @@ impl PackStore {
     /// Whether there will be more room without anything being dropped.
     pub(super) fn is_space_coming(&self) -> bool {
         // Gaps that are noted join others, and take less room in a checkpoint. A copy gives much back, but not soon.
-        self.pending.gives_space() && !self.pending.is_held_up(self.time)
+        let committing = self.committing.as_ref();
+        committing.is_some_and(|it| it.gives_space())
+            || self.pending.gives_space() && !self.pending.is_held_up(self.time)
             || !self.space.is_halved && (self.gaps.are_waiting() || self.wants_moving())
     }
 
@@ -80,6 +82,10 @@ impl PackStore {
         if self.is_read_only {
             return Err(StoreError::ReadOnly);
         }
+        if self.lacks(len) > 0 {
+            // What it gives back need not be gained by dropping more.
+            self.finish_commit()?;
+        }
         let mut vain = 0;
         for _ in 0..ROUNDS_MAX {
             if self.punch_until_fits(len) {
@@ -132,7 +138,7 @@ impl PackStore {
                 return Err(error);
             }
         }
-        self.commit()?;
+        self.commit_now()?;
         Ok(count)
     }
 
