@@ -85,7 +85,7 @@ pub(super) struct Committing {
     /// Of which notes were written.
     noted: Vec<Stretch>,
     /// Copies that were written.
-    moves: Vec<Move>,
+    pub moves: Vec<Move>,
     /// What is to be gaps then.
     moved: Vec<Stretch>,
 }

@@ -48,9 +48,21 @@ struct Known {
     terms: BTreeMap<BlockId, Vec<Terms>>,
 }
 
+/// What a commit that is under way makes durable.
+#[derive(Default)]
+struct Committing {
+    waiting: Vec<BlockId>,
+    removed: Vec<BlockId>,
+    pinned: Vec<BlockId>,
+    unpinned: Vec<BlockId>,
+    /// How many of the terms of each block had been said when it began.
+    terms: BTreeMap<BlockId, usize>,
+}
+
 /// A pack's life, as known from outside.
 #[derive(Default)]
 struct History {
+    committing: Option<Committing>,
     /// Everything that was ever put.
     put: BTreeMap<BlockId, Block>,
     /// What is not yet durable.
@@ -80,8 +92,45 @@ impl History {
         self.known.terms.entry(id).or_default().extend(terms);
     }
 
+    /// A commit has begun; perhaps it is under way.
+    fn begin_commit(&mut self) {
+        let terms = self.known.terms.iter();
+        self.committing = Some(Committing {
+            waiting: std::mem::take(&mut self.waiting),
+            removed: std::mem::take(&mut self.removed),
+            pinned: std::mem::take(&mut self.pinned),
+            unpinned: std::mem::take(&mut self.unpinned),
+            terms: terms.map(|(&id, terms)| (id, terms.len())).collect(),
+        });
+    }
+
+    /// It has ended.
+    fn end_commit(&mut self) {
+        let Some(done) = self.committing.take() else {
+            return;
+        };
+        let known = &mut self.known;
+        known.must.extend(done.waiting);
+        known.gone.extend(done.removed);
+        known.pinned.extend(done.pinned);
+        known.unpinned.extend(done.unpinned);
+        for (id, said) in done.terms {
+            if let Some(terms) = known.terms.get_mut(&id) {
+                terms.drain(..said.saturating_sub(1));
+            }
+        }
+    }
+
+    /// A block, or a pin, is no longer what it was when a commit began.
+    fn forget(&mut self, list: fn(&mut Committing) -> &mut Vec<BlockId>, id: &BlockId) {
+        if let Some(committing) = &mut self.committing {
+            list(committing).retain(|it| it != id);
+        }
+    }
+
     /// All that was done is durable.
     fn handle_commit(&mut self) {
+        self.end_commit();
         let known = &mut self.known;
         known.must.extend(self.waiting.drain(..));
         known.gone.extend(self.removed.drain(..));
@@ -99,6 +148,7 @@ impl History {
         pins: &BTreeSet<BlockId>,
         terms: BTreeMap<BlockId, Vec<Terms>>,
     ) {
+        self.committing = None;
         for list in [
             &mut self.waiting,
             &mut self.removed,
@@ -130,6 +180,8 @@ struct Torture {
     replacements: u64,
     /// Checkpoints between whose slices the pack was written to.
     amid_changes: u64,
+    /// Commits that ended beside.
+    ended_beside: u64,
 }
 
 pub fn open_on(image: &Image, log: &Rc<RefCell<Log>>, capacity: u64) -> PackStore {
@@ -308,7 +360,13 @@ impl Torture {
     }
 
     /// Does something with the store, and notes what is known then.
-    fn act(&mut self, store: &mut PackStore, history: &mut History, full: bool) {
+    fn act(
+        &mut self,
+        store: &mut PackStore,
+        log: &Rc<RefCell<Log>>,
+        history: &mut History,
+        full: bool,
+    ) {
         let held: Vec<BlockId> = history
             .put
             .keys()
@@ -333,6 +391,7 @@ impl Torture {
                 assert!(store.remove(&id).expect("the disk is sound"));
                 history.known.must.remove(&id);
                 history.waiting.retain(|waiting| *waiting != id);
+                history.forget(|it| &mut it.waiting, &id);
                 history.removed.push(id);
             }
             (11, Some(id)) => {
@@ -352,18 +411,26 @@ impl Torture {
                     .expect("the disk is sound");
                 history.known.unpinned.remove(&root);
                 history.unpinned.retain(|unpinned| *unpinned != root);
+                history.forget(|it| &mut it.unpinned, &root);
                 history.pinned.push(root);
             }
             (14, Some(root)) => {
                 store.remove_pin(&root).expect("the disk is sound");
                 history.known.pinned.remove(&root);
                 history.pinned.retain(|pinned| *pinned != root);
+                history.forget(|it| &mut it.pinned, &root);
                 history.unpinned.push(root);
             }
             (15..18, Some(_)) => {
-                let before = store.committed;
+                let (before, was_committing) = (store.committed, store.is_committing());
                 for _ in 0..=self.rng.below(8) {
                     store.work();
+                }
+                if store.is_committing() {
+                    if !was_committing {
+                        history.begin_commit();
+                    }
+                    return;
                 }
                 // It may have committed; what it did not is not known to be durable.
                 if store.pending.is_empty() && store.uncommitted() == 0 {
@@ -372,9 +439,18 @@ impl Torture {
                     history.known.must.extend(history.waiting.drain(..));
                 }
             }
+            (_, Some(_)) if store.is_committing() => {
+                self.ended_beside += 1;
+                log.borrow_mut().may_end = true;
+                store.poll_commit().expect("the disk is sound");
+                history.end_commit();
+            }
             (_, Some(_)) => {
                 store.begin_commit().expect("the disk is sound");
-                history.handle_commit();
+                match store.is_committing() {
+                    true => history.begin_commit(),
+                    false => history.handle_commit(),
+                }
             }
         }
     }
@@ -390,6 +466,7 @@ impl Torture {
             let log: Rc<RefCell<Log>> = Rc::default();
             log.borrow_mut().is_holeless = is_holeless;
             log.borrow_mut().entries_per_slice = Some(1 + self.rng.below(6));
+            log.borrow_mut().syncs_beside = self.rng.below(2) == 0;
             let mut store = open_recorded(&image, &log);
             store.background.checkpoint_after = 3 + self.rng.below(8);
             store.background.copy_step = 1 + self.rng.below(4000);
@@ -407,7 +484,7 @@ impl Torture {
             history.handle_opening(&found, &pins_of(&store), terms);
             history.note(log.borrow().ops.len());
             for _ in 0..if full { 4 } else { 4 + self.rng.below(40) } {
-                self.act(&mut store, &mut history, full);
+                self.act(&mut store, &log, &mut history, full);
                 history.note(log.borrow().ops.len());
             }
             drop(store);
@@ -463,6 +540,7 @@ fn no_loss_of_power_loses_what_was_acknowledged() {
         doubts_max: DOUBTS_MAX[0],
         replacements: 0,
         amid_changes: 0,
+        ended_beside: 0,
     };
     let thorough = torture.samples;
     // States of packs that were gone through thoroughly.
@@ -488,9 +566,10 @@ fn no_loss_of_power_loses_what_was_acknowledged() {
     }
     println!(
         "{} states of {runs} packs, {full_states} with full blocks; {} times a copy took the pack's place; {} \
-         checkpoints while the pack was written to",
-        torture.states, torture.replacements, torture.amid_changes
+         checkpoints while the pack was written to; {} commits that ended beside",
+        torture.states, torture.replacements, torture.amid_changes, torture.ended_beside
     );
+    assert!(torture.ended_beside > runs / 10);
     assert!(torture.replacements > 0 && torture.amid_changes > 20);
 }
 

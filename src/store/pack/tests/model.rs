@@ -33,6 +33,8 @@ struct Twins {
     copies: usize,
     /// Records that were copied to the tail.
     moves: u64,
+    /// Commits that ended beside.
+    ended: u64,
     /// Blocks that went, or got other terms, between their copy and the commit.
     changed_moves: u64,
     store: PackStore,
@@ -46,6 +48,9 @@ struct Twins {
     /// What it must have after a crash, and what it may have besides.
     durable: BTreeSet<BlockId>,
     may: BTreeSet<BlockId>,
+    /// What will be durable when the commit that is under way has ended, and what has come to `may` since it began.
+    committing: Option<BTreeSet<BlockId>>,
+    may_since: BTreeSet<BlockId>,
     pins: BTreeSet<BlockId>,
     /// What is marked: after an opening, nobody knows until a marking has ended.
     marked: Option<BTreeSet<BlockId>>,
@@ -57,6 +62,7 @@ fn open(image: &Image, is_holeless: bool, rng: &mut Rng) -> (PackStore, Rc<RefCe
     let log: Rc<RefCell<Log>> = Rc::default();
     log.borrow_mut().is_holeless = is_holeless;
     log.borrow_mut().entries_per_slice = Some(1 + rng.below(60));
+    log.borrow_mut().syncs_beside = rng.below(2) == 0;
     let mut store = open_on(image, &log, CAPACITY);
     store.background.checkpoint_after = 10 + rng.below(100);
     store.background.copy_step = 1 + rng.below(100_000);
@@ -81,6 +87,9 @@ impl Twins {
             model: BTreeMap::new(),
             durable: BTreeSet::new(),
             may: BTreeSet::new(),
+            committing: None,
+            may_since: BTreeSet::new(),
+            ended: 0,
             pins: BTreeSet::new(),
             marked: Some(BTreeSet::new()),
             home: Point(rng.bytes()),
@@ -109,7 +118,7 @@ impl Twins {
             Ok(Put::Written(_)) => {
                 assert!(lacks == 0 && before.is_none());
                 self.model.insert(id, terms);
-                self.may.insert(id);
+                self.doubt(id);
                 true
             }
             Err(StoreError::Full { .. }) => {
@@ -141,8 +150,16 @@ impl Twins {
             marked.remove(id);
         }
         // It may come back after a loss of power.
-        if self.durable.remove(id) {
-            self.may.insert(*id);
+        self.durable.remove(id);
+        self.doubt(*id);
+    }
+
+    /// A block may be there after a loss of power, or not.
+    fn doubt(&mut self, id: BlockId) {
+        self.may.insert(id);
+        self.may_since.insert(id);
+        if let Some(committing) = &mut self.committing {
+            committing.remove(&id);
         }
     }
 
@@ -201,7 +218,7 @@ impl Twins {
         for id in gone {
             self.model.remove(&id);
             self.durable.remove(&id);
-            self.may.insert(id);
+            self.doubt(id);
         }
         if has_evicted {
             self.handle_commit();
@@ -212,16 +229,25 @@ impl Twins {
     /// Does a slice of work, and changes the terms of some of the blocks that it has copied.
     fn work(&mut self, rng: &mut Rng) {
         let before = self.store.pending.moves.len();
+        let was_committing = self.store.is_committing();
         self.store.work();
+        if self.store.is_committing() && !was_committing {
+            self.committing = Some(self.model.keys().copied().collect());
+            self.may_since.clear();
+        }
         if self.store.uncommitted() == 0 && self.store.pending.is_empty() {
             self.handle_commit();
         }
         let moves = &self.store.pending.moves;
         self.moves += moves.len().saturating_sub(before) as u64;
-        let copied = moves.iter().filter_map(|copied| match copied {
-            Move::Block { id, .. } if self.model.contains_key(id) => Some(*id),
-            _ => None,
-        });
+        let committing = self.store.committing.iter().flat_map(|it| &it.moves);
+        let copied = moves
+            .iter()
+            .chain(committing)
+            .filter_map(|copied| match copied {
+                Move::Block { id, .. } if self.model.contains_key(id) => Some(*id),
+                _ => None,
+            });
         for id in copied.collect::<Vec<_>>() {
             match rng.below(20) {
                 0..3 => self.keep_until(&id, self.hour + rng.below(40) as u32),
@@ -256,12 +282,44 @@ impl Twins {
     }
 
     fn commit(&mut self) {
-        self.store.begin_commit().expect("the disk is sound");
+        self.store.commit().expect("the disk is sound");
         assert_eq!(self.store.uncommitted(), 0);
         self.handle_commit();
     }
 
+    /// Begins a commit, and leaves it under way if the disk does.
+    fn begin_commit(&mut self) {
+        if self.store.is_committing() {
+            return;
+        }
+        self.committing = Some(self.model.keys().copied().collect());
+        self.may_since.clear();
+        self.store.begin_commit().expect("the disk is sound");
+        self.look_at_commit();
+    }
+
+    /// Lets the disk end what it is at.
+    fn end_commit(&mut self) {
+        self.log.borrow_mut().may_end = true;
+        self.store.poll_commit().expect("the disk is sound");
+        assert!(!self.store.is_committing());
+        self.look_at_commit();
+    }
+
+    /// The commit that was under way has ended, or perhaps not.
+    fn look_at_commit(&mut self) {
+        if self.store.is_committing() {
+            return;
+        }
+        if let Some(durable) = self.committing.take() {
+            self.durable = durable;
+            self.may = std::mem::take(&mut self.may_since);
+            self.ended += 1;
+        }
+    }
+
     fn handle_commit(&mut self) {
+        self.committing = None;
         self.durable = self.model.keys().copied().collect();
         self.may.clear();
     }
@@ -371,13 +429,14 @@ fn pack_answers_as_a_map_does_through_crashes() {
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
     let mut rng = Rng::new(bytes);
     let (mut full, mut evicted, mut crashes, mut checkpoints, mut copies) = (0, 0, 0, 0, 0);
-    let (mut moves, mut changed_moves) = (0, 0);
+    let (mut moves, mut changed_moves, mut ended) = (0, 0, 0);
     let mut twins = Twins::new(&mut rng);
     for operation in 0..operations {
         if operation % OPERATIONS_PER_PACK == 0 {
             copies += twins.copies;
             moves += twins.moves;
             changed_moves += twins.changed_moves;
+            ended += twins.ended;
             twins = Twins::new(&mut rng);
         }
         let terms = Terms {
@@ -421,7 +480,9 @@ fn pack_answers_as_a_map_does_through_crashes() {
                     twins.work(&mut rng);
                 }
             }
-            (91..94, Some(_)) => twins.commit(),
+            (91, Some(_)) => twins.commit(),
+            (92, Some(_)) => twins.begin_commit(),
+            (93, Some(_)) => twins.end_commit(),
             (94, Some(_)) => {
                 twins.hour += 1;
                 let secs = u64::from(twins.hour) * 3600;
@@ -434,6 +495,7 @@ fn pack_answers_as_a_map_does_through_crashes() {
             (97, Some(_)) => twins.restart(&mut rng),
             (_, Some(_)) => twins.crash(&mut rng, false),
         }
+        twins.look_at_commit();
         let usage = twins.store.usage();
         assert!(usage.used_bytes <= CAPACITY, "{usage:?}");
         assert_eq!(usage.blocks, twins.model.len() as u64);
@@ -442,8 +504,10 @@ fn pack_answers_as_a_map_does_through_crashes() {
     println!(
         "{operations} operations, {full} refused for want of space, {evicted} that others made room for, \
          {crashes} losses of power, {checkpoints} after an opening by a checkpoint, {copies} times a copy took the \
-         pack's place, {moves} records moved to the end, {changed_moves} changed before that was durable"
+         pack's place, {moves} records moved to the end, {changed_moves} changed before that was durable, \
+         {ended} commits that ended beside"
     );
+    assert!(ended > operations / 200);
     assert!(moves > operations / 200 && changed_moves > operations / 2000);
     assert!(full > 0 && evicted > 0 && crashes > 0 && checkpoints > 0 && copies > 0);
 }

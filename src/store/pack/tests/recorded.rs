@@ -21,6 +21,9 @@ pub enum Op {
     SetLen(u64),
     Sync,
     FailedSync,
+    /// A sync beside has begun; its end makes durable what came before this.
+    BeginSync,
+    EndSync,
     SyncName,
     /// Pages that were given back.
     Punch {
@@ -101,6 +104,10 @@ pub struct Log {
     pub is_full: bool,
     /// Whether no page is given back.
     pub fails_to_punch: bool,
+    /// Whether syncs are made beside, and end when they are waited for, or are let.
+    pub syncs_beside: bool,
+    /// Lets the sync that is under way end.
+    pub may_end: bool,
 }
 
 impl Log {
@@ -405,6 +412,29 @@ impl Disk for Recorded {
         result
     }
 
+    fn begin_sync(&mut self) -> Option<io::Result<()>> {
+        if !self.log.borrow().syncs_beside {
+            return Some(self.sync());
+        }
+        let mut log = self.log.borrow_mut();
+        log.may_end = false;
+        log.ops.push(Op::BeginSync);
+        None
+    }
+
+    fn poll_sync(&mut self, is_waited_for: bool) -> Option<io::Result<()>> {
+        let mut log = self.log.borrow_mut();
+        if !is_waited_for && !log.may_end {
+            return None;
+        }
+        let result = log.attempt();
+        log.ops.push(match result {
+            Ok(()) => Op::EndSync,
+            Err(_) => Op::FailedSync,
+        });
+        Some(result)
+    }
+
     fn sync_name(&mut self) -> io::Result<()> {
         let mut log = self.log.borrow_mut();
         log.attempt()?;
@@ -509,13 +539,18 @@ impl<'a> Wreck<'a> {
     fn of(image: &Image, ops: Vec<&'a Op>) -> Wreck<'a> {
         // A sync makes durable what came since the last; what a failed one was to make durable stays in doubt.
         let mut certain = vec![false; ops.len()];
-        let mut since = 0;
+        let (mut since, mut begun) = (0, 0);
         for (i, op) in ops.iter().enumerate() {
-            if matches!(op, Op::Sync) {
-                certain[since..i].fill(true);
+            match op {
+                Op::Sync => certain[since..i].fill(true),
+                Op::EndSync => certain[since..begun].fill(true),
+                _ => {}
             }
-            if matches!(op, Op::Sync | Op::FailedSync) {
-                since = i;
+            match op {
+                Op::Sync | Op::FailedSync => since = i,
+                Op::EndSync => since = begun,
+                Op::BeginSync => begun = i,
+                _ => {}
             }
         }
         let mut wreck = Wreck {
@@ -556,6 +591,7 @@ impl<'a> Wreck<'a> {
                     continue;
                 }
                 Op::Sync | Op::FailedSync | Op::SyncName => continue,
+                Op::BeginSync | Op::EndSync => continue,
                 Op::BeginCopy | Op::Copy(_) | Op::Replace => continue,
             };
             for step in steps {
