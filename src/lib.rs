@@ -13,7 +13,7 @@
 //!           |
 //!  dht   transfer   store      machines; only the pack touches a disk
 //!           |
-//!  block  listing  wire  id  cell  digest  limits  time  timers  rng
+//!  block  listing  wire  id  cell  digest  histogram  limits  time  timers  rng
 //! ```
 //!
 //! Everything below `reactor` is free of I/O, of the clock and of entropy (the pack's disk apart): it is
@@ -25,6 +25,7 @@ pub mod cmd;
 pub mod dht;
 pub mod digest;
 pub mod fetch;
+pub mod histogram;
 pub mod id;
 pub mod keep;
 pub mod limits;

@@ -16,6 +16,7 @@ mod volatile;
 use crate::block::Block;
 use crate::dht::{self, Dht, LocateId, LookupId};
 use crate::fetch::{self, Fetch};
+use crate::histogram::Histogram;
 use crate::id::{BlockId, NodeId, NodeKey, Point};
 use crate::keep::{self, Announcer, Counts, Keep, Pins, Quota, Renewals, Upkeep};
 use crate::limits::*;
@@ -28,6 +29,7 @@ use crate::wire::frame::{Answer, Frame, Hello, PeerRole};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
+use std::time::Duration;
 use verify::Verifier;
 use volatile::Volatile;
 
@@ -189,6 +191,8 @@ pub struct Node<S> {
     refused: BTreeMap<Answer, u64>,
     /// A few, for clients that ask why nobody was reached; one for each IP address and version.
     other_versions: Vec<(SocketAddr, u8)>,
+    /// What the driver said of its steps.
+    steps: Histogram,
     served_blocks: u64,
     stored_blocks: u64,
     outputs: VecDeque<Output>,
@@ -243,6 +247,7 @@ impl<S: Store> Node<S> {
             waiting: BTreeMap::new(),
             refused: BTreeMap::new(),
             other_versions: Vec::new(),
+            steps: Histogram::default(),
             served_blocks: 0,
             stored_blocks: 0,
             outputs: VecDeque::new(),
@@ -422,6 +427,11 @@ impl<S: Store> Node<S> {
         let _ = self.store.commit();
         self.begin_commit();
         self.pump(now);
+    }
+
+    /// The driver took so long from one wait to the next, in which nobody else was heard.
+    pub fn handle_step(&mut self, took: Duration) {
+        self.steps.add(took);
     }
 
     /// The last call: makes the next opening of the store fast.

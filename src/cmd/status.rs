@@ -20,6 +20,9 @@ pub const OPTIONS: &[&Opt] = &[options::METRICS, options::READY];
 /// Keys of the page that may be there several times, or not at all.
 const LISTS: &[&str] = &["address", "other_version"];
 
+/// Keys that are shown only if they are asked for by `-v`; monitors have them always.
+const VERBOSE: &[&str] = &["step_p50", "step_p99"];
+
 /// Prints the peer's page.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
@@ -32,6 +35,10 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     if parsed.has(options::METRICS)? {
         return output::line(&metrics(&Page(&text)).trim_end());
     }
+    let text = match parsed.has(options::VERBOSE)? {
+        true => text,
+        false => without(&text, VERBOSE),
+    };
     let shown = match io::stdout().is_terminal() {
         true => for_people(&Page(&text)),
         false => text.clone(),
@@ -53,6 +60,20 @@ fn page(common: &Common, mut peer: Peer) -> Result<String, Failure> {
     };
     peer.leave();
     Ok(text)
+}
+
+/// The page without the lines of these keys.
+fn without(text: &str, keys: &[&str]) -> String {
+    let is_shown = |line: &&str| {
+        !line
+            .split(' ')
+            .next()
+            .is_some_and(|key| keys.contains(&key))
+    };
+    text.lines()
+        .filter(is_shown)
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
 /// Whether a `serve` runs and has found its network. No private peer is started for that.
@@ -175,6 +196,17 @@ fn for_people(page: &Page<'_>) -> String {
             human(number("tcp_bytes_received") + number("udp_bytes_received"))
         ),
     );
+    if !page.text("step_p99").is_empty() {
+        line(
+            "steps",
+            format!(
+                "{} us at p50, {} us at p99, {} us the longest",
+                number("step_p50"),
+                number("step_p99"),
+                number("slowest_step")
+            ),
+        );
+    }
     let refusals = [
         ("refused_full", "for want of room"),
         ("refused_far", "too far away"),
@@ -251,6 +283,11 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part:?} in {text}");
         }
+        assert!(!text.contains("steps "));
+        let page = "slowest_step 900\nstep_p50 7\nstep_p99 80\n";
+        let steps = "steps       7 us at p50, 80 us at p99, 900 us the longest\n";
+        assert!(for_people(&Page(page)).contains(steps));
+        assert_eq!(without(page, VERBOSE), "slowest_step 900\n");
         assert!(!text.contains("want of room") && !text.contains("disk has failed"));
     }
 }

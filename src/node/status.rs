@@ -7,7 +7,8 @@ use crate::wire::frame::Answer;
 use std::fmt::Write;
 
 impl<S: Store> Node<S> {
-    /// The state of the node in lines of `key value`; sizes in bytes, times in seconds.
+    /// The state of the node in lines of `key value`; sizes in bytes, times in seconds, steps in
+    /// microseconds.
     pub fn status(&self, now: Instant) -> String {
         let usage = self.store.usage();
         let statistics = self.dht.statistics();
@@ -49,6 +50,9 @@ impl<S: Store> Node<S> {
         line("read_only", &u8::from(usage.is_read_only));
         line("halved", &u8::from(usage.is_halved));
         line("uptime_seconds", &now.since(self.started).as_secs());
+        line("slowest_step", &self.steps.longest().as_micros());
+        line("step_p50", &self.steps.quantile(0.5).as_micros());
+        line("step_p99", &self.steps.quantile(0.99).as_micros());
         line("requests_sent", &statistics.requests_sent);
         line("requests_received", &statistics.requests_received);
         line("udp_bytes_sent", &statistics.bytes_sent);

@@ -323,16 +323,20 @@ impl Reactor {
         let mut events = Events::with_capacity(256);
         let mut stop = false;
         self.notify("READY=1");
+        let mut woken = self.clock.now();
         while !stop {
             let deadline = self.drain_outputs();
             self.watch_syncs();
             let now = self.clock.now();
+            self.node.handle_step(now.since(woken));
             let timeout = match deadline {
                 _ if self.has_work() => Duration::ZERO,
                 Some(at) => at.since(now),
                 None => SAVE_PERIOD,
             };
-            match self.poll.poll(&mut events, Some(timeout)) {
+            let polled = self.poll.poll(&mut events, Some(timeout));
+            woken = self.clock.now();
+            match polled {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(failed("wait for events")(error)),
                 Ok(()) => {}
