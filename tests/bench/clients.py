@@ -15,7 +15,7 @@ import sys
 import time
 
 from lab import (
-    ENV, QUIET, STREW, Files, Memory, Pings, Serve, adopt_orphans, cpu_of, cpu_of_children, forget, preload, program,
+    ENV, QUIET, STREW, Echo, Files, Memory, Pings, Serve, adopt_orphans, cpu_of, cpu_of_children, forget, preload, program,
     settle, status, timed, workplace)
 
 FORMS = ("encrypted", "plain")
@@ -25,6 +25,8 @@ MEMORY_MAX = 32
 PING_MAX = 5.0
 STEP_MAX = 2.0
 FIND_NODE_MIN = 170_000
+# Seconds.
+ASKED = 3
 # Enough peers around one for full answers.
 NEIGHBOURS = 24
 
@@ -291,8 +293,12 @@ class Bench:
             while peers[0].status()["contacts"] < NEIGHBOURS:
                 time.sleep(0.2)
             for _ in range(self.runs):
-                rate, size, lost = map(float, timed([*pin[1], self.program, "find-node", peers[0].address, "3"])[1].split())
+                before = cpu_of(peers[0].child.pid)
+                rate, size, lost = self.ask(pin[1], peers[0].address)
                 self.table.add("find node", rate)
+                self.table.add("find node cpu", (cpu_of(peers[0].child.pid) - before) / (rate * ASKED) * 1e6)
+                with Echo(self.program, int(size), pin[0]) as echo:
+                    self.table.add("echo", self.ask(pin[1], echo.address)[0])
         finally:
             for peer in peers:
                 peer.__exit__()
@@ -300,8 +306,15 @@ class Bench:
         rate = self.table.median("find node")
         say("answered in a second", f"{rate:.0f}", f"replies of {size:.0f} bytes", f">= {FIND_NODE_MIN}",
             judged(rate, FIND_NODE_MIN, True))
+        say("CPU time of each", f"{self.table.median('find node cpu'):.1f} us")
+        say("a bare echo of as many bytes, by mio", f"{self.table.median('echo'):.0f}",
+            f"{self.table.ratio('find node', 'echo') * 100:.0f} % of it")
         if lost:
             say("", f"{lost:.0f} lost")
+
+    def ask(self, pin, address):
+        """Requests answered in a second, the bytes of each reply, and requests lost."""
+        return [float(word) for word in timed([*pin, self.program, "find-node", address, str(ASKED)])[1].split()]
 
 
 def report_memory(peak):

@@ -2,8 +2,9 @@
 //!
 //! `ping ADDR...` pings each peer every 2 ms until standard input ends, and prints one line for each: answers, losses,
 //! and the times of the answers at p50, at p99 and at most, in ms. `find-node ADDR SECONDS` keeps 16 requests on
-//! their way, and prints how many were answered in a second, and the bytes of the replies on average. Without
-//! arguments, as under `cargo bench`, it does nothing.
+//! their way, and prints how many were answered in a second, and the bytes of the replies on average. `echo LEN` prints
+//! its address and answers each request with that many bytes and no thought, with the calls and the loop that a peer
+//! has: what the system alone takes. Without arguments, as under `cargo bench`, it does nothing.
 
 #![allow(clippy::unwrap_used)]
 
@@ -237,10 +238,31 @@ fn find_node(addr: &str, seconds: u64) {
     println!("{rate:.0} {} {lost}", received / answered.max(1));
 }
 
+fn echo(len: usize) {
+    let mut socket = mio::net::UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    println!("{}", socket.local_addr().unwrap());
+    let mut poll = mio::Poll::new().unwrap();
+    let mut events = mio::Events::with_capacity(8);
+    let registry = poll.registry();
+    registry
+        .register(&mut socket, mio::Token(0), mio::Interest::READABLE)
+        .unwrap();
+    let mut bytes = [0; 2048];
+    loop {
+        poll.poll(&mut events, None).unwrap();
+        while let Ok((_, from)) = socket.recv_from(&mut bytes) {
+            // The bit that makes a reply.
+            bytes[3] |= 0x80;
+            let _ = socket.send_to(&bytes[..len], from);
+        }
+    }
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("ping") => ping(&args[1..]),
+        Some("echo") => echo(args[1].parse().unwrap()),
         Some("find-node") => find_node(&args[1], args[2].parse().unwrap()),
         _ => {}
     }

@@ -199,6 +199,24 @@ class Pings:
         self.results = [[float(word) for word in line.split()] for line in out.decode().splitlines()]
 
 
+class Echo:
+    """Answers datagrams with as many bytes, and no thought."""
+
+    def __init__(self, program, size, prefix):
+        self.child = subprocess.Popen([*prefix, program, "echo", str(size)], stdout=subprocess.PIPE)
+        RUNNING.append(self.child)
+        self.address = self.child.stdout.readline().decode().strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.child.terminate()
+        self.child.wait()
+        self.child.stdout.close()
+        RUNNING.remove(self.child)
+
+
 def program(name):
     """The path of a benchmark program that cargo has built; None if there is no cargo."""
     cargo = os.environ.get("CARGO", "cargo")
