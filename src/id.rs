@@ -9,9 +9,10 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Point(pub [u8; 32]);
 
-/// The XOR distance between two points, compared as a 256-bit big-endian number.
+/// The XOR distance between two points, compared as a 256-bit number: the upper half, and the lower. As numbers, since
+/// all sorting of contacts compares these.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Distance([u8; 32]);
+pub struct Distance(u128, u128);
 
 /// Who a node is: the SHA-256 of its [`NodeKey`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +36,13 @@ impl NodeKey {
 impl Point {
     /// XOR distance to another point.
     pub fn distance(&self, other: &Point) -> Distance {
-        Distance(std::array::from_fn(|i| self.0[i] ^ other.0[i]))
+        let ((a, b), (c, d)) = (self.halves(), other.halves());
+        Distance(a ^ c, b ^ d)
+    }
+
+    fn halves(&self) -> (u128, u128) {
+        let half = |at| u128::from_be_bytes(std::array::from_fn(|i| self.0[at + i]));
+        (half(0), half(16))
     }
 
     /// Length in bits of the common prefix with another point; 256 if they are the same.
@@ -52,9 +59,9 @@ impl Distance {
 
     /// Number of leading zero bits, 256 for the distance of a point to itself.
     pub fn leading_zeros(&self) -> usize {
-        match self.0.iter().position(|&byte| byte != 0) {
-            Some(i) => i * 8 + self.0[i].leading_zeros() as usize,
-            None => 256,
+        match self.0 {
+            0 => 128 + self.1.leading_zeros() as usize,
+            upper => upper.leading_zeros() as usize,
         }
     }
 }
@@ -112,7 +119,13 @@ macro_rules! hex_formats {
         }
     )*};
 }
-hex_formats!(Point, Distance, NodeId, BlockId, NodeKey);
+hex_formats!(Point, NodeId, BlockId, NodeKey);
+
+impl fmt::Debug for Distance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0 >> 96)
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,9 @@ use std::time::Duration;
 const ACCEPTS_PER_TURN: usize = 16;
 /// Bytes written to one connection in one turn.
 pub(super) const WRITE_BUDGET: usize = 1 << 20;
+/// How long connections are served in one turn, and one of them beyond that: then datagrams are answered before the
+/// rest has its turn.
+const CONNS_BUDGET: Duration = Duration::from_micros(500);
 /// Bytes written to one of those that share a limited rate, at least: a packet.
 const SHARE_MIN: usize = 1400;
 /// Slices given to one system call: a block takes two.
@@ -182,8 +185,8 @@ impl Reactor {
         }
     }
 
-    /// Gives each connection its turn. Those that share a limited rate have equal parts of what it leaves, and another
-    /// one comes first each time.
+    /// Gives each connection its turn, or as many as there is time for. Those that share a limited rate have equal parts
+    /// of what it leaves, and another one comes first each time.
     pub(super) fn serve_conns(&mut self) {
         let now = self.clock.now();
         let allowance = self.up.allowance(now);
@@ -194,8 +197,13 @@ impl Reactor {
         let mut ids: Vec<ConnId> = later.collect();
         ids.extend(self.conns.range(..self.first_writer).map(|(&id, _)| id));
         self.first_writer = ids.get(1).copied().unwrap_or(ConnId(0));
-        for id in ids {
+        for (nth, &id) in ids.iter().enumerate() {
             self.serve_conn(id, share);
+            if self.clock.now().since(now) > CONNS_BUDGET {
+                let next = ids.get(nth + 1).or(ids.first());
+                self.first_writer = next.copied().unwrap_or(ConnId(0));
+                return;
+            }
         }
     }
 

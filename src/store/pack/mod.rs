@@ -87,6 +87,8 @@ pub struct PackStore {
     /// What has been copied already, while a copy is being made.
     copy: Option<Copied>,
     opened: Opened,
+    /// For a block that is read.
+    buffer: Vec<u8>,
     /// Seconds since the Unix epoch.
     time: u64,
     /// Where the next record goes. Invariant: a multiple of [`ALIGN`]; every record below it is whole.
@@ -169,19 +171,20 @@ impl PackStore {
         Ok(self.disk.file_len()? >= end)
     }
 
-    /// The record of this entry with its payload, read from the disk, if it is as it was written.
-    fn read_sound(&self, entry: &Entry) -> io::Result<Option<(Record, Vec<u8>)>> {
-        let mut bytes = vec![0; RECORD_HEADER_LEN + entry.len as usize];
-        let read = self.disk.read_full(&mut bytes, entry.offset)?;
+    /// The record of this entry, read from the disk, if it is as it was written; `bytes` is its header and payload
+    /// then. A buffer that is given again need not be cleared.
+    fn read_sound(&self, entry: &Entry, bytes: &mut Vec<u8>) -> io::Result<Option<Record>> {
+        bytes.resize(RECORD_HEADER_LEN + entry.len as usize, 0);
+        let read = self.disk.read_full(bytes, entry.offset)?;
         let Some(record) = Record::decode(&bytes[..read], &self.id, entry.offset) else {
             return Ok(None);
         };
         let is_as_indexed = read == bytes.len()
             && record.len == entry.len
             && record.block_kind == entry.kind.to_byte();
-        let payload = bytes.split_off(RECORD_HEADER_LEN);
-        let is_sound = is_as_indexed && crc32fast::hash(&payload) == record.payload_crc;
-        Ok(is_sound.then_some((record, payload)))
+        let payload = &bytes[RECORD_HEADER_LEN..];
+        let is_sound = is_as_indexed && crc32fast::hash(payload) == record.payload_crc;
+        Ok(is_sound.then_some(record))
     }
 
     /// The record of this entry, seen through the map, if it is as it was written.
@@ -358,8 +361,11 @@ impl Store for PackStore {
                 continue;
             }
             // Read by a call the first time: what a disk cannot read is an error then, and no signal.
-            match self.read_sound(&entry) {
-                Ok(Some((record, _))) if record.address == id.0 => {
+            let mut bytes = std::mem::take(&mut self.buffer);
+            let read = self.read_sound(&entry, &mut bytes);
+            self.buffer = bytes;
+            match read {
+                Ok(Some(record)) if record.address == id.0 => {
                     let checked = true;
                     self.update(id, Entry { checked, ..entry });
                     return Some((entry.kind, entry.len));

@@ -142,6 +142,7 @@ impl PackStore {
             evictor: Evictor::new(),
             pending: Pending::new(found.stale),
             committing: None,
+            buffer: Vec::new(),
             time: 0,
             tail: found.tail,
             last: found.last,

@@ -428,7 +428,8 @@ impl PackStore {
                 // Another record of the block stands, or it is damaged and set aside.
                 return Ok(!self.damaged.contains_key(&offset) && self.has(&id));
             };
-            let Ok(Some((record, payload))) = self.read_sound(&from) else {
+            let mut bytes = Vec::new();
+            let Ok(Some(record)) = self.read_sound(&from, &mut bytes) else {
                 return Ok(false);
             };
             let now = Record {
@@ -436,7 +437,7 @@ impl PackStore {
                 ..record
             };
             self.grow(now.extent())?;
-            let to = self.append(&now, &payload)?;
+            let to = self.append(&now, &bytes[RECORD_HEADER_LEN..])?;
             self.pending.moves.push(Move::Block { id, from, to });
             return Ok(true);
         }

@@ -106,7 +106,8 @@ impl PackStore {
         let again = id.filter(|_| self.damaged.contains_key(&offset) && !self.is_read_only);
         let again = again.and_then(|id| self.find(&id));
         again.is_some_and(|entry| {
-            entry.offset < self.committed_tail && matches!(self.read_sound(&entry), Ok(Some(_)))
+            entry.offset < self.committed_tail
+                && matches!(self.read_sound(&entry, &mut Vec::new()), Ok(Some(_)))
         })
     }
 
