@@ -470,6 +470,19 @@ pub const SHRINK_RETRY: Duration = Duration::from_secs(1);
 
 // The store.
 
+/// Requests for blocks that wait for the disk at most; the next are answered at once, though the loop waits then.
+pub const COLD_MAX: usize = 1024;
+
+/// Pause between two looks at whether the disk has brought them: shorter than most reads take.
+pub const COLD_PAUSE: Duration = Duration::from_millis(1);
+
+/// How many of them are looked at together: each takes a few microseconds.
+pub const COLD_PER_LOOK: usize = 64;
+
+/// How long the disk is waited for without being asked to read at once: what it brings may be dropped again before it
+/// is looked for, where memory is short.
+pub const COLD_WAIT: Duration = Duration::from_millis(500);
+
 /// Bytes written and not committed at most before a commit is begun whoever waits. Also what an opening pack
 /// re-reads of its end, since only that can be torn.
 pub const UNCOMMITTED_MAX: u64 = 64 << 20;

@@ -6,6 +6,7 @@
 
 mod acks;
 mod check;
+mod cold;
 mod found;
 mod frames;
 mod pins;
@@ -26,6 +27,7 @@ use crate::time::Instant;
 use crate::transfer::{self, ConnId, Origin, Transfer};
 use crate::wire::contact::Contact;
 use crate::wire::frame::{Answer, Frame, Hello, PeerRole};
+use cold::Cold;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -187,6 +189,8 @@ pub struct Node<S> {
     rng: Rng,
     /// A client's block for which there is no room as long as nothing is counted that others have.
     waiting: BTreeMap<ConnId, Block>,
+    /// Who waits for blocks that come from the disk.
+    cold: Cold,
     /// Blocks refused, by reason.
     refused: BTreeMap<Answer, u64>,
     /// A few, for clients that ask why nobody was reached; one for each IP address and version.
@@ -245,6 +249,7 @@ impl<S: Store> Node<S> {
             rng: own_rng,
             dht: Dht::new(now, config.key, dht_config, rng),
             waiting: BTreeMap::new(),
+            cold: Cold::default(),
             refused: BTreeMap::new(),
             other_versions: Vec::new(),
             steps: Histogram::default(),
@@ -393,6 +398,7 @@ impl<S: Store> Node<S> {
             of_store[0],
             of_store[1],
             self.pins_at,
+            self.cold.next_timeout(),
             Some(self.pins.next_recheck()),
             self.verifier.next_scrub(),
             self.has_verifying().then_some(Instant::EPOCH),
@@ -538,6 +544,8 @@ impl<S: Store> Node<S> {
                 self.pins.work(now, &mut self.store);
             } else if let Some(block) = self.keep.poll_renewed() {
                 self.handle_renewed(now, &block);
+            } else if self.cold.next_timeout().is_some_and(|at| at <= now) {
+                self.answer_cold(now);
             } else if self.keep.take_progress() {
                 self.add_waiting(now);
             } else if !self.give_some(now) {
@@ -632,6 +640,7 @@ impl<S: Store> Node<S> {
                 self.next_acks.retain(|&(waiting, _)| waiting != conn);
                 self.putters.remove(&conn);
                 self.waiting.remove(&conn);
+                self.cold.handle_closed(conn);
                 self.verifier.handle_closed(conn);
                 self.pins.handle_closed(conn);
                 let (keep, mut tools) = self.keep_tools(now);

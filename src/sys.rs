@@ -329,6 +329,42 @@ pub fn start_write_back(file: &File, offset: u64, len: u64) {
     let _ = (file, offset, len);
 }
 
+/// Starts reading these bytes into the system's cache, without waiting for them. Only a hint.
+pub fn start_reading(file: &File, offset: u64, len: u64) {
+    #[cfg(target_os = "linux")]
+    if let (Ok(offset), Ok(len)) = (offset.try_into(), len.try_into()) {
+        // SAFETY: takes no pointers; the descriptor is open as long as `file`.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, len, libc::POSIX_FADV_WILLNEED) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, offset, len);
+}
+
+/// Pages that [`is_resident`] looks at most: a block's and two.
+const RESIDENT_PAGES_MAX: usize = 128;
+
+/// Whether the system holds all pages of mapped bytes in memory; true where it does not tell, or they are too many.
+pub fn is_resident(bytes: &[u8]) -> bool {
+    // SAFETY: takes no pointers.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0);
+    if page == 0 || bytes.is_empty() {
+        return true;
+    }
+    let before = bytes.as_ptr() as usize % page;
+    let len = before + bytes.len();
+    let mut pages = [1u8; RESIDENT_PAGES_MAX];
+    if len.div_ceil(page) > pages.len() {
+        return true;
+    }
+    // SAFETY: the pages of these bytes are mapped as long as they are borrowed; `pages` has a byte for each. No byte of
+    // the map is touched.
+    let told = unsafe {
+        let start = bytes.as_ptr().sub(before).cast_mut();
+        libc::mincore(start.cast(), len, pages.as_mut_ptr())
+    };
+    told != 0 || pages.iter().all(|page| page & 1 == 1)
+}
+
 /// Keeps freed memory for the next block instead of giving it back and faulting it in again for each. Costs
 /// at most what was in use at the peak. Only where the allocator is glibc's.
 pub fn keep_freed_memory() {

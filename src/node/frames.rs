@@ -2,7 +2,7 @@
 //! or handed to the machine whose business it is.
 
 use super::{Event, Node, Output};
-use crate::block::{Block, Kind, Role};
+use crate::block::{Block, Kind};
 use crate::id::BlockId;
 use crate::keep;
 use crate::limits::*;
@@ -35,11 +35,7 @@ impl<S: Store> Node<S> {
                     self.transfer.handle_wrong_block(now, conn);
                 }
             },
-            Frame::Get(id) => {
-                if self.give(conn, id).is_none() {
-                    self.transfer.send(conn, &Frame::Absent(id));
-                }
-            }
+            Frame::Get(id) => self.handle_get(now, conn, id),
             Frame::Block { id, kind, payload } => match Block::verify(id, kind, payload) {
                 Ok(block) => {
                     let (fetch, mut tools) = self.fetch_tools(now);
@@ -218,7 +214,7 @@ impl<S: Store> Node<S> {
     }
 
     /// Queues a block from the store, and says of which kind it is; `None` if it is not there, or damaged.
-    fn give(&mut self, conn: ConnId, id: BlockId) -> Option<Kind> {
+    pub(super) fn give(&mut self, conn: ConnId, id: BlockId) -> Option<Kind> {
         let (kind, len) = self.store.check(&id)?;
         let head = BlockHead {
             id,
@@ -249,16 +245,7 @@ impl<S: Store> Node<S> {
                 let (keep, mut tools) = self.keep_tools(now);
                 keep.settle(&mut tools, conn);
             }
-            Frame::Fetch(id) => {
-                let Some(kind) = self.give(conn, id) else {
-                    let (fetch, mut tools) = self.fetch_tools(now);
-                    return fetch.want(&mut tools, conn, id);
-                };
-                if kind.role != Role::Leaf {
-                    let payload = self.store.payload(&id).unwrap_or_default();
-                    self.fetch.handle_given(conn, &id, kind, payload);
-                }
-            }
+            Frame::Fetch(id) => self.handle_get(now, conn, id),
             Frame::Count { root, blocks } => {
                 let (counts, mut tools) = self.counts_tools(now);
                 counts.count(&mut tools, conn, root, blocks);

@@ -188,6 +188,10 @@ impl Store for MemoryStore {
         range.map(|(id, _)| *id).collect()
     }
 
+    fn is_warm(&self, _id: &BlockId) -> bool {
+        true
+    }
+
     fn check(&mut self, id: &BlockId) -> Option<(Kind, u32)> {
         let held = self.blocks.get(id)?;
         Some((held.block.kind(), held.block.payload().len() as u32))

@@ -295,6 +295,10 @@ pub trait Store {
     /// The blocks whose addresses begin so: one, but for addresses that were made to agree.
     fn at_place(&self, place: u64) -> Vec<BlockId>;
 
+    /// Whether all of a block can be read without waiting for the disk, or it is not here; if not, the disk has been
+    /// asked for it. What it has read may be dropped again at any time.
+    fn is_warm(&self, id: &BlockId) -> bool;
+
     /// Kind and length of the block's payload, after its checksum has been compared; to be asked before the
     /// payload is queued to anybody. A damaged block is set aside, reported, and from then on absent. Reads the
     /// whole payload.

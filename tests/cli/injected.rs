@@ -3,6 +3,7 @@
 use crate::harness::*;
 use crate::talker::Talker;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use strew::id::{unhex32, BlockId};
@@ -168,6 +169,32 @@ fn sync_that_takes_long_keeps_nobody_else_waiting() {
     assert!(longest < SYNC / 2, "{longest:?}, the longest of {answers}");
     injection.end();
     kept.expect_sound(2);
+    kept.end();
+}
+
+#[test]
+fn block_that_the_disk_has_to_bring_is_given_even_if_nothing_reads_it_ahead() {
+    let kept = Kept::new().start_again();
+    let pack = std::fs::File::open(kept.peer.dir.join("pack")).expect("it is there");
+    pack.sync_all().expect("synced");
+    for what in [
+        None,
+        Some("fadvise64:error=EINVAL"),
+        Some("mincore:error=ENOMEM"),
+    ] {
+        // SAFETY: takes no pointers.
+        unsafe { libc::posix_fadvise(pack.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        let injection = what.and_then(|what| inject(&kept.peer, what));
+        let addr = kept.peer.addr();
+        let fetch = ["fetch", "-q", "-d", "other", "-p", &addr, &kept.address];
+        assert!(
+            kept.lab.strew(fetch).run().bytes() == content(0),
+            "{what:?}"
+        );
+        if let Some(injection) = injection {
+            injection.end();
+        }
+    }
     kept.end();
 }
 

@@ -117,6 +117,14 @@ pub(super) trait Disk {
     /// These bytes of the file; `None` if they do not all lie below the end that was set.
     fn slice(&self, offset: u64, len: u64) -> Option<&[u8]>;
 
+    /// Whether these bytes of the file can be read without waiting. Only a hint.
+    fn is_warm(&self, _offset: u64, _len: u64) -> bool {
+        true
+    }
+
+    /// Starts to read these bytes, without waiting. Only a hint.
+    fn start_reading(&self, _offset: u64, _len: u64) {}
+
     /// Makes room for an end up to this one, so that to set it cannot fail. The file need not have the bytes yet.
     fn reserve(&mut self, end: u64) -> io::Result<()>;
 
@@ -397,6 +405,14 @@ impl Disk for System {
 
     fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {
         self.map.slice(offset, len)
+    }
+
+    fn is_warm(&self, offset: u64, len: u64) -> bool {
+        self.map.is_resident(offset, len)
+    }
+
+    fn start_reading(&self, offset: u64, len: u64) {
+        sys::start_reading(&self.file, offset, len);
     }
 
     fn reserve(&mut self, end: u64) -> io::Result<()> {

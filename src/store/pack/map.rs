@@ -72,12 +72,19 @@ impl Map {
         // only where nothing counts, and not while a slice lives.
         Some(unsafe { std::slice::from_raw_parts(self.raw.as_ptr().add(offset), len) })
     }
+
+    /// Whether the system holds all pages of these bytes, so that to read them waits for no disk. True where it does not
+    /// say.
+    pub fn is_resident(&self, offset: u64, len: u64) -> bool {
+        self.slice(offset, len).is_none_or(sys::is_resident)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::FileExt;
 
     const CUT: &str = "STREW_TEST_CUT";
@@ -111,6 +118,27 @@ mod tests {
             said.contains(&place) && said.contains("strew verify"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn what_is_not_in_memory_is_told_and_is_when_it_has_been_read() {
+        const LEN: u64 = 300_000;
+        let file = tempfile::tempfile_in(".").unwrap();
+        file.write_all_at(&[7; LEN as usize], 0).unwrap();
+        let map = Map::new(&file, LEN, Path::new("pack")).unwrap();
+        assert!(map.is_resident(0, LEN));
+        assert!(
+            map.is_resident(LEN, 1),
+            "what there is not is not waited for"
+        );
+        file.sync_all().unwrap();
+        // SAFETY: takes no pointers.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        if map.is_resident(5000, 262_144) {
+            return println!("skipped: file system that drops its cache not found");
+        }
+        file.read_exact_at(&mut [0; LEN as usize], 0).unwrap();
+        assert!(map.is_resident(5000, 262_144));
     }
 
     #[test]

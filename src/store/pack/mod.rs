@@ -342,6 +342,17 @@ impl Store for PackStore {
         addresses.filter(|id| index::prefix(id) == place).collect()
     }
 
+    fn is_warm(&self, id: &BlockId) -> bool {
+        self.index.candidates(id).all(|entry| {
+            let len = record::extent(entry.len);
+            let is_warm = self.disk.is_warm(entry.offset, len);
+            if !is_warm {
+                self.disk.start_reading(entry.offset, len);
+            }
+            is_warm
+        })
+    }
+
     fn check(&mut self, id: &BlockId) -> Option<(Kind, u32)> {
         // Almost always none or one. One with another block's header, as few as there are, is passed over.
         let candidates: Vec<Entry> = self.index.candidates(id).collect();
