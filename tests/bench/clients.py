@@ -21,6 +21,7 @@ from lab import (
 FORMS = ("encrypted", "plain")
 CPU_MAX = 2.6
 SMALL_MAX = 0.3
+AGAIN_MIN = 0.45
 MEMORY_MAX = 32
 PING_MAX = 5.0
 STEP_MAX = 2.0
@@ -191,6 +192,30 @@ class Bench:
         took = self.table.median("fetch small")
         say("fetch, from start to end, synced", seconds(took), "", f"<= {SMALL_MAX} s", judged(took, SMALL_MAX))
 
+    def again(self):
+        """A fetch that goes on from all but the last MiB: what it takes to verify what is there."""
+        client, out = self.path("client"), self.path("out")
+        with Serve(self.path("peer")) as serve:
+            for form in FORMS:
+                plain = ["--plain"] if form == "plain" else []
+                _, address = timed(
+                    [STREW, "share", "-d", serve.directory, "--min-copies", "0", *plain, self.file], **QUIET)
+                for _ in range(self.runs):
+                    shutil.copy(self.file, out + ".part")
+                    os.truncate(out + ".part", (self.size - 1) << 20)
+                    settle(self.directory)
+                    self.openssl(self.file, "openssl before again " + form)
+                    took, _ = timed([STREW, "fetch", "-d", client, "-p", serve.address, "-o", out, address], **QUIET)
+                    self.table.add("again " + form, took)
+                    os.remove(out)
+                    shutil.rmtree(client)
+        shutil.rmtree(self.path("peer"))
+        print(f"\n{self.size} MiB, fetched again where all but 1 MiB is in FILE.part")
+        for form in FORMS:
+            rate = self.table.ratio("openssl before again " + form, "again " + form)
+            say(form, seconds(self.table.median("again " + form)), f"{rate:.2f} x openssl's rate",
+                f">= {AGAIN_MIN}", judged(rate, AGAIN_MIN, True))
+
     def copies(self):
         """A file shared to four peers, each of which keeps a copy."""
         mib = self.size // 4
@@ -330,7 +355,7 @@ def main():
     parser.add_argument("--size", type=int, default=1024, help="MiB")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--directory", default=None, help="where to work, some 6 times the size")
-    rows = ("transfers", "small", "copies", "pings", "find_node")
+    rows = ("transfers", "small", "again", "copies", "pings", "find_node")
     parser.add_argument("rows", nargs="*", help=f"of {', '.join(rows)}; all if none is named")
     options = parser.parse_args()
     for tool in ("openssl", "cmp", "dd", "sync"):
