@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use strew::block::{Block, Form, Kind, Role as BlockRole};
 use strew::id::{BlockId, Point};
 use strew::rng::Rng;
-use strew::store::pack::{Allotment, DirLock, PackStore, Role};
+use strew::store::pack::{run_syncer, Allotment, DirLock, PackStore, Role, SYNC_COMMAND};
 use strew::store::{Claim, Store, Terms};
 
 const BLOCK: usize = 256 << 10;
@@ -115,28 +115,41 @@ fn put_and_commit(runs: usize, mib: usize) {
     );
 }
 
-/// What a commit holds the event loop up for, by what was put since the last.
+/// What a commit takes, by what was put since the last: where the store itself waits for the disk, and where another
+/// process does, as in a peer; and what it then holds the event loop up for. In turns.
 fn commits() {
     for (blocks, count) in [(1, 400), (16, 100)] {
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = open(dir.path(), 64 << 30);
+        let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let mut stores = dirs.each_ref().map(|dir| open(dir.path(), 64 << 30));
+        stores[1].sync_beside().unwrap();
         let mut rng = Rng::new([2; 32]);
-        let mut times: Vec<Duration> = (0..count)
-            .map(|_| {
-                for _ in 0..blocks {
-                    let block = block(&mut rng, vec![7; BLOCK]);
-                    store.put(&block, Terms::default()).unwrap();
-                }
-                let begun = Instant::now();
-                store.begin_commit().unwrap();
-                begun.elapsed()
-            })
-            .collect();
-        println!(
-            "a commit of {blocks} x 256 KiB: {:.2} ms at p50, {:.2} ms at p99",
-            median(&mut times).as_secs_f64() * 1e3,
-            quantile(&mut times, 0.99).as_secs_f64() * 1e3
-        );
+        let (mut times, mut held) = ([Vec::new(), Vec::new()], Vec::new());
+        for nth in 0..2 * count {
+            let store = &mut stores[nth % 2];
+            for _ in 0..blocks {
+                let block = block(&mut rng, vec![7; BLOCK]);
+                store.put(&block, Terms::default()).unwrap();
+            }
+            let begun = Instant::now();
+            store.begin_commit().unwrap();
+            if nth % 2 == 1 {
+                held.push(begun.elapsed());
+            }
+            store.commit().unwrap();
+            times[nth % 2].push(begun.elapsed());
+        }
+        let [inside, beside] = &mut times;
+        for (what, times) in [
+            ("waited for", inside),
+            ("beside", beside),
+            ("beside, for the loop", &mut held),
+        ] {
+            println!(
+                "a commit of {blocks} x 256 KiB, {what}: {:.2} ms at p50, {:.2} ms at p99",
+                median(times).as_secs_f64() * 1e3,
+                quantile(times, 0.99).as_secs_f64() * 1e3
+            );
+        }
     }
 }
 
@@ -389,6 +402,9 @@ fn slices_at_a_million() {
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
+    if args.get(1).is_some_and(|arg| arg == SYNC_COMMAND) {
+        return run_syncer().unwrap();
+    }
     let option = |name: &str, default: usize| {
         let at = args.iter().position(|arg| arg == name);
         at.map_or(default, |at| args[at + 1].parse().unwrap())
