@@ -625,6 +625,13 @@ pub const LEAVES_PER_STEP: usize = 8;
 /// How long each closer holder of a block that is short of copies has to see to it before this one does.
 pub const TURN: Duration = Duration::from_secs(300);
 
+/// How long a block of which few copies are missing is left as it is, before turns are taken: some of those who left
+/// come back.
+pub const GRACE: Duration = Duration::from_secs(0);
+
+/// How few: one in so many of those that are wanted.
+pub const GRACE_PART: usize = 8;
+
 /// Blocks short of copies whose turn is waited for at most. What is beyond is seen at the next look.
 pub const TURNS_MAX: usize = 65_536;
 

@@ -579,8 +579,7 @@ impl<S: Store> Node<S> {
     /// Hands on what upkeep wants to be given to others, and what came of it; false if there is nothing.
     fn give_some(&mut self, now: Instant) -> bool {
         if let Some((block, holders)) = self.keep.poll_given() {
-            let (upkeep, mut tools) = self.upkeep_tools(now);
-            upkeep.handle_given(&mut tools, &block, &holders);
+            self.upkeep.handle_given(&block, &holders);
             return true;
         }
         if !self.keep.may_give() {

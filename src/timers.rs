@@ -60,6 +60,16 @@ impl<K: Copy + Ord> Timers<K> {
     pub fn is_set(&self, key: K) -> bool {
         self.deadlines.contains_key(&key)
     }
+
+    /// The deadline of `key`.
+    pub fn deadline(&self, key: K) -> Option<Instant> {
+        self.deadlines.get(&key).copied()
+    }
+
+    /// How many keys have one.
+    pub fn count(&self) -> usize {
+        self.deadlines.len()
+    }
 }
 
 #[cfg(test)]
@@ -83,5 +93,6 @@ mod tests {
         assert_eq!(timers.pop_expired(at(2)), Some('b'));
         assert_eq!(timers.pop_expired(at(2)), None);
         assert!(timers.is_set('d') && !timers.is_set('a'));
+        assert_eq!((timers.deadline('d'), timers.count()), (Some(at(9)), 1));
     }
 }

@@ -4,9 +4,9 @@
 //! All blocks for which a peer may be one of the K closest lie in one cell around its own id. It goes through that cell
 //! region by region, evenly over the hour: cuts its own blocks there into leaves, compares with each neighbour what that
 //! holds now with what it is remembered to have held ([`memory`], [`talk`]), and so knows the holders of each block
-//! without asking for each. Where there are too few, the closest holder gives the block to those who have been there for
-//! longest ([`judge`]); the next has its turn a while later, when it has asked again. `keep` carries the blocks. Called
-//! by the node.
+//! without asking for each. Where there are too few ([`judge`]), the closest holder has its turn first, the next a while
+//! later: it asks all of the neighbourhood for the block, and gives it to those who have been there for longest if
+//! copies are missing indeed. `keep` carries the blocks. Called by the node.
 
 mod judge;
 mod memory;
@@ -19,12 +19,13 @@ use crate::dht::{LocateId, QueryId};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
 use crate::rng::Rng;
+use crate::store::Held;
 use crate::time::Instant;
 use crate::timers::Timers;
 use crate::wire::contact::{Age, Contact};
 use crate::wire::datagram::Reply;
 use judge::{Near, Survey};
-use memory::Memory;
+use memory::{Map, Memory};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use talk::Talk;
@@ -38,10 +39,8 @@ enum Timer {
     Look,
     /// Do the next slice of the look under way.
     Step,
-    /// Look again at blocks whose turn has come.
+    /// Ask for blocks whose turn has come.
     Turn,
-    /// Be asked again for what is to be given to others.
-    Move,
 }
 
 /// How far the look at a region is.
@@ -102,13 +101,14 @@ pub struct Upkeep {
     queries: BTreeMap<QueryId, NodeId>,
     /// Those who did not answer when they were asked last, at most `UPKEEP_PEERS_MAX`.
     gone: BTreeSet<NodeId>,
-    /// Places of blocks whose turn comes, at most `TURNS_MAX`.
-    turns: BTreeSet<(Instant, u64)>,
-    /// Those whose turn has come and which are asked for again, at most `TURNS_AT_ONCE`.
-    checking: Vec<u64>,
-    asking: Asking<(u64, NodeId)>,
-    /// Places of blocks that are to be given to others, and when that was decided; at most `TURNS_MAX`.
-    moves: VecDeque<(u64, Instant)>,
+    /// Places of blocks that were short at the last look, and when it is this peer's turn; at most `TURNS_MAX`.
+    turns: Timers<u64>,
+    /// Those whose turn has come and for which the neighbourhood is asked, each as a leaf of its own; at most
+    /// `TURNS_AT_ONCE`.
+    checking: BTreeMap<u64, (BlockId, Survey)>,
+    asking: Asking<u64>,
+    /// What is to be given to others, and when that was decided; at most `TURNS_AT_ONCE`.
+    gifts: VecDeque<(Gift, Instant)>,
     /// Blocks that are being given.
     moving: BTreeSet<BlockId>,
     timers: Timers<Timer>,
@@ -136,10 +136,10 @@ impl Upkeep {
             talks: BTreeMap::new(),
             queries: BTreeMap::new(),
             gone: BTreeSet::new(),
-            turns: BTreeSet::new(),
-            checking: Vec::new(),
+            turns: Timers::default(),
+            checking: BTreeMap::new(),
             asking: Asking::default(),
-            moves: VecDeque::new(),
+            gifts: VecDeque::new(),
             moving: BTreeSet::new(),
             timers,
             statistics: Statistics::default(),
@@ -159,7 +159,7 @@ impl Upkeep {
 
     /// Blocks that are short of copies and wait to be given to others, or for their turn.
     pub fn due(&self) -> usize {
-        self.turns.len() + self.checking.len() + self.moves.len() + self.moving.len()
+        self.turns.count() + self.checking.len() + self.gifts.len() + self.moving.len()
     }
 
     /// When to call [`Upkeep::handle_timeout`].
@@ -173,7 +173,7 @@ impl Upkeep {
             Some(Timer::Look) => self.begin_look(tools),
             Some(Timer::Step) => self.step(tools),
             Some(Timer::Turn) => self.begin_check(tools),
-            Some(Timer::Move) | None => {}
+            None => {}
         }
     }
 
@@ -406,43 +406,35 @@ impl Upkeep {
                 continue;
             };
             self.statistics.looked += 1;
-            if verdict.missing() == 0 {
-                continue;
-            }
             let place = survey.held[index].place;
+            let Some(wait) = verdict.wait() else {
+                self.turns.stop(place);
+                continue;
+            };
             self.statistics.short += 1;
-            if verdict.rank == 0 {
-                self.decide(tools, place);
-            } else if self.turns.len() < TURNS_MAX {
-                let at = tools.now + TURN * verdict.rank as u32;
-                self.turns.insert((at, place));
-            }
+            self.take_turn(place, tools.now + wait);
         }
         self.wait_for_turn(tools.now);
         leaf.last()
     }
 
+    /// It is this peer's turn to see to a block then, unless it is before.
+    fn take_turn(&mut self, place: u64, at: Instant) {
+        let is_sooner = self.turns.deadline(place).is_none_or(|before| at < before);
+        if is_sooner && self.turns.count() < TURNS_MAX {
+            self.turns.set(place, at);
+        }
+    }
+
     fn wait_for_turn(&mut self, now: Instant) {
-        if let Some(&(at, _)) = self.turns.first() {
-            if self.checking.is_empty() {
-                self.timers.set(Timer::Turn, at.max(now));
-            }
+        let is_busy = !self.checking.is_empty() || !self.gifts.is_empty();
+        if let Some(at) = self.turns.next().filter(|_| !is_busy) {
+            self.timers.set(Timer::Turn, at.max(now));
         }
     }
 
-    fn decide(&mut self, tools: &Tools<'_>, place: u64) {
-        if self.moves.len() < TURNS_MAX {
-            self.moves.push_back((place, tools.now));
-        }
-    }
-
-    /// What is known of the leaf around a place now; `None` if its blocks are not those for which it was cut, or if
-    /// neighbours are being asked about it: then what is known is not all, and the look decides anew.
+    /// What is known of the leaf around a place; `None` if its blocks are not those for which it was cut.
     fn survey(&self, tools: &Tools<'_>, place: u64) -> Option<Survey> {
-        let is_asked = matches!(self.stage, Stage::Cutting(_) | Stage::Talking);
-        if is_asked && self.region.contains(place) {
-            return None;
-        }
         let leaf = self.memory.leaf(place)?;
         let cell = leaf.cell;
         let held = tools.store.held(cell, LEAF_MAX);
@@ -454,67 +446,63 @@ impl Upkeep {
             .into_iter()
             .filter(|it| !self.gone.contains(&it.id));
         let map = |id: &NodeId| leaf.map(self.memory.number(id)?);
-        let near = near.map(|contact| Near {
-            place: place_of_node(&contact.id),
-            map: map(&contact.id),
-            contact,
-        });
-        Some(Survey {
-            cell,
+        let near = near.map(|it| Near::new(it, map(&it.id)));
+        Some(self.survey_of(tools, held, near.collect()))
+    }
+
+    fn survey_of(&self, tools: &Tools<'_>, held: Vec<Held>, near: Vec<Near>) -> Survey {
+        Survey {
             copies: self.copies,
             own: place_of_node(&tools.dht.id()),
-            near: near.collect(),
+            near,
             held,
-        })
-    }
-
-    /// The same, unless it is the leaf that was surveyed last.
-    fn resurvey(&self, tools: &Tools<'_>, place: u64, last: &mut Option<Survey>) {
-        if !last.as_ref().is_some_and(|it| it.cell.contains(place)) {
-            *last = self.survey(tools, place);
         }
     }
 
-    /// Asks again for some blocks whose turn has come.
+    /// Asks all who live around some blocks whose turn has come whether they have them.
     fn begin_check(&mut self, tools: &mut Tools<'_>) {
-        if !self.checking.is_empty() {
-            return;
-        }
-        let mut survey = None;
-        for _ in 0..TURNS_AT_ONCE {
-            let Some(&(at, place)) = self.turns.first().filter(|(at, _)| *at <= tools.now) else {
+        while self.checking.len() < TURNS_AT_ONCE {
+            let Some(place) = self.turns.pop_expired(tools.now) else {
                 break;
             };
-            self.turns.remove(&(at, place));
-            self.resurvey(tools, place, &mut survey);
-            let Some((survey, verdict)) = survey.as_ref().and_then(|it| it.short(tools.now, place))
-            else {
+            let held = tools.store.held(Cell::around(place, 64), 1);
+            let mut blocks = tools.store.at_place(place).into_iter();
+            let block = blocks.find(|block| !self.moving.contains(block));
+            let Some(block) = block.filter(|_| !held.is_empty()) else {
                 continue;
             };
-            let Some(&block) = tools.store.at_place(place).first() else {
-                continue;
-            };
-            self.checking.push(place);
-            for other in verdict.without.iter().map(|&(nth, _)| &survey.near[nth]) {
-                self.asking
-                    .add(other.contact, block, (place, other.contact.id));
+            let mut contacts = self.closest(tools, place, 2 * K);
+            contacts.retain(|it| !self.gone.contains(&it.id));
+            contacts.sort_unstable_by_key(|it| place_of_node(&it.id) ^ place);
+            contacts.truncate(NEAR);
+            for contact in &contacts {
+                self.asking.add(*contact, block, place);
             }
+            let near = contacts.into_iter().map(|it| Near::new(it, None));
+            let survey = self.survey_of(tools, held, near.collect());
+            self.checking.insert(place, (block, survey));
         }
         self.check(tools);
     }
 
-    /// Asks for what is to be asked for; decides when all is answered.
+    /// Asks for what is to be asked for; decides when all is answered. Who has not answered is none of the neighbourhood.
     fn check(&mut self, tools: &mut Tools<'_>) {
         while self.asking.ask_next(tools, Duration::ZERO) {}
         if !self.asking.is_idle() {
             return;
         }
-        let mut survey = None;
-        for place in std::mem::take(&mut self.checking) {
-            self.resurvey(tools, place, &mut survey);
-            let survey = survey.as_ref();
-            if survey.is_some_and(|it| it.short(tools.now, place).is_some()) {
-                self.decide(tools, place);
+        for (block, mut survey) in std::mem::take(&mut self.checking).into_values() {
+            survey.near.retain(|it| it.map.is_some());
+            let Some(verdict) = survey.judge(tools.now, 0) else {
+                continue;
+            };
+            let gift = Gift {
+                block,
+                copies: verdict.missing(),
+                candidates: verdict.candidates(&survey.near),
+            };
+            if gift.copies > 0 && !gift.candidates.is_empty() {
+                self.gifts.push_back((gift, tools.now));
             }
         }
         self.wait_for_turn(tools.now);
@@ -530,75 +518,43 @@ impl Upkeep {
             Some(Reply::Have(bitmap, ..)) => Some(*bitmap),
             _ => None,
         };
-        let Some((_, answers)) = self.asking.handle_counted(query, bitmap) else {
+        let Some((peer, answers)) = self.asking.handle_counted(query, bitmap) else {
             return false;
         };
-        for ((place, id), has) in answers {
-            if has == Some(true) {
-                self.mark(tools, place, &id);
+        for (place, has) in answers {
+            if let Some((_, survey)) = self.checking.get_mut(&place) {
+                let near = survey.near.iter_mut().find(|it| it.contact.id == peer);
+                if let Some(near) = near {
+                    near.map = has.map(Map::from);
+                }
             }
         }
         self.check(tools);
         true
     }
 
-    /// A neighbour has the block at this place as well.
-    fn mark(&mut self, tools: &mut Tools<'_>, place: u64, id: &NodeId) {
-        let Some(leaf) = self.memory.leaf(place) else {
-            return;
-        };
-        let held = tools.store.held(leaf.cell, LEAF_MAX);
-        let index = held.iter().position(|it| it.place == place);
-        let index = index.filter(|_| leaf.is_as_cut(&held));
-        if let (Some(index), Some(number)) = (index, self.memory.number(id)) {
-            self.memory.mark(place, index, number);
-        }
-    }
-
-    /// The next block to be given to others, if it still is. What was decided a turn ago is asked for again first.
+    /// The next block to be given to others. For what was decided a turn ago they are asked again first.
     pub fn poll_gift(&mut self, tools: &mut Tools<'_>) -> Option<Gift> {
-        let mut survey = None;
-        for _ in 0..TURNS_AT_ONCE {
-            let (place, decided) = self.moves.pop_front()?;
+        let mut next = None;
+        while next.is_none() {
+            let Some((gift, decided)) = self.gifts.pop_front() else {
+                break;
+            };
             if tools.now.since(decided) >= TURN {
-                self.turns.insert((tools.now, place));
-                self.wait_for_turn(tools.now);
-                continue;
+                self.take_turn(place_of(&gift.block), tools.now);
+            } else {
+                self.moving.insert(gift.block);
+                next = Some(gift);
             }
-            self.resurvey(tools, place, &mut survey);
-            let Some((survey, verdict)) = survey.as_ref().and_then(|it| it.short(tools.now, place))
-            else {
-                continue;
-            };
-            let candidates = verdict.candidates(&survey.near);
-            let mut blocks = tools.store.at_place(place).into_iter();
-            let block = blocks.find(|block| !self.moving.contains(block));
-            let Some(block) = block.filter(|_| !candidates.is_empty()) else {
-                continue;
-            };
-            self.moving.insert(block);
-            return Some(Gift {
-                block,
-                copies: verdict.missing(),
-                candidates,
-            });
         }
-        self.timers.set(Timer::Move, tools.now + WORK_PAUSE);
-        None
+        self.wait_for_turn(tools.now);
+        next
     }
 
     /// A block has been given to these.
-    pub fn handle_given(
-        &mut self,
-        tools: &mut Tools<'_>,
-        block: &BlockId,
-        holders: &BTreeSet<NodeId>,
-    ) {
+    pub fn handle_given(&mut self, block: &BlockId, holders: &BTreeSet<NodeId>) {
         if self.moving.remove(block) {
             self.statistics.moved += holders.len() as u64;
-        }
-        for id in holders {
-            self.mark(tools, place_of(block), id);
         }
     }
 }

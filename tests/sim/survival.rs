@@ -295,7 +295,10 @@ impl Survival {
                 let any = |rng: &mut Rng| alive[rng.below(alive.len() as u64) as usize];
                 let seeds = [(); 5].map(|()| private(any(&mut self.rng)));
                 let n = self.world.peers.len();
-                self.world.add_peer(serve(private(n), &seeds))
+                let key = NodeKey(self.rng.bytes());
+                let id = self.world.add_dead(serve(private(n), &seeds), key);
+                self.world.revive(id);
+                id
             }
         };
         let life = self.sessions.draw(&mut self.rng);

@@ -1,13 +1,14 @@
 //! Whether a block has its copies, whose turn it is to see to it, and who is to be given it.
 
 use super::memory::Map;
-use crate::cell::Cell;
+use crate::cell::place_of_node;
 use crate::keep::copies_wanted;
-use crate::limits::{INNER, K, NEWCOMER_FOR};
+use crate::limits::{GRACE, GRACE_PART, INNER, K, NEWCOMER_FOR, TURN};
 use crate::store::Held;
 use crate::time::Instant;
 use crate::wire::contact::{Age, Contact};
 use std::cmp::Reverse;
+use std::time::Duration;
 
 /// Somebody who lives around a leaf.
 pub struct Near {
@@ -19,10 +20,19 @@ pub struct Near {
     pub map: Option<Map>,
 }
 
+impl Near {
+    /// A contact, and what it has.
+    pub fn new(contact: Contact, map: Option<Map>) -> Near {
+        Near {
+            place: place_of_node(&contact.id),
+            contact,
+            map,
+        }
+    }
+}
+
 /// All that is known of the own blocks in one leaf.
 pub struct Survey {
-    /// Where it is.
-    pub cell: Cell,
     /// Copies that a leaf should have.
     pub copies: u8,
     /// The first 8 bytes of the own id.
@@ -69,13 +79,6 @@ impl Survey {
             without: without.collect(),
         })
     }
-
-    /// The same of the block at a place, if it is short of copies.
-    pub fn short(&self, now: Instant, place: u64) -> Option<(&Survey, Verdict)> {
-        let index = self.held.iter().position(|it| it.place == place)?;
-        let verdict = self.judge(now, index)?;
-        (verdict.missing() > 0).then_some((self, verdict))
-    }
 }
 
 /// What is known of one own block.
@@ -96,6 +99,17 @@ impl Verdict {
     /// Copies that are missing.
     pub fn missing(&self) -> usize {
         self.wanted.saturating_sub(self.holders)
+    }
+
+    /// How long this peer waits for others to see to it, from the look on; `None` if no copy is missing. Those who are
+    /// closer come first, and of few copies that are missing some will come back.
+    pub fn wait(&self) -> Option<Duration> {
+        let missing = self.missing();
+        let grace = match missing * GRACE_PART <= self.wanted {
+            true => GRACE,
+            false => Duration::ZERO,
+        };
+        (missing > 0).then(|| grace + TURN * self.rank as u32)
     }
 
     /// Who may be given it: those who are known not to have it and are no newcomers. First those who will stay in the
@@ -143,7 +157,6 @@ mod tests {
             expires: 1,
         };
         Survey {
-            cell: Cell::WHOLE,
             copies: 8,
             own,
             held: vec![held],
@@ -164,10 +177,8 @@ mod tests {
         let others = || all(()).map(|n| near(n, has(n), OLD)).collect();
         assert_eq!(verdict(&survey(5, 1, others())), Some((2, 2)));
         assert_eq!(verdict(&survey(5, 3, others())), Some((10, 2)), "a root");
-        let short = survey(5, 1, others());
-        assert!(short.short(NOW, 0).is_some() && short.short(NOW, 1).is_none());
-        let expired = NOW + std::time::Duration::from_secs(3600);
-        assert!(short.judge(expired, 0).is_none());
+        let expired = NOW + Duration::from_secs(3600);
+        assert!(survey(5, 1, others()).judge(expired, 0).is_none());
         // One that is not of the neighbourhood leaves it to those who are, unless none of them has it.
         let mut crowd: Vec<Near> = (1..30).map(|n| near(n, has(n), OLD)).collect();
         assert_eq!(verdict(&survey(99, 1, others())), None);

@@ -195,16 +195,6 @@ impl Memory {
         }
     }
 
-    /// A neighbour has this one of the own blocks of the leaf around a place as well.
-    pub fn mark(&mut self, place: u64, index: usize, number: Number) {
-        if let Some((_, leaf)) = self.leaves.range_mut(..=place).next_back() {
-            let seen = leaf.seen.iter_mut().find(|it| it.number == number);
-            if let Some(seen) = seen {
-                seen.map |= 1 << index;
-            }
-        }
-    }
-
     /// Bytes that it takes, the nodes of trees as if they were two thirds full.
     #[cfg(test)]
     pub fn bytes(&self) -> usize {
@@ -255,8 +245,7 @@ mod tests {
         }
         assert_eq!(memory.sum(half, one), Some(46));
         assert_eq!(memory.sum(Cell::WHOLE, one), None);
-        memory.mark(9, 4, one);
-        assert_eq!(memory.leaf(9).and_then(|it| it.map(one)), Some(0b10001));
+        assert_eq!(memory.leaf(9).and_then(|it| it.map(one)), Some(1));
         // A leaf that is as it was keeps what is known of it, another does not.
         memory.cut(Cell::around(0, 3), &held(5, 7));
         assert_eq!(memory.sum(half, one), Some(46));
