@@ -625,17 +625,17 @@ pub const LEAVES_PER_STEP: usize = 8;
 /// How long each closer holder of a block that is short of copies has to see to it before this one does.
 pub const TURN: Duration = Duration::from_secs(300);
 
-/// How long a block of which few copies are missing is left as it is, before turns are taken: some of those who left
-/// come back.
-pub const GRACE: Duration = Duration::from_secs(0);
+/// How long turns wait where few copies of a block are missing: some of those who left come back. With a look that comes
+/// last it is still over within two periods.
+pub const GRACE: Duration = Duration::from_secs(2700);
 
-/// How few: one in so many of those that are wanted.
+/// Few copies are one in so many of those that should be there: of 8 one, of fewer none.
 pub const GRACE_PART: usize = 8;
 
 /// Blocks short of copies whose turn is waited for at most. What is beyond is seen at the next look.
 pub const TURNS_MAX: usize = 65_536;
 
-/// Blocks whose turn has come that are looked at again at once.
+/// Blocks whose turn has come, for which the neighbourhood is asked and which are given to others, at once.
 pub const TURNS_AT_ONCE: usize = 64;
 
 /// Of a neighbourhood so many, the closest, are given what is short before others: who is farther off is soon none of
