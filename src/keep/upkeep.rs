@@ -418,7 +418,7 @@ impl Upkeep {
         leaf.last()
     }
 
-    /// It is this peer's turn to see to a block then, unless it is before.
+    /// It is this peer's turn to see to a block then, or before if that has been said.
     fn take_turn(&mut self, place: u64, at: Instant) {
         let is_sooner = self.turns.deadline(place).is_none_or(|before| at < before);
         if is_sooner && self.turns.count() < TURNS_MAX {

@@ -577,6 +577,28 @@ fn what_has_its_copies_and_what_has_expired_moves_nothing_and_who_returns_keeps_
 }
 
 #[test]
+fn nothing_moves_for_who_is_back_within_minutes_nor_from_there() {
+    let trial = Trial {
+        peers: 300,
+        blocks: 3000,
+        role: Role::Leaf,
+        copies: 8,
+        sessions: Sessions::Endless,
+        placing: Placing::Random,
+        lifetime: LIFETIME,
+    };
+    let mut survival = Survival::new(&trial, seed(64));
+    for id in (0..300).step_by(15) {
+        survival.leave(id, true);
+        survival.run_for(secs(120));
+        survival.world.revive(id);
+    }
+    survival.run_for(LOOK_PERIOD * 3 / 2);
+    assert!(survival.sum("upkeep_short") > 0, "it was noticed");
+    assert_eq!(survival.moved(), 0);
+}
+
+#[test]
 #[ignore = "long: make sim"]
 fn million_blocks_and_nothing_changed_cost_less_than_a_kilobyte_a_second() {
     let trial = Trial {

@@ -188,6 +188,20 @@ mod tests {
     }
 
     #[test]
+    fn turns_come_later_only_where_few_copies_are_missing() {
+        let wait = |kind, holders| {
+            let others = (1..20).map(|n| near(n, Some(Map::from(n <= holders)), OLD));
+            let verdict = survey(99, kind, others.collect()).judge(NOW, 0)?;
+            verdict.wait()
+        };
+        assert_eq!(wait(1, 7), None);
+        assert_eq!(wait(1, 6), Some(GRACE + TURN * 6));
+        assert_eq!(wait(1, 5), Some(TURN * 5));
+        assert_eq!(wait(3, 13), Some(GRACE + TURN * 13), "a root");
+        assert_eq!(wait(3, 12), Some(TURN * 12));
+    }
+
+    #[test]
     fn small_network_has_as_many_copies_as_peers() {
         let others = |map| (1..4).map(|n| near(n, map, OLD)).collect();
         assert_eq!(verdict(&survey(9, 1, others(Some(0)))), Some((3, 0)));
