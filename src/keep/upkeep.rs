@@ -275,10 +275,12 @@ impl Upkeep {
         true
     }
 
-    /// The so many closest to a place that are known, those of the table first where both know them; in no order.
+    /// The so many closest to a place that are known, those of the table first where both know them; in no order. Who of
+    /// the table is silent, the table knows.
     fn closest(&self, tools: &Tools<'_>, place: u64, count: usize) -> Vec<Contact> {
         let mut contacts = tools.dht.closest(tools.now, &point(place), count);
-        for contact in &self.around {
+        let around = self.around.iter();
+        for contact in around.filter(|it| !self.gone.contains(&it.id)) {
             if !contacts.iter().any(|it| it.id == contact.id) {
                 contacts.push(*contact);
             }
@@ -471,10 +473,7 @@ impl Upkeep {
             let Some(block) = block.filter(|_| !held.is_empty()) else {
                 continue;
             };
-            let mut contacts = self.closest(tools, place, 2 * K);
-            contacts.retain(|it| !self.gone.contains(&it.id));
-            contacts.sort_unstable_by_key(|it| place_of_node(&it.id) ^ place);
-            contacts.truncate(NEAR);
+            let contacts = self.closest(tools, place, NEAR);
             for contact in &contacts {
                 self.asking.add(*contact, block, place);
             }

@@ -3,7 +3,7 @@
 use super::memory::Map;
 use crate::cell::place_of_node;
 use crate::keep::copies_wanted;
-use crate::limits::{GRACE, GRACE_PART, INNER, K, NEWCOMER_FOR, TURN};
+use crate::limits::{GRACE, GRACE_COPIES, INNER, K, NEWCOMER_FOR, TURN};
 use crate::store::Held;
 use crate::time::Instant;
 use crate::wire::contact::{Age, Contact};
@@ -102,14 +102,13 @@ impl Verdict {
     }
 
     /// How long this peer waits for others to see to it, from the look on; `None` if no copy is missing. Those who are
-    /// closer come first, and of few copies that are missing some will come back.
+    /// closer come first, and while there are many copies some who left may come back.
     pub fn wait(&self) -> Option<Duration> {
-        let missing = self.missing();
-        let grace = match missing * GRACE_PART <= self.wanted {
+        let grace = match self.holders >= GRACE_COPIES {
             true => GRACE,
             false => Duration::ZERO,
         };
-        (missing > 0).then(|| grace + TURN * self.rank as u32)
+        (self.missing() > 0).then(|| grace + TURN * self.rank as u32)
     }
 
     /// Who may be given it: those who are known not to have it and are no newcomers. First those who will stay in the
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_come_later_only_where_few_copies_are_missing() {
+    fn turns_come_later_only_where_there_are_many_copies() {
         let wait = |kind, holders| {
             let others = (1..20).map(|n| near(n, Some(Map::from(n <= holders)), OLD));
             let verdict = survey(99, kind, others.collect()).judge(NOW, 0)?;
@@ -196,9 +195,9 @@ mod tests {
         };
         assert_eq!(wait(1, 7), None);
         assert_eq!(wait(1, 6), Some(GRACE + TURN * 6));
-        assert_eq!(wait(1, 5), Some(TURN * 5));
-        assert_eq!(wait(3, 13), Some(GRACE + TURN * 13), "a root");
-        assert_eq!(wait(3, 12), Some(TURN * 12));
+        assert_eq!(wait(1, 5), Some(GRACE + TURN * 5));
+        assert_eq!(wait(1, 4), Some(TURN * 4));
+        assert_eq!(wait(3, 14), Some(GRACE + TURN * 14), "a root");
     }
 
     #[test]
