@@ -54,7 +54,7 @@ impl Point {
 impl Distance {
     /// The first 64 bits.
     pub fn first(&self) -> u64 {
-        u64::from_be_bytes(std::array::from_fn(|i| self.0[i]))
+        (self.0 >> 64) as u64
     }
 
     /// Number of leading zero bits, 256 for the distance of a point to itself.

@@ -61,11 +61,6 @@ impl<K: Copy + Ord> Timers<K> {
         self.deadlines.contains_key(&key)
     }
 
-    /// The deadline of `key`.
-    pub fn deadline(&self, key: K) -> Option<Instant> {
-        self.deadlines.get(&key).copied()
-    }
-
     /// How many keys have one.
     pub fn count(&self) -> usize {
         self.deadlines.len()
