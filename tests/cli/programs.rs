@@ -19,9 +19,6 @@ fn output_of_a_program_is_shared() {
     // Options of the program are its own.
     let address = run(&["printf", "%s", "--json"]).text();
     assert_eq!(lab.strew(["hash"]).input("--json").run().text(), address);
-    // Nothing follows: standard input is shared.
-    let address = lab.strew(share).input("xyz").run().text();
-    assert_eq!(lab.strew(["hash"]).input("xyz").run().text(), address);
 }
 
 #[test]

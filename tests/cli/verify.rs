@@ -55,6 +55,7 @@ fn sound_pack_is_status_0_and_every_part_is_read_once() {
         blocks(&run.stderr)
     });
     assert_eq!(parts.sum::<u64>(), all);
+    lab.status(&lab.path("empty"), "blocks");
     let empty = lab.strew(["verify", "-d", "empty"]).run();
     empty.expect_status(0);
     assert!(empty.stderr.contains("0 blocks"), "{}", empty.stderr);
