@@ -266,10 +266,12 @@ impl Drawn {
             self.world.run_for(secs(1));
         };
         // Who did not answer is passed over for a while. Who was made up and named everywhere is dropped after three
-        // pings, of which some are sent at a time.
+        // pings, of which some are sent at a time. Who moves, and is cut off before its old address has been found dead,
+        // is known at the new one when it pings those it knows.
         let mut deeds = self.plan.deeds.iter();
-        let is_harmed = deeds.any(|(_, deed)| matches!(deed, Deed::Harm { .. }));
-        self.world.run_for(match is_harmed {
+        let takes_pings = deeds
+            .any(|(_, deed)| matches!(deed, Deed::Harm { .. } | Deed::Return { moves: true, .. }));
+        self.world.run_for(match takes_pings {
             true => PING_AFTER * 2,
             false => UNRESPONSIVE_FOR * 2,
         });
