@@ -106,7 +106,7 @@ fn reopening_gives_back_what_was_committed() {
     drop(store);
 
     let mut store = open(dir.path(), CAPACITY);
-    let held = |usage: Usage| (usage.blocks, usage.payload_bytes);
+    let held = |usage: Usage| (usage.blocks, usage.held);
     assert_eq!(held(store.usage()), held(usage));
     assert_eq!(store.opened().records, 8);
     assert_eq!(

@@ -201,7 +201,14 @@ impl Fetch<'_> {
                 Err(failure) => return Err(give_up(output, failure)),
             };
             match listing.entry(index).kind {
-                Kind::File { .. } => return self.prepare_span(goal, output, listing.span(index)),
+                Kind::File { is_executable, .. } => {
+                    let mut prepared = self.prepare_span(goal, output, listing.span(index))?;
+                    // A part of it could not be executed.
+                    if let (Output::File(file), None) = (&mut prepared.0, &goal.range) {
+                        file.is_executable = is_executable;
+                    }
+                    return Ok(prepared);
+                }
                 Kind::Link { target } => {
                     let (path, target) = (printable(path), printable(target));
                     let message = format!("{id}: {path} is a link to {target}; fetch that");

@@ -6,8 +6,16 @@ use crate::limits::WRITE_BACK_STEP;
 use crate::sys;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+/// Lets all execute a file who may read it.
+fn allow_execution(file: &File) -> io::Result<()> {
+    let mut permissions = file.metadata()?.permissions();
+    let mode = permissions.mode();
+    permissions.set_mode(mode | (mode & 0o444) >> 2);
+    file.set_permissions(permissions)
+}
 
 /// FILE.part, which becomes FILE.
 pub struct FileOutput {
@@ -22,6 +30,8 @@ pub struct FileOutput {
     /// Write-back has been started for everything before.
     written_back: u64,
     force: bool,
+    /// Whoever may read it may execute it.
+    pub is_executable: bool,
 }
 
 impl FileOutput {
@@ -36,6 +46,7 @@ impl FileOutput {
             found: 0,
             written_back: 0,
             force,
+            is_executable: false,
         };
         // A link is not followed: somebody else would choose where the data goes.
         match fs::symlink_metadata(&part.path) {
@@ -109,9 +120,14 @@ impl FileOutput {
 
     /// All bytes are written: the file gets its name, durably.
     pub fn finish(&mut self) -> Result<(), Failure> {
-        let path = self.path.clone();
+        let (path, is_executable) = (self.path.clone(), self.is_executable);
         let file = self.open()?;
-        file.sync_all()
+        let made = if is_executable {
+            allow_execution(file)
+        } else {
+            Ok(())
+        };
+        made.and_then(|()| file.sync_all())
             .map_err(|error| Failure::file(&path, &error))?;
         // Somebody may have made the file meanwhile. A link fails then, where a rename would replace it.
         let renamed = match self.force {

@@ -179,9 +179,11 @@ fn for_people(page: &Page<'_>) -> String {
     line(
         "blocks",
         format!(
-            "{}, {}; {} in {} pinned files",
+            "{}, {}; {} roots, {} nodes; {} in {} pinned files",
             number("blocks"),
             bytes("payload_bytes"),
+            number("roots"),
+            number("nodes"),
             number("pinned_blocks"),
             number("pins")
         ),

@@ -1,6 +1,7 @@
 //! A node's page on itself.
 
 use super::Node;
+use crate::block::Role;
 use crate::store::Store;
 use crate::time::Instant;
 use crate::wire::frame::Answer;
@@ -36,7 +37,10 @@ impl<S: Store> Node<S> {
         line("connections", &peers);
         line("clients", &clients);
         line("blocks", &usage.blocks);
-        line("payload_bytes", &usage.payload_bytes);
+        line("leaves", &usage.held.of(Role::Leaf));
+        line("nodes", &usage.held.of(Role::Node));
+        line("roots", &usage.held.of(Role::Root));
+        line("payload_bytes", &usage.held.payload_bytes);
         line("used_bytes", &usage.used_bytes);
         line("capacity_bytes", &usage.capacity_bytes);
         line("garbage_bytes", &usage.garbage_bytes);

@@ -1,8 +1,8 @@
 //! A store in memory: the same contract as the pack's, and gone with the process.
 
 use super::{
-    Allotment, Claim, Held, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage,
-    Verified,
+    Allotment, Claim, Held, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Sums, Terms,
+    Usage, Verified,
 };
 use crate::block::{Block, Kind};
 use crate::cell::{place_of, Cell};
@@ -37,7 +37,7 @@ pub struct MemoryStore {
     time: u64,
     capacity: u64,
     used: u64,
-    payload_bytes: u64,
+    held: Sums,
     written: Sequence,
     committed: Sequence,
     uncommitted: u64,
@@ -59,7 +59,7 @@ impl MemoryStore {
             time: 0,
             capacity,
             used: 0,
-            payload_bytes: 0,
+            held: Sums::default(),
             written: Sequence::default(),
             committed: Sequence::default(),
             uncommitted: 0,
@@ -85,7 +85,7 @@ impl MemoryStore {
     fn forget(&mut self, held: &Kept) {
         let len = held.block.payload().len() as u64;
         self.used -= charge(len);
-        self.payload_bytes -= len;
+        self.held.remove(held.block.kind(), len);
     }
 
     fn is_protected(&self, held: &Kept) -> bool {
@@ -211,7 +211,7 @@ impl Store for MemoryStore {
             return Err(self.full());
         }
         self.used += charge(len);
-        self.payload_bytes += len;
+        self.held.add(block.kind(), len);
         self.uncommitted += len;
         self.written.0 += 1;
         self.fresh.push(block.id());
@@ -367,7 +367,7 @@ impl Store for MemoryStore {
         let pinned = all.filter(|held| self.is_protected(held));
         Usage {
             blocks: self.blocks.len() as u64,
-            payload_bytes: self.payload_bytes,
+            held: self.held,
             used_bytes: self.used,
             capacity_bytes: self.capacity,
             pins: self.pins.len() as u64,

@@ -6,7 +6,7 @@ pub mod pack;
 
 pub use memory::MemoryStore;
 
-use crate::block::{Block, Kind};
+use crate::block::{Block, Kind, Role};
 use crate::cell::Cell;
 use crate::digest::Digest;
 use crate::id::{BlockId, Point};
@@ -51,8 +51,8 @@ impl Put {
 pub struct Usage {
     /// Blocks that can be read.
     pub blocks: u64,
-    /// Bytes of their payloads.
-    pub payload_bytes: u64,
+    /// What they come to.
+    pub held: Sums,
     /// Bytes of the allotment that are used, overheads included.
     pub used_bytes: u64,
     /// Bytes allotted.
@@ -69,6 +69,34 @@ pub struct Usage {
     pub is_read_only: bool,
     /// Whether the file system cannot take back a part of a file, so that half of the allotment is used.
     pub is_halved: bool,
+}
+
+/// What blocks come to, with more and fewer of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sums {
+    /// Bytes of their payloads.
+    pub payload_bytes: u64,
+    /// How many there are that are leaves, nodes and roots, as in [`Role`].
+    pub by_role: [u64; 3],
+}
+
+impl Sums {
+    /// One more, with so many bytes of payload.
+    pub fn add(&mut self, kind: Kind, len: u64) {
+        self.payload_bytes += len;
+        self.by_role[kind.role as usize] += 1;
+    }
+
+    /// One less.
+    pub fn remove(&mut self, kind: Kind, len: u64) {
+        self.payload_bytes -= len;
+        self.by_role[kind.role as usize] -= 1;
+    }
+
+    /// How many are of this role.
+    pub fn of(&self, role: Role) -> u64 {
+        self.by_role[role as usize]
+    }
 }
 
 /// What keeps a block, as long as it has not expired, when there is no room for all.

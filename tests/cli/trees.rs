@@ -294,6 +294,19 @@ fn one_file_is_taken_by_its_path_and_a_list_costs_no_more_than_the_list() {
     let range = ["--range", "600000-600099", &place];
     assert!(net.run("fetch", &range).run().bytes() == large[600_000..600_100]);
     assert_eq!(net.sum("blocks_given") - before, 3, "with one more leaf");
+    // What the owner may execute can be executed, and a part of it cannot.
+    for (args, is_executable) in [(&[][..], true), (&["--range", "0-4"], false)] {
+        let place = [&format!("{address}/run")];
+        let mut fetch = net.run("fetch", &["-f", "-o", "run"]);
+        fetch = fetch.args(args).args(place);
+        fetch.run().expect_status(0);
+        let mode = fs::metadata(lab.path("run"))
+            .expect("it is there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o111 != 0, is_executable, "{mode:o}");
+    }
+    fs::remove_file(lab.path("run")).expect("removed");
     // What an interrupted fetch has left of a file in a directory is gone on from.
     for len in [100, LEAF + 5, large.len()] {
         lab.file("out.part", &large[..len]);

@@ -340,14 +340,13 @@ impl PackStore {
             self.disk.path().display()
         );
         let committed_tail = self.committed_tail;
-        let (space, payload_bytes, marks) =
-            (&mut self.space, &mut self.payload_bytes, &mut self.marks);
+        let (space, held, marks) = (&mut self.space, &mut self.held, &mut self.marks);
         self.index.retain(|entry| {
             if entry.offset < committed_tail {
                 return Some(entry);
             }
             space.remove(entry.len);
-            *payload_bytes -= u64::from(entry.len);
+            held.remove(entry.kind, u64::from(entry.len));
             marks.forget(&entry);
             None
         });

@@ -37,7 +37,7 @@ pub use opening::Opened;
 pub use syncer::{run as run_syncer, COMMAND as SYNC_COMMAND};
 
 use super::{
-    Claim, Held, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Terms, Usage, Verified,
+    Claim, Held, Hold, Pin, Put, Sequence, Shrunk, Store, StoreError, Sums, Terms, Usage, Verified,
 };
 use crate::block::{Block, Kind};
 use crate::cell::Cell;
@@ -100,7 +100,7 @@ pub struct PackStore {
     write_back_tail: u64,
     written: Sequence,
     committed: Sequence,
-    payload_bytes: u64,
+    held: Sums,
     /// How often all of the pack has been copied: then places in it are others.
     generation: u16,
     is_read_only: bool,
@@ -200,7 +200,7 @@ impl PackStore {
     fn enter(&mut self, id: &BlockId, entry: Entry) {
         self.index.insert(id, entry);
         self.space.add(entry.len);
-        self.payload_bytes += u64::from(entry.len);
+        self.held.add(entry.kind, u64::from(entry.len));
         self.evictor.handle_put(id, entry.terms.expires);
     }
 
@@ -211,7 +211,7 @@ impl PackStore {
                 copy.remove(id, entry);
             }
             self.space.remove(entry.len);
-            self.payload_bytes -= u64::from(entry.len);
+            self.held.remove(entry.kind, u64::from(entry.len));
             self.marks.forget(entry);
         }
     }
@@ -641,7 +641,7 @@ impl Store for PackStore {
     fn usage(&self) -> Usage {
         Usage {
             blocks: self.index.len(),
-            payload_bytes: self.payload_bytes,
+            held: self.held,
             used_bytes: self.space.used(self.places()),
             capacity_bytes: self.space.allotment.capacity,
             damaged: self.damaged.len() as u64,

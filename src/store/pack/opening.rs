@@ -10,7 +10,7 @@ use super::record::{self, BadFileHeader, PackId, FILE_HEADERS_AT, FILE_HEADER_LE
 use super::space::Space;
 use super::{scan, Allotment, DirLock, PackStore};
 use crate::digest::DigestKey;
-use crate::store::{Sequence, StoreError};
+use crate::store::{Sequence, StoreError, Sums};
 use crate::sys::plain;
 use std::io::{self, ErrorKind};
 
@@ -106,10 +106,10 @@ impl PackStore {
         space.look_for_holes(&mut *disk);
         let mut gaps = found.gaps;
         gaps.handle_opening(!space.is_halved);
-        let mut payload_bytes = 0;
+        let mut held = Sums::default();
         for entry in found.index.iter() {
             space.add(entry.len);
-            payload_bytes += u64::from(entry.len);
+            held.add(entry.kind, u64::from(entry.len));
         }
         // Now, as the disk may be full when notes are to be written.
         let places = gaps.len() + 2 * found.pins.len() as u64;
@@ -150,7 +150,7 @@ impl PackStore {
             write_back_tail: found.tail,
             written: Sequence::default(),
             committed: Sequence::default(),
-            payload_bytes,
+            held,
             generation: 0,
             is_read_only: false,
             is_disk_full: false,

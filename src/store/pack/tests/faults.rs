@@ -59,7 +59,7 @@ struct Begun {
 impl Known {
     fn put(&mut self, store: &mut PackStore, block: &Block) {
         let id = block.id();
-        let usage = |store: &PackStore| (store.usage().blocks, store.usage().payload_bytes);
+        let usage = |store: &PackStore| (store.usage().blocks, store.usage().held);
         let before = (store.has(&id), usage(store));
         self.put.insert(id, block.clone());
         match store.put(block, Terms::default()) {

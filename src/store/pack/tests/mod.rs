@@ -266,7 +266,7 @@ fn failed_write_leaves_the_file_as_it_was_and_a_full_disk_is_a_refusal() {
     let ills = Rc::default();
     let mut store = open_ill(&ills, dir.path(), CAPACITY).unwrap();
     put_all(&mut store, &blocks[..2]);
-    let held = |store: &PackStore| (store.usage().blocks, store.usage().payload_bytes);
+    let held = |store: &PackStore| (store.usage().blocks, store.usage().held);
     let before = (held(&store), store.disk.file_len().unwrap());
     for code in [libc::ENOSPC, libc::EDQUOT, libc::EIO] {
         ills.write.set(code);
