@@ -29,7 +29,7 @@ fn rates_are_kept_and_can_be_changed() {
     let lab = Lab::new();
     configure(&lab, "up-rate = 1M\n");
     let source = lab.serve("source", &[]);
-    lab.file("f", &random_bytes(60 << 20, 5));
+    lab.file("f", &random_bytes(80 << 20, 5));
     let share = ["share", "-q", "--min-copies", "0", "-d", "source", "f"];
     let address = lab.strew(share).run().text();
     let addr = source.addr();
@@ -42,7 +42,7 @@ fn rates_are_kept_and_can_be_changed() {
         number(&lab, &source.dir, "tcp_bytes_sent") > 1 << 20
     });
     let mib = (1 << 20) as f64;
-    let slow = sends(5);
+    let slow = sends(10);
     // What commands are told goes over connections as well, some kilobytes.
     assert!(
         (0.95..1.05).contains(&(slow / mib)),
@@ -51,7 +51,7 @@ fn rates_are_kept_and_can_be_changed() {
     configure(&lab, "up-rate = 4M\n");
     kill(source.pid(), libc::SIGHUP);
     await_true("the new rate", || sends(1) > 2.0 * mib);
-    let faster = sends(5);
+    let faster = sends(10);
     assert!(
         (3.8..4.2).contains(&(faster / mib)),
         "{faster} bytes a second"
@@ -122,4 +122,15 @@ fn capacity_and_log_level_are_read_again() {
         .run()
         .text();
     peer.stop();
+}
+
+#[test]
+fn peers_that_are_configured_while_one_runs_are_met() {
+    let lab = Lab::new();
+    let (lone, other) = (lab.serve("lone", &[]), lab.serve("other", &[]));
+    assert_eq!(number(&lab, &lone.dir, "contacts"), 0);
+    configure(&lab, &format!("peer = {}\n", other.addr()));
+    kill(lone.pid(), libc::SIGHUP);
+    lab.await_joined(&lone, 2);
+    lab.await_joined(&other, 2);
 }
