@@ -105,12 +105,15 @@ fn lock(common: &Common, signals: &OwnedFd) -> Result<Option<DirLock>, Failure> 
             Err(error @ LockError::Io(..)) => return Err(in_use(&common.dir, &error)),
             Err(held) => held,
         };
+        // Of one that was killed a child may have the lock still, from its fork until its exec.
         if let LockError::Held {
             role: Some(Role::Serve),
-            ..
+            pid,
         } = held
         {
-            return Err(in_use(&common.dir, &held));
+            if pid.is_none_or(sys::is_alive) {
+                return Err(in_use(&common.dir, &held));
+            }
         }
         if let Some((mut peer, hello)) = Peer::greet(&common.dir, Patience::new(common))? {
             if hello.role != PeerRole::Private {

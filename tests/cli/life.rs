@@ -390,3 +390,20 @@ fn many_clients_at_once_survive_the_death_of_their_peer() {
     );
     serve.stop();
 }
+
+#[test]
+fn serve_waits_for_what_one_that_was_killed_has_left() {
+    let lab = Lab::new();
+    let first = lab.serve("d", &[]);
+    let dir = first.dir.clone();
+    first.kill();
+    // As its child does, which has the lock until it is another program.
+    let lock = fs::File::open(dir.join("lock")).expect("it is there");
+    lock.lock().expect("nobody else has it");
+    let unlocked = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(500));
+        drop(lock);
+    });
+    lab.serve("d", &[]).stop();
+    unlocked.join().expect("it ends");
+}
