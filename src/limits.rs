@@ -388,6 +388,9 @@ pub const PLACE_RETRY: Duration = Duration::from_secs(10);
 /// Blocks that a client may have asked for and not been given at most.
 pub const WANTS_PER_CLIENT: usize = 1024;
 
+/// How often a client that waits for blocks is told what for: as often as somebody wants to read it.
+pub const AWAITING_PERIOD: Duration = Duration::from_millis(250);
+
 /// A block asked of a peer and not there after this long is asked of another as well. As long as none of those
 /// asked sends anything, each next one has half the time of the one before, but not less than [`HEDGE_AFTER_MIN`].
 pub const HEDGE_AFTER: Duration = Duration::from_secs(2);

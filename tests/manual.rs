@@ -382,6 +382,13 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
         ("SETTLED", Frame::Settled(Settled::default())),
         ("PROGRESS", Frame::Progress { placed, holders }),
         ("FETCH", Frame::Fetch(id)),
+        (
+            "AWAITING",
+            Frame::Awaiting {
+                peers: 1,
+                unfound: 2,
+            },
+        ),
         ("MISSING", Frame::Missing { id, reason, asked }),
         ("STATUS", Frame::Status),
         ("TEXT", Frame::Text(text.clone())),

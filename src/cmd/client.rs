@@ -262,7 +262,11 @@ impl Peer {
 
     /// The next frame; waits for it.
     pub fn receive(&mut self) -> Result<Frame, Trouble> {
-        let deadline = self.patience.deadline();
+        self.receive_by(self.patience.deadline())
+    }
+
+    /// The next frame, until then.
+    pub fn receive_by(&mut self, deadline: Instant) -> Result<Frame, Trouble> {
         loop {
             match self.frames.pop_front() {
                 Some(Frame::Bye {

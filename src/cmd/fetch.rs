@@ -131,7 +131,8 @@ struct Fetch<'a> {
 impl Fetch<'_> {
     /// Finds out what the address is, and fetches it. `output` has been made already if it can only be a file.
     fn run(&mut self, goal: Goal, output: Option<Output>) -> Result<(), Failure> {
-        let item = match self.source.item() {
+        let line = &mut self.line;
+        let item = match self.source.item(|more| line.update(0, None, more)) {
             Ok(item) => item,
             Err(failure) => return Err(give_up(output, failure)),
         };
@@ -293,8 +294,7 @@ impl Fetch<'_> {
                 return Ok(());
             }
             self.source.receive()?;
-            let waiting = self.source.decoder().outstanding();
-            let more = format!(", waiting for {waiting} blocks");
+            let more = self.source.awaited();
             self.line.update(self.done, self.total, &more);
         }
     }

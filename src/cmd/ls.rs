@@ -30,7 +30,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
 }
 
 fn list(source: &mut Source, place: &Place) -> Result<(), Failure> {
-    if source.item()? == Item::File {
+    if source.item(|_| {})? == Item::File {
         place.is_file()?;
         let (len, is_executable) = (source.length(), false);
         return output::line(&line(None, Kind::File { len, is_executable }));

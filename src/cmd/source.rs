@@ -10,6 +10,7 @@ use crate::limits::EGRESS_BLOCKS_MAX;
 use crate::listing::{Listing, ListingError, HEAD_SIZE};
 use crate::wire::frame::Frame;
 use std::ops::Range;
+use std::time::Instant;
 
 /// Blocks asked of the peer and not answered at most, however large the buffer: what it queues for a client
 /// before it reads no more from it.
@@ -22,6 +23,10 @@ pub struct Source {
     decoder: Decoder,
     /// Bytes that came with others that were wanted earlier, and their offset.
     ahead: Option<(u64, Vec<u8>)>,
+    /// When the next block must have come; `None` while none is waited for.
+    due: Option<Instant>,
+    /// Peers that have been asked for blocks that are waited for, and those of which no holder is known, as last told.
+    awaiting: (u32, u32),
 }
 
 impl Source {
@@ -35,6 +40,26 @@ impl Source {
             address,
             decoder,
             ahead: None,
+            due: None,
+            awaiting: (0, 0),
+        }
+    }
+
+    /// What is waited for, to be said behind other words.
+    pub fn awaited(&self) -> String {
+        let blocks = |count: u64| match count {
+            1 => "1 block".to_string(),
+            _ => format!("{count} blocks"),
+        };
+        match (self.awaiting, self.decoder.outstanding() as u64) {
+            (_, 0) => String::new(),
+            ((_, unfound), _) if unfound > 0 => {
+                let blocks = blocks(unfound.into());
+                format!(", waiting for {blocks}: no holder found yet")
+            }
+            ((0, _), outstanding) => format!(", waiting for {}", blocks(outstanding)),
+            ((1, _), _) => ", from 1 peer".to_string(),
+            ((peers, _), _) => format!(", from {peers} peers"),
         }
     }
 
@@ -48,14 +73,15 @@ impl Source {
         &mut self.decoder
     }
 
-    /// Fetches the root, which says what the address is of.
-    pub fn item(&mut self) -> Result<Item, Failure> {
+    /// Fetches the root, which says what the address is of, and tells meanwhile what is waited for.
+    pub fn item(&mut self, mut tell: impl FnMut(&str)) -> Result<Item, Failure> {
         loop {
             if let Some(item) = self.decoder.item() {
                 return Ok(item);
             }
             self.ask()?;
             self.receive()?;
+            tell(&self.awaited());
         }
     }
 
@@ -142,11 +168,15 @@ impl Source {
         self.ahead.is_none() && self.decoder.is_done()
     }
 
-    /// Waits for a block that was asked for, if any was.
+    /// Waits for a block that was asked for, if any was, or for news of it.
     pub fn receive(&mut self) -> Result<(), Failure> {
         while self.decoder.outstanding() > 0 {
-            match self.peer.receive() {
+            // Only a block is progress.
+            let due = self.peer.patience.deadline();
+            let due = *self.due.get_or_insert(due);
+            match self.peer.receive_by(due) {
                 Ok(Frame::Block { id, kind, payload }) => {
+                    self.due = None;
                     let block = Block::from_own_peer(id, kind, payload);
                     let handled = self.decoder.handle_block(block);
                     return handled.map_err(|error| self.judge(error));
@@ -157,6 +187,10 @@ impl Source {
                 }
                 Ok(Frame::Failed { status, text }) => {
                     return Err(Failure::new(Status::from_number(status), text));
+                }
+                Ok(Frame::Awaiting { peers, unfound }) => {
+                    self.awaiting = (peers, unfound);
+                    return Ok(());
                 }
                 Ok(_) => {}
                 Err(trouble) => return Err(self.broken_off(trouble)),

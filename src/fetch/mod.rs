@@ -80,6 +80,8 @@ pub struct Fetch {
     next_turn: u64,
     arrivals: VecDeque<Arrival>,
     timers: Timers<Timer>,
+    /// When clients are told what is waited for.
+    tells: Timers<ConnId>,
 }
 
 impl Fetch {
@@ -96,6 +98,27 @@ impl Fetch {
             );
         }
         self.want_for(tools, Asker::Client(client), id);
+        if !self.tells.is_set(client) {
+            self.tells.set(client, tools.now + AWAITING_PERIOD);
+        }
+    }
+
+    /// Tells a client what is waited for, as long as anything is.
+    fn tell(&mut self, tools: &mut Tools<'_>, client: ConnId) {
+        let wants = self.wants.values();
+        let wants = wants.filter(|want| want.askers.contains(&Asker::Client(client)));
+        let (mut peers, mut unfound) = (BTreeSet::new(), None);
+        for want in wants {
+            peers.extend(want.asked.keys().copied());
+            let is_unfound = want.asked.is_empty() && want.holders.is_empty();
+            *unfound.get_or_insert(0) += u32::from(is_unfound);
+        }
+        if let Some(unfound) = unfound {
+            let peers = peers.len() as u32;
+            let frame = Frame::Awaiting { peers, unfound };
+            tools.transfer.send(client, &frame);
+            self.tells.set(client, tools.now + AWAITING_PERIOD);
+        }
     }
 
     /// The node wants a block for its own store. Whoever asks bounds how many; twice is as good as once.
@@ -616,6 +639,9 @@ impl Fetch {
     /// Asks another holder for what is late. Early is harmless.
     pub fn handle_timeout(&mut self, tools: &mut Tools<'_>) {
         let mut is_any_late = false;
+        while let Some(client) = self.tells.pop_expired(tools.now) {
+            self.tell(tools, client);
+        }
         while let Some(Timer::Hedge(id)) = self.timers.pop_expired(tools.now) {
             // Sets the timer again if there is somebody to ask.
             if let Some(want) = self.wants.get_mut(&id) {
@@ -658,7 +684,8 @@ impl Fetch {
 
     /// When to call [`Fetch::handle_timeout`].
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        let all = [self.timers.next(), self.tells.next()];
+        all.into_iter().flatten().min()
     }
 
     /// Panics if a limit is exceeded; for a driver that looks for faults.

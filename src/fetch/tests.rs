@@ -125,7 +125,7 @@ fn silent_holders_are_given_ever_less_time_down_to_a_bound() {
     let mut pauses = Vec::new();
     for asked in 1..=holders.len() {
         assert_eq!(alone.connects().len(), 1, "after {asked}");
-        let next = alone.fetch.next_timeout().expect("the next is due");
+        let next = alone.fetch.timers.next().expect("the next is due");
         pauses.push(next.since(alone.now));
         alone.pass(next.since(alone.now));
     }
@@ -164,7 +164,7 @@ fn holder_silent_about_one_block_is_asked_last_for_another_and_not_waited_for() 
     // With nobody else left it is asked after all, and for a moment only.
     alone.pass(HEDGE_AFTER / 2);
     assert!(asked(&alone, 1));
-    let next = alone.fetch.next_timeout().expect("the next is due");
+    let next = alone.fetch.timers.next().expect("the next is due");
     assert_eq!(next.since(alone.now), HEDGE_AFTER_MIN);
 }
 

@@ -226,6 +226,9 @@ pub enum Frame {
     Progress { placed: u64, holders: u32 },
     /// Asks for a block from wherever it is.
     Fetch(BlockId),
+    /// What blocks asked for by FETCH are waited for: so many peers that have been asked for some, so many blocks of
+    /// which no holder is known yet.
+    Awaiting { peers: u32, unfound: u32 },
     /// The block is nowhere to be had; how many peers answered.
     Missing {
         id: BlockId,
@@ -352,6 +355,7 @@ const UNPINNED: u8 = 52;
 const PINS: u8 = 53;
 const COUNT: u8 = 54;
 const COUNTED: u8 = 55;
+const AWAITING: u8 = 56;
 
 /// The head of a payload frame with `len` bytes of payload, at most [`BLOCK_SIZE_MAX`].
 pub fn payload_head(frame: PayloadFrame, id: &BlockId, kind: Kind, len: usize) -> PayloadHead {
@@ -472,6 +476,11 @@ impl Frame {
                 out.extend_from_slice(&holders.to_be_bytes());
             }
             Frame::Fetch(id) => put_id(out, FETCH, id),
+            Frame::Awaiting { peers, unfound } => {
+                out.push(AWAITING);
+                out.extend_from_slice(&peers.to_be_bytes());
+                out.extend_from_slice(&unfound.to_be_bytes());
+            }
             Frame::Missing { id, reason, asked } => {
                 put_id(out, MISSING, id);
                 out.push(*reason as u8);
@@ -641,6 +650,10 @@ impl Frame {
                 holders: reader.u32()?,
             },
             FETCH => Frame::Fetch(BlockId(reader.array()?)),
+            AWAITING => Frame::Awaiting {
+                peers: reader.u32()?,
+                unfound: reader.u32()?,
+            },
             MISSING => Frame::Missing {
                 id: BlockId(reader.array()?),
                 reason: match reader.u8()? {

@@ -204,3 +204,60 @@ fn settings_that_make_no_sense_are_refused_by_every_command() {
         }
     }
 }
+
+#[test]
+fn fetch_says_what_it_waits_for_and_is_not_kept_alive_by_that() {
+    let lab = Lab::new();
+    let source = lab.serve("source", &["--up-rate", "1M"]);
+    let addr = source.addr();
+    let other = lab.serve("other", &["-p", &addr]);
+    lab.await_joined(&other, 2);
+    let file = lab.file("file", &random_bytes(20 << 20, 8));
+    let share = [
+        "share",
+        "-q",
+        "--min-copies",
+        "0",
+        "--copies",
+        "1",
+        "-d",
+        "source",
+    ];
+    let address = lab.strew(share).arg(&file).run().text();
+    other.stop();
+    let fetch = [
+        "fetch",
+        "--progress",
+        "always",
+        "--stall",
+        "2s",
+        "-d",
+        "fetcher",
+    ];
+    let mut run = lab.strew(fetch).args(["-p", &addr, "-o", "out", &address]);
+    let log = std::fs::File::create(lab.path("log")).expect("a log");
+    run.command.stdout(Stdio::null()).stderr(log);
+    let mut fetch = run.start();
+    let said = || std::fs::read_to_string(lab.path("log")).unwrap_or_default();
+    await_true("a fetch under way", || said().contains(", from 1 peer"));
+    kill(source.pid(), libc::SIGSTOP);
+    let status = fetch.wait(Duration::from_secs(20)).expect("it ends");
+    assert_eq!(status.code(), Some(4), "{}", said());
+    assert!(said().contains("no progress for 2 s"), "{}", said());
+
+    // Who is halted is looked for as long as it may answer.
+    let fetch = [
+        "fetch",
+        "--progress",
+        "always",
+        "-d",
+        "fetcher",
+        "-p",
+        &addr,
+    ];
+    let outcome = lab.strew(fetch).args(["-o", "new", &address]).run();
+    kill(source.pid(), libc::SIGCONT);
+    outcome.expect_status(7);
+    let waiting = "waiting for 1 block: no holder found yet";
+    assert!(outcome.stderr.contains(waiting), "{}", outcome.stderr);
+}

@@ -112,6 +112,10 @@ fn one_of_each() -> Vec<Frame> {
             reached: true,
             refusal: Some(Answer::Quota),
         }),
+        Frame::Awaiting {
+            peers: 7,
+            unfound: 0x0102_0304,
+        },
         Frame::Progress {
             placed: 7,
             holders: 3,
