@@ -260,12 +260,18 @@ impl Peer {
         }
     }
 
-    /// The next frame; waits for it.
+    /// The next frame that is progress; waits for it.
     pub fn receive(&mut self) -> Result<Frame, Trouble> {
-        self.receive_by(self.patience.deadline())
+        let deadline = self.patience.deadline();
+        loop {
+            match self.receive_by(deadline)? {
+                Frame::Awaiting { .. } => {}
+                frame => return Ok(frame),
+            }
+        }
     }
 
-    /// The next frame, until then.
+    /// The next frame, whatever it is, until then.
     pub fn receive_by(&mut self, deadline: Instant) -> Result<Frame, Trouble> {
         loop {
             match self.frames.pop_front() {

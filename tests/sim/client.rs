@@ -337,7 +337,7 @@ impl World {
     fn client_hears(&mut self, id: ClientId, frame: Frame) {
         let took = self.now.since(self.clients[id].began);
         let outcome = match (frame, &mut self.clients[id].task) {
-            (Frame::Hello(_) | Frame::Progress { .. }, _) => None,
+            (Frame::Hello(_) | Frame::Progress { .. } | Frame::Awaiting { .. }, _) => None,
             (Frame::Added(block), Task::Share { encoder, .. }) => {
                 encoder.handle_put(block);
                 None
