@@ -4,7 +4,7 @@
 use crate::harness::*;
 use std::fs;
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +19,14 @@ fn held_client(lab: &Lab, dir: &str) -> Process {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    // A shell has its background jobs ignore SIGINT, and whatever they start does so as well.
+    // SAFETY: takes no pointers, and touches nothing that a fork leaves in doubt.
+    unsafe {
+        run.command.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
     let client = run.start();
     let path = lab.path(dir);
     // The other one is who asks for the status.
