@@ -33,8 +33,8 @@ const MEMORY_MAX: u64 = 12 << 10;
 const TRAFFIC_MAX: f64 = 1000.0;
 /// Bytes of the stripped binary.
 const BINARY_MAX: u64 = 3 << 20;
-/// A build from nothing, on two cores.
-const BUILD_MAX: Duration = Duration::from_secs(90);
+/// Processor time of a build from nothing: 90 s of two cores.
+const BUILD_MAX: Duration = Duration::from_secs(180);
 /// From the start of `strew hash` to its end, for a small file.
 const HASH_MAX: Duration = Duration::from_millis(5);
 
@@ -194,6 +194,20 @@ fn cpu_of(pid: u32) -> Duration {
     Duration::from_nanos(nanos.expect("a number"))
 }
 
+/// Processor time of all processes that this one has started, and theirs, and that have ended.
+fn cpu_of_children() -> Duration {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel fills in the value, all of which may be zero.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let time = |it: libc::timeval| {
+        Duration::from_secs(it.tv_sec as u64) + Duration::from_micros(it.tv_usec as u64)
+    };
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
+
 fn number(lab: &Lab, serve: &Serve, key: &str) -> u64 {
     lab.status(&serve.dir, key).parse().expect("a number")
 }
@@ -267,9 +281,10 @@ fn release_is_small_and_soon_built() {
         .current_dir(PathBuf::from(env!("CARGO_MANIFEST_DIR")))
         .status();
     assert!(status.expect("it runs").success());
-    let took = begun.elapsed();
+    let (took, cpu) = (begun.elapsed(), cpu_of_children());
     let binary: &Path = &dir.path().join("release/strew");
     let len = fs::metadata(binary).expect("it is built").len();
-    println!("{len} bytes, built in {took:?}");
-    assert!(len < BINARY_MAX && took < BUILD_MAX);
+    println!("{len} bytes, built in {took:?}, of which processors worked {cpu:?}");
+    // Others share the machine, and have the clock run.
+    assert!(len < BINARY_MAX && cpu < BUILD_MAX);
 }
