@@ -1,6 +1,9 @@
 //! From a stream to frames.
 
+use super::bytes::{ADD, BLOCK, HELLO, HELLO_MAX, PUT, SHARE};
 use super::*;
+use crate::limits::{BLOCK_SIZE_MAX, COPIES_MAX, FRAME_FIELDS_MAX};
+use crate::wire::codec::Reader;
 
 /// Bytes of fields before the payload, for the kinds that carry one.
 fn payload_fields(kind: u8) -> Option<usize> {

@@ -1,7 +1,9 @@
 //! Frames are read back from any cut of the stream, and nothing else is.
 
+use super::bytes::*;
 use super::*;
 use crate::block::{Form, Role};
+use crate::limits::{BLOCK_SIZE_MAX, FRAME_FIELDS_MAX, OFFER_MAX};
 use crate::rng::Rng;
 
 const KIND: Kind = Kind {

@@ -7,6 +7,7 @@ mod damage;
 mod doctored;
 mod faults;
 mod full;
+mod gaps;
 mod holeless;
 mod manual;
 mod model;
