@@ -15,7 +15,7 @@ mod verify;
 mod volatile;
 
 use crate::block::Block;
-use crate::dht::{self, Dht, LocateId, LookupId};
+use crate::dht::{self, Dht, LocateId, Located, LookupId};
 use crate::fetch::{self, Fetch};
 use crate::histogram::Histogram;
 use crate::id::{BlockId, NodeId, NodeKey, Point};
@@ -137,16 +137,7 @@ pub enum Event {
         contacts: Vec<Contact>,
     },
     /// Blocks of a [`Node::locate`] have been located.
-    Located {
-        /// Which.
-        locate: LocateId,
-        /// Which blocks.
-        blocks: Vec<BlockId>,
-        /// All who live around them.
-        contacts: Vec<Contact>,
-        /// Contacts asked for that.
-        asked: usize,
-    },
+    Located(Located),
 }
 
 /// A node over a store.

@@ -22,6 +22,20 @@ const REGION_SIZE: f64 = 1.0;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct LocateId(pub u64);
 
+/// What has been located of the blocks of a call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Located {
+    /// Which call.
+    pub locate: LocateId,
+    /// Which of its blocks.
+    pub blocks: Vec<BlockId>,
+    /// All who live around them, in the order of their ids; the K closest of each block are among them. Most have
+    /// answered, the rest was named by several that have.
+    pub contacts: Vec<Contact>,
+    /// Contacts asked.
+    pub asked: usize,
+}
+
 /// A region that is being enumerated. Never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct RegionId(pub u64);
@@ -208,12 +222,12 @@ impl Dht {
                 self.locates.remove(&enumeration.locate);
             }
         }
-        self.events.push_back(Event::Located {
+        self.events.push_back(Event::Located(Located {
             locate: enumeration.locate,
             blocks: enumeration.blocks,
             contacts,
             asked: enumeration.region.requests(),
-        });
+        }));
     }
 
     /// The requests of an enumeration that has ended hold up no others. Looks at each request on its way.

@@ -36,7 +36,7 @@ use crate::wire::datagram::{Direction, Families, Header, Reply, Request, Start};
 use explore::{Owner, Running};
 use join::Join;
 use locate::{Enumeration, Locate};
-pub use locate::{LocateId, RegionId};
+pub use locate::{LocateId, Located, RegionId};
 use providers::Providers;
 use reach::Reach;
 use requests::{Outstanding, Peers, Purpose};
@@ -111,17 +111,7 @@ pub enum Event {
         answered: usize,
     },
     /// Blocks of a call of [`Dht::locate`] have been located.
-    Located {
-        /// Which call.
-        locate: LocateId,
-        /// Which of its blocks.
-        blocks: Vec<BlockId>,
-        /// All who live around them, in the order of their ids; the K closest of each block are among them. Most have
-        /// answered, the rest was named by several that have.
-        contacts: Vec<Contact>,
-        /// Contacts asked.
-        asked: usize,
-    },
+    Located(Located),
     /// A peer asks to be connected to: do so by TCP, and say the nonce there.
     DialBack {
         /// Where to connect.

@@ -5,7 +5,7 @@
 
 use super::{Asker, Tools};
 use crate::dht::region::Prefix;
-use crate::dht::{LocateId, QueryId};
+use crate::dht::{LocateId, Located, QueryId};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
 use crate::time::Instant;
@@ -163,24 +163,18 @@ impl Holders {
         }
     }
 
-    /// These blocks have been located; the contacts are all around them. Whether it was for this.
-    pub fn handle_located(
-        &mut self,
-        tools: &mut Tools<'_>,
-        locate: LocateId,
-        blocks: &[BlockId],
-        contacts: &[Contact],
-    ) -> bool {
-        let Some((_, rest)) = self.locate.as_mut().filter(|it| it.0 == locate) else {
+    /// Blocks have been located. Whether it was for this.
+    pub fn handle_located(&mut self, tools: &mut Tools<'_>, located: &Located) -> bool {
+        let Some((_, rest)) = self.locate.as_mut().filter(|it| it.0 == located.locate) else {
             return false;
         };
-        for id in blocks {
+        for id in &located.blocks {
             rest.remove(id);
         }
         if rest.is_empty() {
             self.locate = None;
         }
-        let contacts: Rc<[Contact]> = contacts.into();
+        let contacts: Rc<[Contact]> = located.contacts.as_slice().into();
         if let (Some(first), Some(last)) = (contacts.first(), contacts.last()) {
             let bits = match contacts.len() {
                 // They are the whole network.
@@ -197,7 +191,7 @@ impl Holders {
                 self.areas.insert(prefix.first(), area);
             }
         }
-        self.handle_around(blocks, &contacts);
+        self.handle_around(&located.blocks, &contacts);
         self.run(tools);
         true
     }

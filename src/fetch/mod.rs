@@ -12,7 +12,7 @@ mod source;
 mod want;
 
 use crate::block::{Block, Kind};
-use crate::dht::{Dht, LocateId, LookupId, QueryId};
+use crate::dht::{Dht, Located, LookupId, QueryId};
 use crate::id::{BlockId, NodeId};
 use crate::limits::*;
 use crate::time::Instant;

@@ -79,17 +79,11 @@ impl Fetch {
         }
     }
 
-    /// Blocks have been located; the contacts are all around them. False if they are not ours.
-    pub fn handle_located(
-        &mut self,
-        tools: &mut Tools<'_>,
-        locate: LocateId,
-        blocks: &[BlockId],
-        contacts: &[Contact],
-    ) -> bool {
-        let is_ours = self.holders.handle_located(tools, locate, blocks, contacts);
+    /// Blocks have been located. False if they are not ours.
+    pub fn handle_located(&mut self, tools: &mut Tools<'_>, located: &Located) -> bool {
+        let is_ours = self.holders.handle_located(tools, located);
         if is_ours {
-            for id in blocks {
+            for id in &located.blocks {
                 self.handle_sought(tools, *id);
             }
         }

@@ -7,7 +7,7 @@
 use super::ask::Asking;
 use super::locate::Locating;
 use super::Tools;
-use crate::dht::{LocateId, LookupId, QueryId};
+use crate::dht::{Located, LookupId, QueryId};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
 use crate::time::Instant;
@@ -221,22 +221,13 @@ impl Counts {
         true
     }
 
-    /// Blocks have been located; the contacts are all around them. False if they are not ours.
-    pub fn handle_located(
-        &mut self,
-        tools: &mut Tools<'_>,
-        locate: LocateId,
-        blocks: &[BlockId],
-        contacts: &[Contact],
-    ) -> bool {
-        let located = self
-            .locating
-            .handle_located(tools.now, locate, blocks, contacts);
-        let Some(ids) = located else {
+    /// Blocks have been located. False if they are not ours.
+    pub fn handle_located(&mut self, tools: &mut Tools<'_>, located: &Located) -> bool {
+        let Some(ids) = self.locating.handle_located(tools.now, located) else {
             return false;
         };
         for id in ids {
-            self.located(tools, id, contacts);
+            self.located(tools, id, &located.contacts);
         }
         self.run(tools);
         true

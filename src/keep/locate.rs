@@ -2,7 +2,7 @@
 //! known to its owner by a ticket. Used by placing and by counting.
 
 use super::Tools;
-use crate::dht::{LocateId, LookupId};
+use crate::dht::{LocateId, Located, LookupId};
 use crate::id::{BlockId, NodeId};
 use crate::limits::K;
 use crate::time::Instant;
@@ -63,24 +63,23 @@ impl<T: Copy> Locating<T> {
         }
     }
 
-    /// These blocks have been located; the contacts are all around them. The tickets for them; `None` if they are not
-    /// ours.
-    pub fn handle_located(
-        &mut self,
-        now: Instant,
-        locate: LocateId,
-        blocks: &[BlockId],
-        contacts: &[Contact],
-    ) -> Option<Vec<T>> {
-        let waiting = self.locates.get_mut(&locate)?;
+    /// Blocks have been located. The tickets for them; `None` if they are not ours.
+    pub fn handle_located(&mut self, now: Instant, located: &Located) -> Option<Vec<T>> {
+        let Located {
+            locate,
+            blocks,
+            contacts,
+            ..
+        } = located;
+        let waiting = self.locates.get_mut(locate)?;
         if !contacts.is_empty() && contacts.len() < K {
-            self.whole_network = Some((now, contacts.to_vec()));
+            self.whole_network = Some((now, contacts.clone()));
         }
         let (located, rest): (Vec<_>, Vec<_>) = std::mem::take(waiting)
             .into_iter()
             .partition(|(block, _)| blocks.contains(block));
         match rest.is_empty() {
-            true => drop(self.locates.remove(&locate)),
+            true => drop(self.locates.remove(locate)),
             false => *waiting = rest,
         }
         Some(located.into_iter().map(|(_, ticket)| ticket).collect())

@@ -2,7 +2,7 @@
 
 use super::job::{oldest_first, Job, JobId, Owner, Way};
 use super::{drop_own, Keep, Outcome, Timer, Tools, PROGRESS_PERIOD};
-use crate::dht::{LocateId, LookupId, QueryId};
+use crate::dht::{Located, LookupId, QueryId};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
 use crate::store::Hold;
@@ -24,22 +24,13 @@ impl Keep {
         true
     }
 
-    /// Blocks have been located; the contacts are all around them. False if they are not ours.
-    pub fn handle_located(
-        &mut self,
-        tools: &mut Tools<'_>,
-        locate: LocateId,
-        blocks: &[BlockId],
-        contacts: &[Contact],
-    ) -> bool {
-        let located = self
-            .locating
-            .handle_located(tools.now, locate, blocks, contacts);
-        let Some(ids) = located else {
+    /// Blocks have been located. False if they are not ours.
+    pub fn handle_located(&mut self, tools: &mut Tools<'_>, located: &Located) -> bool {
+        let Some(ids) = self.locating.handle_located(tools.now, located) else {
             return false;
         };
         for id in ids {
-            self.located(tools, id, contacts.to_vec());
+            self.located(tools, id, located.contacts.clone());
         }
         self.run(tools);
         true

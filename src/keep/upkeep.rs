@@ -15,7 +15,7 @@ mod talk;
 use super::ask::Asking;
 use super::Tools;
 use crate::cell::{place_of, place_of_node, Cell};
-use crate::dht::{LocateId, QueryId};
+use crate::dht::{LocateId, Located, QueryId};
 use crate::id::{BlockId, NodeId, Point};
 use crate::limits::*;
 use crate::rng::Rng;
@@ -248,17 +248,11 @@ impl Upkeep {
     }
 
     /// Some of what was looked up has been found. False if it is not ours.
-    pub fn handle_located(
-        &mut self,
-        tools: &mut Tools<'_>,
-        locate: LocateId,
-        blocks: &[BlockId],
-        contacts: &[Contact],
-    ) -> bool {
-        let Some((_, rest)) = self.locate.filter(|(id, _)| *id == locate) else {
+    pub fn handle_located(&mut self, tools: &mut Tools<'_>, located: &Located) -> bool {
+        let Some((locate, rest)) = self.locate.filter(|it| it.0 == located.locate) else {
             return false;
         };
-        for contact in contacts {
+        for contact in &located.contacts {
             let is_known = self.around.iter().any(|it| it.id == contact.id);
             if self.around.len() < NEIGHBOURS_MAX && !is_known {
                 // For how long others have known it counts only if it is in the table.
@@ -266,7 +260,7 @@ impl Upkeep {
                 self.around.push(Contact { age, ..*contact });
             }
         }
-        let rest = rest.saturating_sub(blocks.len());
+        let rest = rest.saturating_sub(located.blocks.len());
         self.locate = Some((locate, rest)).filter(|_| rest > 0);
         if rest == 0 {
             self.is_located = true;

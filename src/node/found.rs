@@ -37,34 +37,25 @@ impl<S: Store> Node<S> {
                     self.outputs.push_back(Output::Event(event));
                 }
             }
-            dht::Event::Located {
-                locate,
-                blocks,
-                contacts,
-                asked,
-            } => {
+            dht::Event::Located(located) => {
                 let (counts, mut tools) = self.counts_tools(now);
-                if counts.handle_located(&mut tools, locate, &blocks, &contacts) {
+                if counts.handle_located(&mut tools, &located) {
                     return;
                 }
                 let (keep, mut tools) = self.keep_tools(now);
-                if keep.handle_located(&mut tools, locate, &blocks, &contacts) {
+                if keep.handle_located(&mut tools, &located) {
                     return;
                 }
                 let (fetch, mut tools) = self.fetch_tools(now);
-                if fetch.handle_located(&mut tools, locate, &blocks, &contacts) {
+                if fetch.handle_located(&mut tools, &located) {
                     return;
                 }
                 let (upkeep, mut tools) = self.upkeep_tools(now);
-                if upkeep.handle_located(&mut tools, locate, &blocks, &contacts) {
+                if upkeep.handle_located(&mut tools, &located) {
                     return;
                 }
-                self.outputs.push_back(Output::Event(Event::Located {
-                    locate,
-                    blocks,
-                    contacts,
-                    asked,
-                }));
+                self.outputs
+                    .push_back(Output::Event(Event::Located(located)));
             }
             dht::Event::Holder { lookup, contact } => {
                 let (fetch, mut tools) = self.fetch_tools(now);

@@ -13,7 +13,7 @@ use crate::watch::Watch;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use strew::dht::{LocateId, LookupId};
+use strew::dht::{LocateId, Located, LookupId};
 use strew::id::{BlockId, NodeKey, Point};
 use strew::node::{Config, Event, Input, Node, Output};
 use strew::rng::Rng;
@@ -96,16 +96,6 @@ pub struct Found {
     /// When it ended.
     pub at: Instant,
     pub contacts: Vec<Contact>,
-}
-
-/// What has been located of a call for many blocks.
-pub struct Located {
-    pub locate: LocateId,
-    pub blocks: Vec<BlockId>,
-    /// All who live around them.
-    pub contacts: Vec<Contact>,
-    /// Requests that it took.
-    pub asked: usize,
 }
 
 pub enum Happening {
@@ -524,17 +514,7 @@ impl World {
                     let at = self.now;
                     self.found.insert((id, lookup), Found { at, contacts });
                 }
-                Output::Event(Event::Located {
-                    locate,
-                    blocks,
-                    contacts,
-                    asked,
-                }) => self.located.push(Located {
-                    locate,
-                    blocks,
-                    contacts,
-                    asked,
-                }),
+                Output::Event(Event::Located(located)) => self.located.push(located),
                 Output::Event(_) => {}
                 Output::Timeout(next) => {
                     if self.write_some(id) || self.read_some(id) {

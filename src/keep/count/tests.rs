@@ -132,9 +132,14 @@ impl World {
     fn finds(&mut self, found: &[Contact]) {
         let first = self.counts.locating.locates.first_key_value();
         let (&locate, blocks) = first.expect("something is being located");
-        let block = blocks[0].0;
+        let located = Located {
+            locate,
+            blocks: vec![blocks[0].0],
+            contacts: found.to_vec(),
+            asked: 0,
+        };
         self.with(|counts, tools| {
-            assert!(counts.handle_located(tools, locate, &[block], found));
+            assert!(counts.handle_located(tools, &located));
         });
     }
 
