@@ -27,6 +27,8 @@ impl Dht {
         assert!(self.join.seed_addresses().count() <= SEEDS_MAX);
         assert!(self.reach.requesters.len() <= REQUESTERS_MAX);
         assert!(self.refreshes.len() <= BUCKETS + 1);
+        assert!(self.reach.dialers.len() <= DIALERS_MAX);
+        assert!(self.dialers_waited_for() <= DIAL_BACKS_WAITING_MAX);
         self.providers.check();
     }
 

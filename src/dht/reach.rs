@@ -30,7 +30,7 @@ enum State {
 }
 
 /// A peer that may connect to us.
-struct Dialer {
+pub(super) struct Dialer {
     id: NodeId,
     state: State,
     pause: Duration,
@@ -42,7 +42,7 @@ pub(super) struct Reach {
     /// We ask for connections now.
     seeking: bool,
     /// At most DIALERS_MAX, none of them of a network in `networks`.
-    dialers: BTreeMap<SocketAddr, Dialer>,
+    pub(super) dialers: BTreeMap<SocketAddr, Dialer>,
     /// From where somebody has connected since we began to seek.
     networks: BTreeSet<IpAddr>,
     /// Attempts that failed since we began to seek.
@@ -128,10 +128,15 @@ impl Dht {
         self.dialer_due(now, contact.addr);
     }
 
+    /// Dialers that are waited for.
+    pub(super) fn dialers_waited_for(&self) -> usize {
+        let busy = |dialer: &&Dialer| matches!(dialer.state, State::Asked(_) | State::Promised(_));
+        self.reach.dialers.values().filter(busy).count()
+    }
+
     /// Asks a dialer, or counts its promise as broken.
     pub(super) fn dialer_due(&mut self, now: Instant, addr: SocketAddr) {
-        let busy = |dialer: &&Dialer| matches!(dialer.state, State::Asked(_) | State::Promised(_));
-        let waiting = self.reach.dialers.values().filter(busy).count();
+        let waiting = self.dialers_waited_for();
         let Some(dialer) = self.reach.dialers.get_mut(&addr) else {
             return;
         };
@@ -196,7 +201,7 @@ impl Dht {
 
     /// Fewer are waited for: of those whose turn had come meanwhile, who have failed least are asked.
     fn ask_due_dialers(&mut self, now: Instant) {
-        for _ in 0..DIAL_BACKS_WAITING_MAX {
+        while self.dialers_waited_for() < DIAL_BACKS_WAITING_MAX {
             let due = self.reach.dialers.iter();
             let due = due.filter(|(_, dialer)| dialer.state == State::Due);
             let next = due.min_by_key(|(_, dialer)| dialer.pause);
@@ -320,6 +325,7 @@ mod tests {
         events: Vec<Event>,
         /// How often the node was woken.
         wakes: u32,
+        most_waited_for: usize,
     }
 
     impl Scene {
@@ -337,6 +343,7 @@ mod tests {
                 asked: BTreeSet::new(),
                 events: Vec::new(),
                 wakes: 0,
+                most_waited_for: 0,
             }
         }
 
@@ -404,6 +411,8 @@ mod tests {
                         self.now = self.now.max(next);
                         self.node.handle_timeout(self.now);
                         self.wakes += 1;
+                        let waited_for = self.node.dialers_waited_for();
+                        self.most_waited_for = self.most_waited_for.max(waited_for);
                     }
                     None => break,
                 }
@@ -460,6 +469,7 @@ mod tests {
         let rounds = count / DIAL_BACKS_WAITING_MAX as u32;
         scene.run(DIAL_BACK_WAIT * (rounds + 1));
         assert_eq!(scene.asked.len(), DIALERS_MAX);
+        assert!(scene.most_waited_for <= DIAL_BACKS_WAITING_MAX);
         // A promise that is broken, and a pause that ends; and what the table wants.
         let wakes = 8 * count;
         assert!(scene.wakes < wakes, "{} times", scene.wakes);
