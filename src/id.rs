@@ -52,11 +52,6 @@ impl Point {
 }
 
 impl Distance {
-    /// The first 64 bits.
-    pub fn first(&self) -> u64 {
-        (self.0 >> 64) as u64
-    }
-
     /// Number of leading zero bits, 256 for the distance of a point to itself.
     pub fn leading_zeros(&self) -> usize {
         match self.0 {

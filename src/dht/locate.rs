@@ -13,11 +13,6 @@ use crate::wire::contact::Contact;
 use crate::wire::datagram::{Reply, Request};
 use std::collections::VecDeque;
 
-/// Contacts that a region has at least, by K, if the estimate is right; twice as many at most. With fewer it often has to
-/// grow; with more it has cells without blocks where few are located at a time: with half more each block that is renewed
-/// alone costs twice the requests.
-const REGION_SIZE: f64 = 1.0;
-
 /// A call of [`Dht::locate`]. Never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct LocateId(pub u64);
@@ -71,21 +66,7 @@ impl Dht {
     /// By how many regions the network would be enumerated as a whole: to locate more blocks than that costs less than
     /// to look each up.
     pub fn region_count(&self, now: Instant) -> u64 {
-        1 << self.region_bits(now)
-    }
-
-    /// Bits that the ids of a region share, so that `REGION_SIZE` times K contacts and more live in it, if they lie as
-    /// close everywhere as the K closest to us. At most 63.
-    fn region_bits(&self, now: Instant) -> u32 {
-        let own = Point::from(self.id);
-        let closest = self.table.closest(now, &own, K, |_| true);
-        let Some(last) = closest.get(K - 1) else {
-            return 0;
-        };
-        let gap = own.distance(&last.id.into()).first().max(1);
-        // The whole space is that of 64 bits here.
-        let regions = 2f64.powi(64) / gap as f64 / REGION_SIZE;
-        regions.log2().floor().clamp(0.0, 63.0) as u32
+        1 << self.far_buckets(now).min(63)
     }
 
     /// Locates these blocks: ends with an [`Event::Located`] for each, several together. Waits for the first join
@@ -131,7 +112,7 @@ impl Dht {
     }
 
     fn start_region(&mut self, now: Instant, locate_id: LocateId) {
-        let bits = self.region_bits(now) as usize;
+        let bits = self.far_buckets(now);
         let locate = self.locates.get(&locate_id);
         let Some(point) = locate.and_then(|it| it.rest.front()).copied() else {
             return;
