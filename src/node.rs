@@ -569,8 +569,8 @@ impl<S: Store> Node<S> {
 
     /// Hands on what upkeep wants to be given to others, and what came of it; false if there is nothing.
     fn give_some(&mut self, now: Instant) -> bool {
-        if let Some((block, holders)) = self.keep.poll_given() {
-            self.upkeep.handle_given(&block, &holders);
+        if let Some((block, copies)) = self.keep.poll_given() {
+            self.upkeep.handle_given(&block, copies);
             return true;
         }
         if !self.keep.may_give() {

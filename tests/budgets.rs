@@ -132,8 +132,10 @@ fn live(members: &mut [Member], begun: strew::time::Instant, ended: &AtomicBool)
     }
     let mut events = Events::with_capacity(1024);
     while !ended.load(Ordering::Relaxed) {
-        poll.poll(&mut events, Some(Duration::from_millis(20)))
-            .expect("polled");
+        match poll.poll(&mut events, Some(Duration::from_millis(20))) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            polled => polled.expect("polled"),
+        }
         let now = begun + epoch.elapsed();
         let woken: Vec<usize> = events.iter().map(|event| event.token().0).collect();
         for nth in woken {

@@ -83,6 +83,8 @@ pub struct Job {
     pub is_looked_up: bool,
     /// Peers that say they have it.
     pub holders: BTreeSet<NodeId>,
+    /// Those of them that have taken it.
+    pub stored: u64,
     /// Peers that have been offered it and whose answer is waited for.
     pub outstanding: usize,
     /// Those of them that had it when it was counted first, and are to keep it for longer.
@@ -126,6 +128,7 @@ impl Job {
             is_lonely: false,
             is_looked_up: false,
             holders: BTreeSet::new(),
+            stored: 0,
             outstanding: 0,
             renewing: BTreeSet::new(),
             is_renewed: false,

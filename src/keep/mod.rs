@@ -142,8 +142,8 @@ pub struct Keep {
     results: VecDeque<(JobId, NodeId, Outcome)>,
     /// Links that may be able to do something.
     ready: BTreeSet<NodeId>,
-    /// Blocks seen to for nobody that are done with, with those who are known to have them.
-    given: VecDeque<(BlockId, BTreeSet<NodeId>)>,
+    /// Blocks seen to for nobody that are done with, and how many have taken them.
+    given: VecDeque<(BlockId, u64)>,
     /// What follows from the ends of shares, in order.
     endings: VecDeque<Ending>,
     /// Whether a block has been done with since this was asked last.
@@ -261,8 +261,8 @@ impl Keep {
         self.run(tools);
     }
 
-    /// Blocks seen to for nobody that are done with, each with those who are known to have it.
-    pub fn poll_given(&mut self) -> Option<(BlockId, BTreeSet<NodeId>)> {
+    /// Blocks seen to for nobody that are done with, each with how many have taken it.
+    pub fn poll_given(&mut self) -> Option<(BlockId, u64)> {
         self.given.pop_front()
     }
 

@@ -27,7 +27,7 @@ impl Passers {
     /// It does so no more, or it is of no matter. The job for which it did.
     pub fn take(&mut self, peer: NodeId, block: BlockId) -> Option<JobId> {
         let job = self.given.remove(&(peer, block));
-        if self.load(&peer) == 0 {
+        if self.of(&peer).next().is_none() {
             self.progress.remove(&peer);
         }
         job
@@ -35,8 +35,12 @@ impl Passers {
 
     /// How many blocks a peer is passing on. Linear in them.
     pub fn load(&self, peer: &NodeId) -> usize {
+        self.of(peer).count()
+    }
+
+    fn of(&self, peer: &NodeId) -> impl Iterator<Item = &JobId> {
         let all = (*peer, BlockId([0; 32]))..=(*peer, BlockId([255; 32]));
-        self.given.range(all).count()
+        self.given.range(all).map(|(_, job)| job)
     }
 
     /// A block that a peer has to pass on has more copies than before.

@@ -362,6 +362,7 @@ impl Keep {
             }
             _ => {}
         }
+        job.stored += u64::from(matches!(outcome, Outcome::Stores));
         match outcome {
             Outcome::Holds | Outcome::Stores => {
                 job.holders.insert(peer);
@@ -440,7 +441,7 @@ impl Keep {
                 }
             }
             Owner::Source(conn, _) => tools.transfer.send(conn, &Frame::Passed(job.block)),
-            Owner::Nobody => self.given.push_back((job.block, job.holders)),
+            Owner::Nobody => self.given.push_back((job.block, job.stored)),
             Owner::Renewal if job.is_renewed => self.renewed.push_back(job.block),
             Owner::Renewal => {}
         }

@@ -201,6 +201,8 @@ impl Upkeep {
         let mut next = cursor.unwrap_or_else(|| {
             self.is_located = false;
             self.memory.keep_within(zone);
+            // Who is of no table would be asked by nobody again.
+            self.gone.clear();
             zone.first()
         });
         // Empty regions are passed over; of a round's, as many as there are without blocks.
@@ -507,10 +509,7 @@ impl Upkeep {
         query: QueryId,
         reply: &Option<Reply>,
     ) -> bool {
-        let bitmap = match reply {
-            Some(Reply::Have(bitmap, ..)) => Some(*bitmap),
-            _ => None,
-        };
+        let bitmap = reply.as_ref().and_then(Reply::bitmap);
         let Some((peer, answers)) = self.asking.handle_counted(query, bitmap) else {
             return false;
         };
@@ -544,10 +543,10 @@ impl Upkeep {
         next
     }
 
-    /// A block has been given to these.
-    pub fn handle_given(&mut self, block: &BlockId, holders: &BTreeSet<NodeId>) {
+    /// A block has been given to so many.
+    pub fn handle_given(&mut self, block: &BlockId, copies: u64) {
         if self.moving.remove(block) {
-            self.statistics.moved += holders.len() as u64;
+            self.statistics.moved += copies;
         }
     }
 }

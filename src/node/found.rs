@@ -104,10 +104,7 @@ impl<S: Store> Node<S> {
                 if upkeep.handle_answered(&mut tools, query, &contact, &reply) {
                     return;
                 }
-                let bitmap = match &reply {
-                    Some(Reply::Have(bitmap, ..)) => Some(*bitmap),
-                    _ => None,
-                };
+                let bitmap = reply.as_ref().and_then(Reply::bitmap);
                 let (counts, mut tools) = self.counts_tools(now);
                 if !counts.handle_counted(&mut tools, query, bitmap) {
                     let (keep, mut tools) = self.keep_tools(now);

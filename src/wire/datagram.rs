@@ -413,6 +413,14 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// Which blocks there are, if it says that.
+    pub fn bitmap(&self) -> Option<Bitmap> {
+        match self {
+            Reply::Have(bitmap, ..) => Some(*bitmap),
+            _ => None,
+        }
+    }
+
     /// Its kind.
     pub fn kind(&self) -> Kind {
         match self {
