@@ -1,6 +1,8 @@
 //! System calls for which the standard library has no safe wrapper, each with one here. Nothing else in the
 //! program but the pack's map and lock is `unsafe`.
 
+pub mod datagrams;
+
 use std::ffi::CString;
 use std::fmt;
 use std::fs::File;

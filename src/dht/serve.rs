@@ -111,7 +111,7 @@ impl Dht {
             self.heard_ourselves(now, header.transaction);
             return;
         }
-        let proved = self.tokens.accept(now, &from, header.token);
+        let (token, proved) = self.tokens.check(now, &from, header.token);
         let reply = match request {
             Request::Ping => Reply::Ping(from),
             Request::FindNode(target) => {
@@ -169,7 +169,6 @@ impl Dht {
                 Reply::DialBack(promise != Promise::Refused, others)
             }
         };
-        let token = self.tokens.make(now, &from);
         let size_max = if proved { DATAGRAM_SIZE_MAX } else { len };
         let payload = reply.encode(
             self.header(header.kind, header.transaction, token),

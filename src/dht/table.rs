@@ -3,7 +3,7 @@
 //! It holds who has answered us, and says who is closest to a point. It sends nothing: `dht` pings, asks and
 //! tells it what came of it.
 
-use crate::id::{NodeId, Point};
+use crate::id::{Distance, NodeId, Point};
 use crate::limits::{CONTACT_FAILURES_MAX, K, PER_NETWORK_IN_BUCKET, UNRESPONSIVE_FOR};
 use crate::time::Instant;
 use crate::wire::contact::{is_private, network, Age, Contact};
@@ -421,7 +421,7 @@ impl Table {
         usable: impl Fn(&Contact) -> bool,
     ) -> Vec<Contact> {
         let mut found = Vec::with_capacity(max);
-        let mut group: Vec<&Entry> = Vec::with_capacity(K);
+        let mut group: Vec<(Distance, &Entry)> = Vec::with_capacity(K);
         let shared = self.own.common_prefix(target);
         // Who shares with us exactly the prefix that the target shares with us differs from us in the next bit, as
         // the target does: the closest. All who share more with us come next, at distances that mix between
@@ -442,15 +442,14 @@ impl Table {
                 .flat_map(|bucket| &bucket.entries)
                 .filter(|entry| entry.live(now) && usable(&entry.contact));
             group.clear();
-            group.extend(entries);
-            let distance = |entry: &&Entry| target.distance(&entry.contact.id.into());
+            group.extend(entries.map(|entry| (target.distance(&entry.contact.id.into()), entry)));
             let room = max - found.len();
             if group.len() > room {
-                group.select_nth_unstable_by_key(room, distance);
+                group.select_nth_unstable_by_key(room, |it| it.0);
                 group.truncate(room);
             }
-            group.sort_unstable_by_key(distance);
-            found.extend(group.iter().map(|entry| entry.named(now)));
+            group.sort_unstable_by_key(|it| it.0);
+            found.extend(group.iter().map(|it| it.1.named(now)));
         }
         found
     }

@@ -23,10 +23,12 @@ impl Tokens {
         self.of_epoch(epoch(now), addr)
     }
 
-    /// Whether `token` was made for this address in this epoch or in the one before.
-    pub fn accept(&self, now: Instant, addr: &SocketAddr, token: Token) -> bool {
+    /// The token of an address as of now, and whether `token` was made for it in this epoch or in the one before.
+    pub fn check(&self, now: Instant, addr: &SocketAddr, token: Token) -> (Token, bool) {
         let epoch = epoch(now);
-        token == self.of_epoch(epoch, addr) || token == self.of_epoch(epoch.wrapping_sub(1), addr)
+        let latest = self.of_epoch(epoch, addr);
+        let before = || self.of_epoch(epoch.wrapping_sub(1), addr);
+        (latest, token == latest || token == before())
     }
 
     /// The first 8 bytes of SHA-256 over secret, address (IPv4 as v4-mapped), port and epoch.
@@ -61,13 +63,14 @@ mod tests {
         let addr: SocketAddr = "192.0.2.1:7".parse().unwrap();
         let start = Instant::since_epoch(TOKEN_EPOCH * 9);
         let token = tokens.make(start, &addr);
-        assert!(tokens.accept(start, &addr, token));
+        let accept = |now, addr: &SocketAddr, token| tokens.check(now, addr, token).1;
+        assert_eq!(tokens.check(start, &addr, token), (token, true));
         let last = start + TOKEN_EPOCH * 2 - Duration::from_secs(1);
-        assert!(tokens.accept(last, &addr, token));
-        assert!(!tokens.accept(start + TOKEN_EPOCH * 2, &addr, token));
-        assert!(!tokens.accept(start, &"192.0.2.1:8".parse().unwrap(), token));
-        assert!(!tokens.accept(start, &"192.0.2.2:7".parse().unwrap(), token));
-        assert!(!Tokens::new([2; 32]).accept(start, &addr, token));
-        assert!(!tokens.accept(start, &addr, Token::default()));
+        assert!(accept(last, &addr, token));
+        assert!(!accept(start + TOKEN_EPOCH * 2, &addr, token));
+        assert!(!accept(start, &"192.0.2.1:8".parse().unwrap(), token));
+        assert!(!accept(start, &"192.0.2.2:7".parse().unwrap(), token));
+        assert!(!Tokens::new([2; 32]).check(start, &addr, token).1);
+        assert!(!accept(start, &addr, Token::default()));
     }
 }

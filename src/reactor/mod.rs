@@ -18,6 +18,7 @@ use crate::node::{Config, Event, Input, Node, Output};
 use crate::rng::Rng;
 use crate::store::pack::{DirLock, PackStore};
 use crate::store::Allotment;
+use crate::sys::datagrams::{self, Inbox};
 use crate::sys::{self, plain};
 use crate::transfer::ConnId;
 use crate::wire::contact::normalise;
@@ -49,8 +50,8 @@ const FIRST_RESOLVER: usize = 5;
 const RESOLVERS_MAX: usize = SEEDS_MAX;
 const FIRST_CONN: usize = FIRST_RESOLVER + RESOLVERS_MAX;
 
-/// Datagrams handled in one turn at most.
-const DATAGRAMS_PER_TURN: usize = 64;
+/// How often datagrams are received in one turn at most, each time up to [`datagrams::MANY`].
+const RECEIVES_PER_TURN: usize = 4;
 /// Bytes read at once, and from one connection in one turn: a block, hashed in a fraction of a millisecond.
 const READ_SIZE: usize = 256 << 10;
 /// First and longest pause before the contacts are saved again; it doubles. Soon after the start, so that a peer
@@ -136,6 +137,9 @@ pub struct Reactor {
     names: Vec<Name>,
     /// Where the store tells of the ends of commits, as far as it is watched.
     sync_socket: Option<(u64, RawFd)>,
+    inbox: Inbox,
+    /// Datagrams that are to be sent; fewer than [`datagrams::MANY`], with the addresses as the socket wants them.
+    outgoing: Vec<(SocketAddr, Vec<u8>)>,
     udp_readable: bool,
     tcp_readable: bool,
     control_readable: bool,
@@ -245,6 +249,8 @@ impl Reactor {
             resolving: BTreeMap::new(),
             names: Vec::new(),
             sync_socket: None,
+            inbox: Inbox::new(),
+            outgoing: Vec::new(),
             udp_readable: true,
             tcp_readable: true,
             control_readable: true,
@@ -448,10 +454,9 @@ impl Reactor {
                 Output::Transmit { to, payload } => {
                     // They are few, and never wait: the others leave them the room.
                     self.up.pass(payload.len());
-                    let target = self.sockets.target(to);
-                    if let Err(error) = self.sockets.udp.send_to(&payload, target) {
-                        // Lost, as any datagram may be: it is sent again when nobody answers.
-                        trace!("datagram to {to}: {error}");
+                    self.outgoing.push((self.sockets.target(to), payload));
+                    if self.outgoing.len() == datagrams::MANY {
+                        self.send_datagrams();
                     }
                 }
                 Output::Connect { conn, to } => self.connect(conn, to),
@@ -469,6 +474,7 @@ impl Reactor {
                 }
                 Output::Event(event) => debug!("{event:?}"),
                 Output::Timeout(deadline) => {
+                    self.send_datagrams();
                     let own = [
                         Some(self.save_at),
                         self.idle_deadline,
@@ -505,28 +511,41 @@ impl Reactor {
         }
     }
 
+    fn send_datagrams(&mut self) {
+        let mut rest = &self.outgoing[..];
+        while !rest.is_empty() {
+            let sent = datagrams::send(&self.sockets.udp, rest).unwrap_or_else(|error| {
+                // Lost, as any datagram may be: it is sent again when nobody answers.
+                trace!("datagram to {}: {error}", rest[0].0);
+                1
+            });
+            rest = &rest[sent.max(1)..];
+        }
+        self.outgoing.clear();
+    }
+
     fn receive_datagrams(&mut self) {
-        let mut payload = [0; 2048];
-        for _ in 0..DATAGRAMS_PER_TURN {
+        for _ in 0..RECEIVES_PER_TURN {
             if !self.udp_readable {
                 return;
             }
-            match self.sockets.udp.recv_from(&mut payload) {
-                Ok((len, from)) => {
-                    let now = self.clock.now();
-                    self.down.pass(len);
-                    let (from, payload) = (normalise(from), &payload[..len]);
-                    self.node
-                        .handle_input(now, Input::Datagram { from, payload });
-                    // Replies go out at once, or a burst of requests would wait for its last.
-                    self.drain_outputs();
-                }
-                Err(error) => match error.kind() {
+            if let Err(error) = self.inbox.receive(&self.sockets.udp) {
+                match error.kind() {
                     io::ErrorKind::WouldBlock => self.udp_readable = false,
                     // An earlier datagram was answered by ICMP; the next read may succeed.
                     _ => trace!("receive: {error}"),
-                },
+                }
+                continue;
             }
+            let now = self.clock.now();
+            for (from, payload) in self.inbox.iter() {
+                self.down.pass(payload.len());
+                let from = normalise(from);
+                self.node
+                    .handle_input(now, Input::Datagram { from, payload });
+            }
+            // Replies go out at once, or a burst of requests would wait for its last.
+            self.drain_outputs();
         }
     }
 

@@ -37,6 +37,17 @@ impl fmt::Debug for Contact {
     }
 }
 
+/// 2^(63 + n / 8) for n from 1 to 7, rounded up.
+const EIGHTHS: [u64; 7] = [
+    0x8b95c1e3ea8bd6e7,
+    0x9837f0518db8a970,
+    0xa5fed6a9b15138eb,
+    0xb504f333f9de6485,
+    0xc5672a115506dade,
+    0xd744fccad69d6af5,
+    0xeac0c6e7dd24392f,
+];
+
 /// How long a contact has been known live, on a logarithmic scale in one byte: `n` stands for
 /// 2^(n / 8) - 1 seconds, rounded down; 255 is some 124 years.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -45,8 +56,11 @@ pub struct Age(pub u8);
 impl Age {
     /// The largest age that is not more than this span.
     pub fn from_duration(span: Duration) -> Age {
-        let steps = (span.as_secs() as f64 + 1.0).log2() * 8.0;
-        Age(steps.clamp(0.0, 255.0) as u8)
+        let seconds = span.as_secs().saturating_add(1);
+        let doublings = seconds.ilog2();
+        let mantissa = seconds << (63 - doublings);
+        let eighths = EIGHTHS.iter().filter(|&&eighth| mantissa >= eighth);
+        Age((doublings * 8 + eighths.count() as u32).min(255) as u8)
     }
 
     /// The shortest span of this age.
@@ -211,6 +225,14 @@ mod tests {
         assert_eq!(Age::from_duration(Duration::from_secs(1)), Age(8));
         assert_eq!(Age::from_duration(Duration::from_secs(3600)), Age(94));
         assert_eq!(Age::from_duration(Duration::from_secs(u64::MAX)), Age(255));
+        for age in (0..=255).map(Age) {
+            let shortest = age.to_duration();
+            let least = Age::from_duration(shortest);
+            assert!(least >= age, "{age:?} {least:?}");
+            if let Some(before) = shortest.checked_sub(Duration::from_secs(1)) {
+                assert!(Age::from_duration(before) < age, "{age:?}");
+            }
+        }
     }
 
     #[test]
