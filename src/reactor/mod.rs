@@ -249,7 +249,7 @@ impl Reactor {
             resolving: BTreeMap::new(),
             names: Vec::new(),
             sync_socket: None,
-            inbox: Inbox::new(),
+            inbox: Inbox::default(),
             outgoing: Vec::new(),
             udp_readable: true,
             tcp_readable: true,

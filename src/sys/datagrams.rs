@@ -20,15 +20,16 @@ pub struct Inbox {
     heads: Vec<(usize, SocketAddr)>,
 }
 
-impl Inbox {
-    /// An empty one.
-    pub fn new() -> Inbox {
+impl Default for Inbox {
+    fn default() -> Inbox {
         Inbox {
             bytes: Box::new([[0; SIZE]; MANY]),
             heads: Vec::with_capacity(MANY),
         }
     }
+}
 
+impl Inbox {
     /// Reads what has come to a socket, in the place of what was here. There may be more until it fails by `WouldBlock`.
     /// Other errors: what ICMP said of one sent earlier, and those of recvmmsg(2).
     pub fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<()> {
@@ -177,7 +178,7 @@ mod tests {
                 (0..MANY + 4).map(|n| (to, vec![n as u8; n * 70])).collect();
             assert_eq!(send(&sender, &datagrams).unwrap(), MANY);
             assert_eq!(send(&sender, &datagrams[MANY..]).unwrap(), 4);
-            let mut inbox = Inbox::new();
+            let mut inbox = Inbox::default();
             let mut received = Vec::new();
             let from = sender.local_addr().unwrap();
             for count in [MANY, 4] {
@@ -204,7 +205,7 @@ mod tests {
         assert!(send(&sender, &datagrams[1..]).is_err());
         assert_eq!(send(&sender, &datagrams[2..]).unwrap(), 1);
         assert_eq!(send(&sender, &[]).unwrap(), 0);
-        let mut inbox = Inbox::new();
+        let mut inbox = Inbox::default();
         inbox.receive(&receiver).unwrap();
         assert_eq!(inbox.iter().count(), 2);
     }
@@ -214,7 +215,7 @@ mod tests {
         let (sender, receiver) = (socket("127.0.0.1:0"), socket("127.0.0.1:0"));
         let to = receiver.local_addr().unwrap();
         assert_eq!(send(&sender, &[(to, vec![7; 9000])]).unwrap(), 1);
-        let mut inbox = Inbox::new();
+        let mut inbox = Inbox::default();
         inbox.receive(&receiver).unwrap();
         let lens: Vec<usize> = inbox.iter().map(|it| it.1.len()).collect();
         assert_eq!(lens, [SIZE]);
