@@ -195,6 +195,10 @@ impl Keep {
         role: Role,
         is_new: bool,
     ) {
+        if !is_new {
+            let others = self.sessions.iter_mut().filter(|(&id, _)| id != client);
+            others.for_each(|(_, session)| session.share_with_others(&block));
+        }
         if let Some(session) = self.sessions.get_mut(&client) {
             session.add(block, role, is_new);
             self.run(tools);

@@ -94,6 +94,11 @@ impl Session {
         self.pending.push_back((block, role));
     }
 
+    /// Another shares a block as well, and may want the own copy.
+    pub fn share_with_others(&mut self, block: &BlockId) {
+        self.fresh.remove(block);
+    }
+
     /// The next block to be placed.
     pub fn start_next(&mut self) -> Option<(BlockId, Role)> {
         let next = self.pending.pop_front()?;
@@ -107,12 +112,13 @@ impl Session {
         self.placed += 1;
         let copies = holders.len() as u8;
         self.holders.extend(holders);
-        if copies < self.wants.min_copies && self.short.len() < PLACING_MAX {
+        let is_short = copies < self.wants.min_copies;
+        if is_short && self.short.len() < PLACING_MAX {
             self.short.push((block, role, copies));
             return false;
         }
         self.least = self.least.min(copies);
-        if self.wants.own == Own::Pinned || copies == 0 {
+        if self.wants.own == Own::Pinned || is_short || copies == 0 {
             self.leased.push(block);
         } else if holders.len() < self.wanted(role) {
             self.counted.push(block);
@@ -285,7 +291,24 @@ mod tests {
             session.add(old, Role::Leaf, false);
             assert_eq!(session.take_fresh(&new), is_dropped);
             assert!(!session.take_fresh(&new) && !session.take_fresh(&old));
+            session.add(new, Role::Leaf, true);
+            session.share_with_others(&new);
+            assert!(!session.take_fresh(&new), "it is another's as well");
         }
+    }
+
+    #[test]
+    fn what_is_short_keeps_its_own_copy_however_much_there_is() {
+        let mut session = Session::new(wants(8, 2, Own::Dropped));
+        let id = |n: usize| BlockId(std::array::from_fn(|i| n.to_be_bytes()[i % 8]));
+        for n in 0..=PLACING_MAX {
+            session.add(id(n), Role::Leaf, true);
+            session.start_next();
+            assert!(!session.finish(id(n), Role::Leaf, &holders(1)), "{n}");
+        }
+        assert_eq!(session.leased().count(), PLACING_MAX + 1);
+        assert!(session.take_counted().is_empty());
+        assert_eq!(session.outcome(true).least, 1);
     }
 
     #[test]

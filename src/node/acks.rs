@@ -6,7 +6,7 @@ use crate::store::{Sequence, Store, StoreError};
 use crate::time::Instant;
 use crate::transfer::ConnId;
 use crate::wire::frame::{Answer, Frame};
-use log::warn;
+use log::{debug, warn};
 
 impl<S: Store> Node<S> {
     /// Begins a commit of all that was put and noted; none is under way. Those who wait are answered when it has ended.
@@ -60,7 +60,11 @@ impl<S: Store> Node<S> {
 
     /// What waits for a commit that will never be is answered as not stored.
     pub(super) fn fail_acks(&mut self, error: &StoreError) {
-        warn!("{error}");
+        match error {
+            // Why, was said when it became so.
+            StoreError::ReadOnly => debug!("{error}"),
+            _ => warn!("{error}"),
+        }
         let next = std::mem::take(&mut self.next_acks);
         let acks = std::mem::take(&mut self.acks).into_iter();
         let acks = acks.map(|(_, conn, frame)| (conn, frame));
