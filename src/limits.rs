@@ -250,7 +250,7 @@ pub const OBSERVED_MAX: usize = 16;
 
 // Connections.
 
-/// Connections in all at most (DESIGN: 256). One more is refused with a reason; idle ones go first.
+/// Connections in all at most. One more is refused with a reason; idle ones go first.
 pub const CONNECTIONS_MAX: usize = 256;
 
 /// Connections that others have opened at most, of [`CONNECTIONS_MAX`]: whoever comes, some are left to be opened.
@@ -371,7 +371,7 @@ pub const UNWILLING_MAX: usize = 1024;
 /// being placed.
 pub const PLACE_LINGER: Duration = Duration::from_millis(200);
 
-/// A peer that has been known for less is given blocks only where there are not enough others (DESIGN: an hour).
+/// A peer that has been known for less is given blocks only where there are not enough others.
 pub const NEWCOMER_FOR: Duration = Duration::from_secs(3600);
 
 /// A block offered or sent to a peer that has not got on with its answers for this long is offered to another as
@@ -420,11 +420,11 @@ pub const AREAS_MAX: usize = 1024;
 pub const RELOCATE_MAX: u32 = K as u32;
 
 /// What is left of a block's lifetime when it is shared, and how long a holder keeps a block at most unless it is
-/// asked again (DESIGN: 30 days).
+/// asked again.
 pub const LIFETIME_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 /// The part of the allotment that may be filled in [`QUOTA_PERIOD`] from one IPv4 /24 or IPv6 /48, private ranges
-/// exempt: one in so many (DESIGN: 5 %).
+/// exempt: one in so many.
 pub const QUOTA_PART: u64 = 20;
 /// See [`QUOTA_PART`].
 pub const QUOTA_PERIOD: Duration = Duration::from_secs(86_400);
@@ -471,76 +471,6 @@ pub const WORK_PAUSE: Duration = Duration::from_millis(10);
 /// Pause before it is tried again to drop blocks where more is used than allotted, and none could go.
 pub const SHRINK_RETRY: Duration = Duration::from_secs(1);
 
-// The store.
-
-/// Requests for blocks that wait for the disk at most; the next are answered at once, though the loop waits then.
-pub const COLD_MAX: usize = 1024;
-
-/// Pause between two looks at whether the disk has brought them: shorter than most reads take.
-pub const COLD_PAUSE: Duration = Duration::from_millis(1);
-
-/// How many of them are looked at together: each takes a few microseconds.
-pub const COLD_PER_LOOK: usize = 64;
-
-/// How long the disk is waited for without being asked to read at once: what it brings may be dropped again before it
-/// is looked for, where memory is short.
-pub const COLD_WAIT: Duration = Duration::from_millis(500);
-
-/// Bytes written and not committed at most before a commit is begun whoever waits. Also what an opening pack
-/// re-reads of its end, since only that can be torn.
-pub const UNCOMMITTED_MAX: u64 = 64 << 20;
-
-/// Bytes written and not committed from which on a commit is begun though nobody waits. Four fit [`UNCOMMITTED_MAX`]: one
-/// is being synced while the next comes in.
-pub const COMMIT_STEP: u64 = 16 << 20;
-
-/// Bytes written and not committed from which on those who put blocks are not read from until the commit that is under
-/// way has ended. The rest of [`UNCOMMITTED_MAX`] is for what has been read already; if that is more, the loop waits.
-pub const UNCOMMITTED_HIGH: u64 = UNCOMMITTED_MAX - (16 << 20);
-
-/// Bytes after which write-back of what was written is started, so that the sync at the end is short.
-pub const WRITE_BACK_STEP: u64 = 4 << 20;
-
-/// How long a put whose sender waits for its acknowledgement lets others join its commit.
-pub const COMMIT_DELAY: Duration = Duration::from_millis(2);
-
-/// How long anything may stay uncommitted, even if nobody waits.
-pub const COMMIT_AFTER: Duration = Duration::from_secs(1);
-
-/// Bytes charged to the allotment for a block at least: what a file system gives at least.
-pub const BLOCK_CHARGE_MIN: u64 = 4096;
-
-/// Bytes of the allotment set aside for everything in the directory but blocks: key, contacts, log, the headers of
-/// checkpoints, what the file system itself needs.
-pub const RESERVATION: u64 = 256 << 10;
-
-/// Bytes charged to the allotment for the place of a block, or of a gap, in two checkpoints: 20 in each, and some
-/// for pins.
-pub const INDEX_CHARGE: u64 = 64;
-
-/// Bytes of the allotment that are left free for each block, for notes on its terms, as far as there are none yet: a
-/// statement takes 16, all terms may change at once, and while they are said again there are as many once more.
-pub const TERMS_CHARGE: u64 = 64;
-
-/// The same for all blocks together, so that few of them do not have their terms said again all the time.
-pub const TERMS_SLACK: u64 = 16 << 10;
-
-/// Hours by which the end of a block's lifetime is moved at least, so that a peer that is asked every hour need not
-/// note it every hour.
-pub const RENEWAL_MIN: u32 = 24;
-
-/// Blocks whose terms are said again in one slice of work: half a note.
-pub const RESTATED_PER_SLICE: usize = 1000;
-
-/// Bytes that are set aside behind the last record, for notes: space comes back by notes, on a full disk, too.
-pub const NOTE_RESERVE: u64 = 64 << 10;
-
-/// Statements in a note at most, and of gaps that wait to be noted: two such notes fit [`NOTE_RESERVE`].
-pub const NOTE_STATEMENTS_MAX: usize = 2000;
-
-/// Bytes that are set aside at once ahead of the last record, as far as the allotment is that large.
-pub const ALLOCATE_STEP: u64 = 4 << 20;
-
 // Announcements and renewal of what is pinned.
 
 /// How long it is remembered that a peer has announced a file. Some of those who remember it leave meanwhile, and so do
@@ -576,7 +506,7 @@ pub const PROVIDERS_NAMED: usize = 4;
 pub const PROVIDERS_USED: usize = 8;
 
 /// Blocks of pinned files that are found due for renewal in one look at all of them, once an hour, at most; the rest is
-/// found at the next. Twice a tebibyte is renewed in half of a lifetime at this pace.
+/// found at the next. 1.4 TiB are renewed in half of a lifetime at this pace.
 pub const RENEWALS_MAX: usize = 16_384;
 
 /// Blocks that are being renewed at once: neighbours in the space of addresses, which have the same holders.
@@ -587,7 +517,7 @@ pub const RENEW_PAUSE: Duration = Duration::from_secs(10);
 
 // Upkeep.
 
-/// Time in which a peer looks once at all of its blocks (DESIGN: an hour).
+/// Time in which a peer looks once at all of its blocks.
 pub const LOOK_PERIOD: Duration = Duration::from_secs(3600);
 
 /// Own blocks in a leaf at most, for which it is remembered which neighbour has which: a neighbour's list of them
@@ -737,6 +667,76 @@ pub const CAPACITY_MIN: u64 = 1 << 20;
 
 /// The allotment by default, or half of the free space if that is less, in bytes.
 pub const CAPACITY_DEFAULT: u64 = 10 << 30;
+
+// The store.
+
+/// Requests for blocks that wait for the disk at most; the next are answered at once, though the loop waits then.
+pub const COLD_MAX: usize = 1024;
+
+/// Pause between two looks at whether the disk has brought them: shorter than most reads take.
+pub const COLD_PAUSE: Duration = Duration::from_millis(1);
+
+/// How many of them are looked at together: each takes a few microseconds.
+pub const COLD_PER_LOOK: usize = 64;
+
+/// How long the disk is waited for without being asked to read at once: what it brings may be dropped again before it
+/// is looked for, where memory is short.
+pub const COLD_WAIT: Duration = Duration::from_millis(500);
+
+/// Bytes written and not committed at most before a commit is begun whoever waits. Also what an opening pack
+/// re-reads of its end, since only that can be torn.
+pub const UNCOMMITTED_MAX: u64 = 64 << 20;
+
+/// Bytes written and not committed from which on a commit is begun though nobody waits. Four fit [`UNCOMMITTED_MAX`]: one
+/// is being synced while the next comes in.
+pub const COMMIT_STEP: u64 = 16 << 20;
+
+/// Bytes written and not committed from which on those who put blocks are not read from until the commit that is under
+/// way has ended. The rest of [`UNCOMMITTED_MAX`] is for what has been read already; if that is more, the loop waits.
+pub const UNCOMMITTED_HIGH: u64 = UNCOMMITTED_MAX - (16 << 20);
+
+/// Bytes after which write-back of what was written is started, so that the sync at the end is short.
+pub const WRITE_BACK_STEP: u64 = 4 << 20;
+
+/// How long a put whose sender waits for its acknowledgement lets others join its commit.
+pub const COMMIT_DELAY: Duration = Duration::from_millis(2);
+
+/// How long anything may stay uncommitted, even if nobody waits.
+pub const COMMIT_AFTER: Duration = Duration::from_secs(1);
+
+/// Bytes charged to the allotment for a block at least: what a file system gives at least.
+pub const BLOCK_CHARGE_MIN: u64 = 4096;
+
+/// Bytes of the allotment set aside for everything in the directory but blocks: key, contacts, log, the headers of
+/// checkpoints, what the file system itself needs.
+pub const RESERVATION: u64 = 256 << 10;
+
+/// Bytes charged to the allotment for the place of a block, or of a gap, in two checkpoints: 20 in each, and some
+/// for pins.
+pub const INDEX_CHARGE: u64 = 64;
+
+/// Bytes of the allotment that are left free for each block, for notes on its terms, as far as there are none yet: a
+/// statement takes 16, all terms may change at once, and while they are said again there are as many once more.
+pub const TERMS_CHARGE: u64 = 64;
+
+/// The same for all blocks together, so that few of them do not have their terms said again all the time.
+pub const TERMS_SLACK: u64 = 16 << 10;
+
+/// Hours by which the end of a block's lifetime is moved at least, so that a peer that is asked every hour need not
+/// note it every hour.
+pub const RENEWAL_MIN: u32 = 24;
+
+/// Blocks whose terms are said again in one slice of work: half a note.
+pub const RESTATED_PER_SLICE: usize = 1000;
+
+/// Bytes that are set aside behind the last record, for notes: space comes back by notes, on a full disk, too.
+pub const NOTE_RESERVE: u64 = 64 << 10;
+
+/// Statements in a note at most, and of gaps that wait to be noted: two such notes fit [`NOTE_RESERVE`].
+pub const NOTE_STATEMENTS_MAX: usize = 2000;
+
+/// Bytes that are set aside at once ahead of the last record, as far as the allotment is that large.
+pub const ALLOCATE_STEP: u64 = 4 << 20;
 
 // Client and peer.
 

@@ -44,15 +44,9 @@ impl Dht {
         self.look_up(now, Lookup::new(Goal::Closest(target)))
     }
 
-    /// Looks for contacts that hold a block; ends with [`Event::HoldersDone`]. Waits as
-    /// [`Dht::find_closest`] does.
-    pub fn find_holders(&mut self, now: Instant, block: BlockId) -> LookupId {
-        self.find_more_holders(now, block, BTreeSet::new())
-    }
-
-    /// The same for other holders than these, who did not give the block: it does not end at them, or they would
-    /// hide everybody behind them.
-    pub fn find_more_holders(
+    /// Looks for contacts that hold a block; ends with [`Event::HoldersDone`]. Waits as [`Dht::find_closest`] does. Does
+    /// not end at those who are useless, as they did not give it, or they would hide everybody behind them.
+    pub fn find_holders(
         &mut self,
         now: Instant,
         block: BlockId,

@@ -25,7 +25,6 @@ pub(super) struct Providers {
     ends: Timers<(BlockId, SocketAddr)>,
     /// How many there are of each network that is not private.
     by_network: BTreeMap<IpAddr, usize>,
-    count: usize,
 }
 
 impl Providers {
@@ -44,7 +43,6 @@ impl Providers {
             }
         } else if self.is_room(&root, &addr.ip()) {
             self.by_root.entry(root).or_default().push(announcement);
-            self.count += 1;
             if !is_private(&addr.ip()) {
                 *self.by_network.entry(network(&addr.ip())).or_default() += 1;
             }
@@ -57,7 +55,7 @@ impl Providers {
 
     fn is_room(&self, root: &BlockId, ip: &IpAddr) -> bool {
         let of_root = self.by_root.get(root).map_or(&[][..], Vec::as_slice);
-        if self.count >= PROVIDERS_MAX || of_root.len() >= PROVIDERS_PER_ROOT {
+        if self.ends.count() >= PROVIDERS_MAX || of_root.len() >= PROVIDERS_PER_ROOT {
             return false;
         }
         let network_of = network(ip);
@@ -97,7 +95,6 @@ impl Providers {
     /// Forgets what has expired.
     pub(super) fn forget_old(&mut self, now: Instant) {
         while let Some((root, addr)) = self.ends.pop_expired(now) {
-            self.count -= 1;
             if let Some(of_root) = self.by_root.get_mut(&root) {
                 of_root.retain(|it| it.contact.addr != addr);
                 if of_root.is_empty() {
@@ -116,14 +113,14 @@ impl Providers {
 
     /// How many there are, as of when it was looked last.
     pub(super) fn count(&self) -> usize {
-        self.count
+        self.ends.count()
     }
 
     /// Panics if a limit is exceeded; for a driver that looks for faults.
     pub(super) fn check(&self) {
         let lists = self.by_root.values().map(Vec::len);
-        assert_eq!(lists.sum::<usize>(), self.count);
-        assert!(self.count <= PROVIDERS_MAX);
+        assert_eq!(lists.sum::<usize>(), self.ends.count());
+        assert!(self.ends.count() <= PROVIDERS_MAX);
         let mut lists = self.by_root.values().map(Vec::len);
         assert!(lists.all(|len| (1..=PROVIDERS_PER_ROOT).contains(&len)));
         let mut counts = self.by_network.values();

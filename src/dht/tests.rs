@@ -179,7 +179,7 @@ impl Net {
 
     fn holders(&mut self, n: usize, block: BlockId) -> (usize, usize) {
         self.events.clear();
-        let id = self.nodes[n].find_holders(self.now, block);
+        let id = self.nodes[n].find_holders(self.now, block, BTreeSet::new());
         self.drain(n);
         self.run(Duration::from_secs(40));
         let is_holder = |(_, event): &&(usize, Event)| matches!(event, Event::Holder { .. });

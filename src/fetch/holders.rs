@@ -38,7 +38,7 @@ struct Area {
 /// What is known of the holders of blocks that are going to be wanted.
 #[derive(Default)]
 pub struct Holders {
-    /// At most `PLANNED_MAX` for each who asks, of which no more than `AHEAD_MAX` have not been wanted.
+    /// Each is wanted by those who ask, or named by their plans, which have bounds.
     sought: BTreeMap<BlockId, Sought>,
     /// To be located next.
     waiting: Vec<BlockId>,
@@ -118,6 +118,15 @@ impl Holders {
             self.areas.clear();
         }
         self.run(tools);
+    }
+
+    /// Panics if anything is sought for somebody who does not want it nor will; for a driver that looks for faults.
+    pub fn check(&self, is_wanted: impl Fn(&BlockId, Asker) -> bool) {
+        for (id, sought) in &self.sought {
+            assert!(!sought.askers.is_empty());
+            assert!(sought.askers.iter().all(|&asker| is_wanted(id, asker)));
+        }
+        assert!(self.areas.len() <= AREAS_MAX && self.asked.len() <= COUNT_REQUESTS_MAX);
     }
 
     /// Asks and locates as much as may be under way.

@@ -11,7 +11,7 @@ mod seek;
 mod source;
 mod want;
 
-use crate::block::{Block, Kind};
+use crate::block::{Block, Kind, Role};
 use crate::dht::{Dht, Located, LookupId, QueryId};
 use crate::id::{BlockId, NodeId};
 use crate::limits::*;
@@ -66,6 +66,8 @@ pub enum Arrival {
 enum Timer {
     /// Ask another holder as well; or, as long as nobody has been asked, look for one no longer by region only.
     Hedge(BlockId),
+    /// Tell a client what is waited for.
+    Tell(ConnId),
 }
 
 /// All blocks that the clients of a node wait for.
@@ -81,8 +83,6 @@ pub struct Fetch {
     next_turn: u64,
     arrivals: VecDeque<Arrival>,
     timers: Timers<Timer>,
-    /// When clients are told what is waited for.
-    tells: Timers<ConnId>,
 }
 
 impl Fetch {
@@ -99,8 +99,9 @@ impl Fetch {
             );
         }
         self.want_for(tools, Asker::Client(client), id);
-        if !self.tells.is_set(client) {
-            self.tells.set(client, tools.now + AWAITING_PERIOD);
+        if !self.timers.is_set(Timer::Tell(client)) {
+            self.timers
+                .set(Timer::Tell(client), tools.now + AWAITING_PERIOD);
         }
     }
 
@@ -118,7 +119,8 @@ impl Fetch {
             let peers = peers.len() as u32;
             let frame = Frame::Awaiting { peers, unfound };
             tools.transfer.send(client, &frame);
-            self.tells.set(client, tools.now + AWAITING_PERIOD);
+            self.timers
+                .set(Timer::Tell(client), tools.now + AWAITING_PERIOD);
         }
     }
 
@@ -134,6 +136,7 @@ impl Fetch {
     pub fn unwant_for_store(&mut self, tools: &mut Tools<'_>, id: BlockId) {
         if let Some(want) = self.wants.get_mut(&id) {
             want.askers.retain(|&asker| asker != Asker::Store);
+            self.holders.forget(&id, Asker::Store);
             if want.askers.is_empty() {
                 self.take(tools, id);
             }
@@ -155,10 +158,25 @@ impl Fetch {
         }
     }
 
-    /// A client has been given a block from the store.
+    /// A client has been given a block from the store; the payload of a leaf is of no matter.
     pub fn handle_given(&mut self, client: ConnId, id: &BlockId, kind: Kind, payload: &[u8]) {
-        let plan = self.plans.entry(Asker::Client(client)).or_default();
-        plan.handle_block(id, kind, payload);
+        let asker = Asker::Client(client);
+        if kind.role == Role::Leaf {
+            if let Some(plan) = self.plans.get_mut(&asker) {
+                plan.handle_wanted(id);
+                self.holders.forget(id, asker);
+            }
+        } else {
+            self.plan(asker, id, kind, payload);
+        }
+    }
+
+    /// Takes up in somebody's plan what a block names.
+    fn plan(&mut self, asker: Asker, id: &BlockId, kind: Kind, payload: &[u8]) {
+        let plan = self.plans.entry(asker).or_default();
+        for forgotten in plan.handle_block(id, kind, payload) {
+            self.holders.forget(&forgotten, asker);
+        }
     }
 
     /// What has become of blocks that the node wants, one at a time.
@@ -392,8 +410,7 @@ impl Fetch {
         if let Some(want) = self.take(tools, id) {
             let block = Rc::new(block);
             for asker in want.askers {
-                let plan = self.plans.entry(asker).or_default();
-                plan.handle_block(&id, block.kind(), block.payload());
+                self.plan(asker, &id, block.kind(), block.payload());
                 let Asker::Client(client) = asker else {
                     self.arrivals.push_back(Arrival::Block(block.clone()));
                     continue;
@@ -486,47 +503,17 @@ impl Fetch {
         for id in unwanted {
             self.take(tools, id);
         }
+        self.timers.stop(Timer::Tell(client));
         self.forget_plan(tools, Asker::Client(client));
     }
 
     /// Asks another holder for what is late. Early is harmless.
     pub fn handle_timeout(&mut self, tools: &mut Tools<'_>) {
         let mut is_any_late = false;
-        while let Some(client) = self.tells.pop_expired(tools.now) {
-            self.tell(tools, client);
-        }
-        while let Some(Timer::Hedge(id)) = self.timers.pop_expired(tools.now) {
-            // Sets the timer again if there is somebody to ask.
-            if let Some(want) = self.wants.get_mut(&id) {
-                // A peer that sends something is slow, or our own line is: to ask ever faster would clog it.
-                let silent_for = want.pause / 2;
-                let is_silent = |peer: &NodeId| {
-                    let source = self.sources.of_peer(peer);
-                    let heard = source.and_then(|source| tools.transfer.last_heard(source.conn));
-                    heard.is_none_or(|heard| tools.now.since(heard) >= silent_for)
-                };
-                if tools.now < want.due && !want.asked.keys().all(is_silent) {
-                    // It is a slow one, and as fast as was expected.
-                    let next = want.due.min(tools.now + want.pause);
-                    self.timers.set(Timer::Hedge(id), next);
-                    continue;
-                }
-                want.pause = if want.asked.is_empty() {
-                    want.pause
-                } else if want.asked.keys().all(is_silent) {
-                    silent_for.max(HEDGE_AFTER_MIN)
-                } else {
-                    HEDGE_AFTER
-                };
-                want.late = true;
-                is_any_late = true;
-                let asked = want.asked.keys().copied();
-                let silent: Vec<NodeId> = asked.filter(is_silent).collect();
-                for peer in silent {
-                    self.drop_provider(tools, &peer);
-                }
-                self.handle_late(tools, id);
-                self.advance(tools, id);
+        while let Some(timer) = self.timers.pop_expired(tools.now) {
+            match timer {
+                Timer::Tell(client) => self.tell(tools, client),
+                Timer::Hedge(id) => is_any_late |= self.hedge(tools, id),
             }
         }
         if is_any_late {
@@ -535,10 +522,46 @@ impl Fetch {
         }
     }
 
+    /// Asks another for a block, or looks for others, unless those asked are as fast as was expected. Whether it is late.
+    fn hedge(&mut self, tools: &mut Tools<'_>, id: BlockId) -> bool {
+        // Sets the timer again if there is somebody to ask.
+        let Some(want) = self.wants.get_mut(&id) else {
+            return false;
+        };
+        // A peer that sends something is slow, or our own line is: to ask ever faster would clog it.
+        let silent_for = want.pause / 2;
+        let is_silent = |peer: &NodeId| {
+            let source = self.sources.of_peer(peer);
+            let heard = source.and_then(|source| tools.transfer.last_heard(source.conn));
+            heard.is_none_or(|heard| tools.now.since(heard) >= silent_for)
+        };
+        if tools.now < want.due && !want.asked.keys().all(is_silent) {
+            // It is a slow one, and as fast as was expected.
+            let next = want.due.min(tools.now + want.pause);
+            self.timers.set(Timer::Hedge(id), next);
+            return false;
+        }
+        want.pause = if want.asked.is_empty() {
+            want.pause
+        } else if want.asked.keys().all(is_silent) {
+            silent_for.max(HEDGE_AFTER_MIN)
+        } else {
+            HEDGE_AFTER
+        };
+        want.late = true;
+        let asked = want.asked.keys().copied();
+        let silent: Vec<NodeId> = asked.filter(is_silent).collect();
+        for peer in silent {
+            self.drop_provider(tools, &peer);
+        }
+        self.handle_late(tools, id);
+        self.advance(tools, id);
+        true
+    }
+
     /// When to call [`Fetch::handle_timeout`].
     pub fn next_timeout(&self) -> Option<Instant> {
-        let all = [self.timers.next(), self.tells.next()];
-        all.into_iter().flatten().min()
+        self.timers.next()
     }
 
     /// Panics if a limit is exceeded; for a driver that looks for faults.
@@ -546,6 +569,11 @@ impl Fetch {
         for source in self.sources.all() {
             assert!(source.outstanding.len() <= GETS_PER_CONNECTION);
         }
+        self.holders.check(|id, asker| {
+            let want = self.wants.get(id);
+            let is_wanted = want.is_some_and(|want| want.askers.contains(&asker));
+            is_wanted || self.plans.get(&asker).is_some_and(|plan| plan.names(id))
+        });
     }
 
     /// Blocks that clients wait for.

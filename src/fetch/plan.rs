@@ -38,8 +38,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A root or node has come. What is no part of a file that is planned is ignored.
-    pub fn handle_block(&mut self, id: &BlockId, kind: Kind, payload: &[u8]) {
+    /// A root or node has come. What is no part of a file that is planned is ignored. Those leaves that are forgotten as
+    /// they are too many.
+    pub fn handle_block(&mut self, id: &BlockId, kind: Kind, payload: &[u8]) -> Vec<BlockId> {
         match kind.role {
             Role::Leaf => {}
             Role::Root => {
@@ -61,6 +62,7 @@ impl Plan {
                 }
             }
         }
+        self.forget_first()
     }
 
     /// Adds the children of one block, which have this level.
@@ -75,14 +77,21 @@ impl Plan {
                 self.nodes.insert(child, (level, place));
             }
         }
+    }
+
+    /// Forgets the first leaves, where they are more than are remembered.
+    fn forget_first(&mut self) -> Vec<BlockId> {
+        let mut forgotten = Vec::new();
         while self.leaves.len() > PLANNED_MAX {
             if let Some((place, leaf)) = self.leaves.pop_first() {
                 self.ahead.remove(&place);
                 if self.places.get(&leaf) == Some(&place) {
                     self.places.remove(&leaf);
+                    forgotten.push(leaf);
                 }
             }
         }
+        forgotten
     }
 
     /// Whether a block is one that is to be wanted.
@@ -191,8 +200,8 @@ mod tests {
         (block(Role::Root, [header, payload(&ids)].concat()), nodes)
     }
 
-    fn pass(plan: &mut Plan, block: &Block) {
-        plan.handle_block(&block.id(), block.kind(), block.payload());
+    fn pass(plan: &mut Plan, block: &Block) -> Vec<BlockId> {
+        plan.handle_block(&block.id(), block.kind(), block.payload())
     }
 
     /// Which leaves are to be located when this one is wanted.
@@ -241,9 +250,8 @@ mod tests {
         pass(&mut plan, &nodes[0]);
         assert!(!plan.names(&leaf(0)));
         pass(&mut plan, &root);
-        for node in &nodes {
-            pass(&mut plan, node);
-        }
+        let forgotten = nodes.iter().flat_map(|node| pass(&mut plan, node));
+        assert!(forgotten.eq((0..2000).map(leaf)));
         assert_eq!(plan.leaves.len(), PLANNED_MAX);
         assert_eq!(plan.places.len(), PLANNED_MAX);
         assert!(!plan.names(&leaf(1999)) && plan.names(&leaf(2000)));

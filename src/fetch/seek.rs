@@ -109,7 +109,7 @@ impl Fetch {
         };
         let mut useless = want.failed.clone();
         useless.extend(want.asked.keys());
-        let lookup = tools.dht.find_more_holders(tools.now, id, useless);
+        let lookup = tools.dht.find_holders(tools.now, id, useless);
         want.lookup = Some(lookup);
         want.found = false;
         want.lookups += 1;

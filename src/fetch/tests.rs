@@ -49,6 +49,12 @@ impl Alone {
         call(&mut self.fetch, &mut tools)
     }
 
+    /// When another is asked for a block.
+    fn due(&self, id: BlockId) -> Instant {
+        let deadline = self.fetch.timers.deadline(Timer::Hedge(id));
+        deadline.expect("another will be asked")
+    }
+
     fn want(&self) -> &Want {
         &self.fetch.wants[&BLOCK]
     }
@@ -125,7 +131,7 @@ fn silent_holders_are_given_ever_less_time_down_to_a_bound() {
     let mut pauses = Vec::new();
     for asked in 1..=holders.len() {
         assert_eq!(alone.connects().len(), 1, "after {asked}");
-        let next = alone.fetch.timers.next().expect("the next is due");
+        let next = alone.due(BLOCK);
         pauses.push(next.since(alone.now));
         alone.pass(next.since(alone.now));
     }
@@ -164,7 +170,7 @@ fn holder_silent_about_one_block_is_asked_last_for_another_and_not_waited_for() 
     // With nobody else left it is asked after all, and for a moment only.
     alone.pass(HEDGE_AFTER / 2);
     assert!(asked(&alone, 1));
-    let next = alone.fetch.timers.next().expect("the next is due");
+    let next = alone.due(BlockId([4; 32]));
     assert_eq!(next.since(alone.now), HEDGE_AFTER_MIN);
 }
 

@@ -64,11 +64,14 @@ impl<S: Store> Node<S> {
                 let (fetch, mut tools) = self.fetch_tools(now);
                 fetch.want(&mut tools, conn, id);
             }
-            (Some(kind), true) if kind.role != Role::Leaf => {
-                let payload = self.store.payload(&id).unwrap_or_default();
+            (Some(kind), true) => {
+                let payload = match kind.role {
+                    Role::Leaf => None,
+                    Role::Node | Role::Root => self.store.payload(&id),
+                };
+                let payload = payload.unwrap_or_default();
                 self.fetch.handle_given(conn, &id, kind, payload);
             }
-            (Some(_), true) => {}
         }
     }
 }

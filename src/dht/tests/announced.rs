@@ -35,7 +35,7 @@ fn providers(net: &mut Net, n: usize, block: BlockId, of_all: bool) -> BTreeSet<
     net.events.clear();
     let id = match of_all {
         true => net.nodes[n].find_providers(net.now, block),
-        false => net.nodes[n].find_holders(net.now, block),
+        false => net.nodes[n].find_holders(net.now, block, BTreeSet::new()),
     };
     net.drain(n);
     net.run(Duration::from_secs(40));
