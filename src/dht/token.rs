@@ -3,9 +3,10 @@
 
 use crate::limits::TOKEN_EPOCH;
 use crate::time::Instant;
+use crate::wire::contact::address_bytes;
 use crate::wire::datagram::Token;
 use sha2::{Digest, Sha256};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 /// Makes and checks the tokens of one run of a node.
 pub struct Tokens {
@@ -33,14 +34,9 @@ impl Tokens {
 
     /// The first 8 bytes of SHA-256 over secret, address (IPv4 as v4-mapped), port and epoch.
     fn of_epoch(&self, epoch: u64, addr: &SocketAddr) -> Token {
-        let ip = match addr.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
         let mut hash = Sha256::new();
         hash.update(self.secret);
-        hash.update(ip.octets());
-        hash.update(addr.port().to_be_bytes());
+        hash.update(address_bytes(addr));
         hash.update(epoch.to_be_bytes());
         let digest: [u8; 32] = hash.finalize().into();
         Token(std::array::from_fn(|i| digest[i]))

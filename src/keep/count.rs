@@ -81,6 +81,17 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Panics if a limit is exceeded or an invariant broken; for a driver that looks for faults.
+    pub fn check(&self) {
+        assert!(self.tallies.len() <= COUNTING_AT_ONCE);
+        let under_way = self.clients.values().map(|it| it.under_way);
+        assert_eq!(under_way.sum::<usize>(), self.tallies.len());
+        for client in self.clients.values() {
+            let held = client.pending.len() + client.under_way + client.counted.len();
+            assert!((1..=COUNTS_PER_CLIENT).contains(&held));
+        }
+    }
+
     /// A client wants these blocks of a file counted, and is told in COUNTED frames. Beyond `COUNTS_PER_CLIENT` it is
     /// told to be gone.
     pub fn count(

@@ -99,6 +99,11 @@ impl Pins {
         }
     }
 
+    /// Panics if a limit is exceeded; for a driver that looks for faults.
+    pub fn check(&self) {
+        assert!(self.due.len() <= RENEWALS_MAX);
+    }
+
     /// A client pins a file. One that has not been answered is taken back.
     pub fn add(&mut self, client: ConnId, root: BlockId) {
         self.abandon(Owner::Client(client));

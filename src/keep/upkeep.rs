@@ -116,6 +116,14 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
+    /// Panics if a limit is exceeded; for a driver that looks for faults.
+    pub fn check(&self) {
+        assert!(self.around.len() <= NEIGHBOURS_MAX && self.talks.len() <= NEIGHBOURS_MAX);
+        assert!(self.queries.len() <= UPKEEP_REQUESTS_MAX && self.gone.len() <= UPKEEP_PEERS_MAX);
+        assert!(self.turns.count() <= TURNS_MAX && self.checking.len() <= TURNS_AT_ONCE);
+        assert!(self.gifts.len() <= TURNS_AT_ONCE);
+    }
+
     /// The upkeep of a peer that begins now; one that does not `serve` has none. The first look comes within an hour.
     pub fn new(now: Instant, serve: bool, rng: &mut Rng) -> Upkeep {
         let mut timers = Timers::default();
@@ -477,11 +485,11 @@ impl Upkeep {
             let survey = self.survey_of(tools, held, near.collect());
             self.checking.insert(place, (block, survey));
         }
-        self.check(tools);
+        self.check_turns(tools);
     }
 
     /// Asks for what is to be asked for; decides when all is answered. Who has not answered is none of the neighbourhood.
-    fn check(&mut self, tools: &mut Tools<'_>) {
+    fn check_turns(&mut self, tools: &mut Tools<'_>) {
         while self.asking.ask_next(tools, Duration::ZERO) {}
         if !self.asking.is_idle() {
             return;
@@ -521,7 +529,7 @@ impl Upkeep {
                 }
             }
         }
-        self.check(tools);
+        self.check_turns(tools);
         true
     }
 

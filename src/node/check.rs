@@ -11,6 +11,9 @@ impl<S: Store> Node<S> {
         self.dht.check(now);
         self.transfer.check();
         self.keep.check();
+        self.counts.check();
+        self.upkeep.check();
+        self.pins.check();
         self.fetch.check();
         assert!(self.outputs.is_empty(), "all outputs have been polled");
     }

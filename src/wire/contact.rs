@@ -76,6 +76,27 @@ impl Age {
     }
 }
 
+/// Bytes of an address with its port, as [`address_bytes`] has them.
+pub const ADDR_SIZE: usize = 18;
+
+/// 16 bytes of IP address, IPv4 as v4-mapped, and 2 of port.
+pub fn address_bytes(addr: &SocketAddr) -> [u8; ADDR_SIZE] {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    let mut bytes = [0; ADDR_SIZE];
+    bytes[..16].copy_from_slice(&ip.octets());
+    bytes[16..].copy_from_slice(&addr.port().to_be_bytes());
+    bytes
+}
+
+/// Reads what [`address_bytes`] made, whatever the address.
+pub fn read_address(reader: &mut Reader<'_>) -> Result<SocketAddr, Malformed> {
+    let ip = IpAddr::from(reader.array::<16>()?);
+    Ok(normalise(SocketAddr::new(ip, reader.u16()?)))
+}
+
 /// Writes lists of contacts: a count and 39 bytes for each with an IPv4 address (key 32, address 4, port 2,
 /// age 1), then a count and 51 bytes for each with an IPv6 address (key 32, address 16, port 2, age 1).
 pub fn write_contacts(out: &mut Vec<u8>, contacts: &[Contact]) {

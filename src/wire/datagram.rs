@@ -4,7 +4,9 @@
 //! first, so that nothing more is spent on a reply that nobody asked for. strew-protocol(7) is the specification.
 
 use super::codec::{Malformed, Reader};
-use super::contact::{normalise, read_contacts, write_contacts, Contact};
+use super::contact::{
+    address_bytes, read_address, read_contacts, write_contacts, Contact, ADDR_SIZE,
+};
 use super::PROTOCOL_VERSION;
 use crate::cell::Cell;
 use crate::digest::Digest;
@@ -443,7 +445,7 @@ impl Reply {
         }
         let mut reader = Reader::new(body);
         let reply = match header.kind {
-            Kind::Ping => Reply::Ping(read_addr(&mut reader)?),
+            Kind::Ping => Reply::Ping(read_address(&mut reader)?),
             Kind::FindNode => Reply::FindNode(read_contacts(&mut reader, K)?),
             Kind::Have => {
                 let bitmap = Bitmap(reader.u32()?);
@@ -461,7 +463,7 @@ impl Reply {
                 if count > DIAL_BACK_OTHERS_MAX {
                     return Err(Malformed::Value("number of addresses"));
                 }
-                let others = (0..count).map(|_| read_addr(&mut reader));
+                let others = (0..count).map(|_| read_address(&mut reader));
                 Reply::DialBack(will, others.collect::<Result<_, _>>()?)
             }
             Kind::Digest => {
@@ -529,7 +531,7 @@ impl Reply {
             return out;
         }
         match self {
-            Reply::Ping(observed) => write_addr(&mut out, observed),
+            Reply::Ping(observed) => out.extend_from_slice(&address_bytes(observed)),
             Reply::FindNode(_) => write_contacts(&mut out, taken),
             Reply::Have(bitmap, _, providers) => {
                 out.extend_from_slice(&bitmap.0.to_be_bytes());
@@ -538,7 +540,9 @@ impl Reply {
             }
             Reply::DialBack(will, others) => {
                 out.extend_from_slice(&[u8::from(!will), others.len() as u8]);
-                others.iter().for_each(|addr| write_addr(&mut out, addr));
+                others
+                    .iter()
+                    .for_each(|addr| out.extend_from_slice(&address_bytes(addr)));
             }
             Reply::Digest(digests) => {
                 out.push(digests.len() as u8);
@@ -582,24 +586,6 @@ fn read_digest(reader: &mut Reader<'_>) -> Result<Digest, Malformed> {
         count: reader.u32()?,
         sum: u128::from_be_bytes(reader.array()?),
     })
-}
-
-/// Bytes of an address with its port.
-const ADDR_SIZE: usize = 18;
-
-/// 16 bytes of IP address, IPv4 as v4-mapped, and 2 of port.
-fn write_addr(out: &mut Vec<u8>, addr: &SocketAddr) {
-    let ip = match addr.ip() {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-        IpAddr::V6(ip) => ip,
-    };
-    out.extend_from_slice(&ip.octets());
-    out.extend_from_slice(&addr.port().to_be_bytes());
-}
-
-fn read_addr(reader: &mut Reader<'_>) -> Result<SocketAddr, Malformed> {
-    let ip = IpAddr::from(reader.array::<16>()?);
-    Ok(normalise(SocketAddr::new(ip, reader.u16()?)))
 }
 
 /// How many of the contacts, from the first, take at most `room` bytes; K at most.

@@ -3,9 +3,8 @@
 use super::*;
 use crate::limits::{BLOCK_SIZE_MAX, OFFER_MAX, TEXT_MAX};
 use crate::wire::codec::Reader;
-use crate::wire::contact::is_usable;
+use crate::wire::contact::{address_bytes, is_usable, read_address};
 use crate::wire::PROTOCOL_VERSION;
-use std::net::IpAddr;
 
 /// What a greeting begins with, so that another protocol is noticed at once.
 const MAGIC: &[u8; 5] = b"strew";
@@ -224,12 +223,7 @@ impl Frame {
             }
             Frame::Peer(addr) => {
                 out.push(PEER);
-                let ip = match addr.ip() {
-                    IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-                    IpAddr::V6(ip) => ip,
-                };
-                out.extend_from_slice(&ip.octets());
-                out.extend_from_slice(&addr.port().to_be_bytes());
+                out.extend_from_slice(&address_bytes(addr));
             }
             Frame::Verify { part, of } => {
                 out.push(VERIFY);
@@ -398,8 +392,7 @@ impl Frame {
             STATUS => Frame::Status,
             TEXT => Frame::Text(take_text(&mut reader)?),
             PEER => {
-                let ip = IpAddr::from(reader.array::<16>()?).to_canonical();
-                let addr = SocketAddr::new(ip, reader.u16()?);
+                let addr = read_address(&mut reader)?;
                 if !is_usable(&addr) {
                     return Err(Malformed::Value("address"));
                 }
