@@ -55,13 +55,14 @@ pub fn connect(common: &Common) -> Result<Peer, Failure> {
                 _ => "serve",
             };
             info!("using the {role} of {}", common.dir.display());
-            let given = [
-                ("--capacity", common.capacity),
-                ("--min-free", common.min_free),
-            ];
-            for (option, _) in given.iter().filter(|(_, given)| given.is_some()) {
+            // A private peer is another command's, which is about to end; settings are for all commands, not for this.
+            let ignored = match hello.role {
+                PeerRole::Private => &[],
+                _ => &common.for_private[..],
+            };
+            for option in ignored {
                 let dir = common.dir.display();
-                warn!("{option} is ignored: the {role} that runs in {dir} has its own");
+                warn!("--{option} is ignored: the {role} that runs in {dir} has its own");
             }
             for addr in addrs.unwrap_or_else(|| resolve(&common.peers)) {
                 let sent = peer.send(&Frame::Peer(addr));

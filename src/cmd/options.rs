@@ -3,7 +3,7 @@
 
 use super::failure::Failure;
 use super::parsed::Parsed;
-use super::settings::base_dir;
+use super::settings::{base_dir, Source};
 use super::values::is_host_port;
 use crate::limits::{BUFFER_DEFAULT, CAPACITY_MIN, STALL_DEFAULT};
 use getopts::Options;
@@ -323,6 +323,8 @@ pub struct Common {
     pub capacity: Option<u64>,
     /// Bytes of the disk to be left free, if said.
     pub min_free: Option<u64>,
+    /// Those of these two that the command line itself says; only a private peer heeds them.
+    pub for_private: Vec<&'static str>,
     /// Nothing but errors is said.
     pub quiet: bool,
     /// When progress is shown.
@@ -358,11 +360,18 @@ impl Common {
             _ => None,
         };
         let progress = parsed.parsed(PROGRESS, progress, "auto, always or never")?;
+        let is_on_line = |option: &Opt| {
+            let given = parsed.value(option);
+            given.is_some_and(|given| given.source == Source::Line)
+        };
+        let for_private = [CAPACITY, MIN_FREE].into_iter();
+        let for_private = for_private.filter(|option| is_on_line(option));
         Ok(Common {
             dir: dir(parsed)?,
             peers,
             capacity,
             min_free: parsed.size(MIN_FREE)?,
+            for_private: for_private.map(|option| option.long).collect(),
             quiet: parsed.has(QUIET)?,
             progress: progress.unwrap_or(Progress::Auto),
             stall: parsed.time(STALL)?.unwrap_or(STALL_DEFAULT),

@@ -177,3 +177,19 @@ fn paths_are_told_and_whether_they_are_there() {
     let page = lab.strew(["paths", "-d", "data"]).run().text();
     assert!(page.contains("pack there data/pack"), "{page}");
 }
+
+#[test]
+fn setting_that_a_running_peer_does_not_heed_is_no_reason_to_warn() {
+    let lab = Lab::new();
+    let serve = lab.serve("data", &[]);
+    configure(&lab, "capacity = 20M\n");
+    let status = |args: &[&str]| {
+        let run = lab.strew(["status", "-d", "data"]).args(args);
+        run.env("STREW_MIN_FREE", "1M").run().stderr
+    };
+    assert_eq!(status(&[]), "");
+    let warned = status(&["--capacity", "30M"]);
+    assert!(warned.contains("--capacity is ignored"), "{warned}");
+    assert!(!warned.contains("min-free"), "{warned}");
+    serve.stop();
+}
