@@ -13,7 +13,7 @@ pub const OPTIONS: &[&Opt] = &[options::PLAIN];
 
 /// Prints one address a line.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
-    Common::new(parsed)?;
+    Common::check(parsed)?;
     let form = form(parsed)?;
     for_each_input(parsed, |mut input: Input| {
         let encoder = Encoder::of(input.item(), form);

@@ -338,6 +338,15 @@ pub struct Common {
 impl Common {
     /// Reads the options and their settings.
     pub fn new(parsed: &Parsed) -> Result<Common, Failure> {
+        Common::in_dir(dir(parsed)?, parsed)
+    }
+
+    /// A failure if anything is wrong with them, for a command that has no use for them, nor for a data directory.
+    pub fn check(parsed: &Parsed) -> Result<(), Failure> {
+        Common::in_dir(PathBuf::new(), parsed).map(drop)
+    }
+
+    fn in_dir(dir: PathBuf, parsed: &Parsed) -> Result<Common, Failure> {
         let mut peers = Vec::new();
         for peer in parsed.values(PEER) {
             match peer.text() {
@@ -367,7 +376,7 @@ impl Common {
         let for_private = [CAPACITY, MIN_FREE].into_iter();
         let for_private = for_private.filter(|option| is_on_line(option));
         Ok(Common {
-            dir: dir(parsed)?,
+            dir,
             peers,
             capacity,
             min_free: parsed.size(MIN_FREE)?,

@@ -193,3 +193,14 @@ fn setting_that_a_running_peer_does_not_heed_is_no_reason_to_warn() {
     assert!(!warned.contains("min-free"), "{warned}");
     serve.stop();
 }
+
+#[test]
+fn hash_needs_no_data_directory() {
+    let lab = Lab::new();
+    let run = lab
+        .strew(["hash"])
+        .env_remove("HOME")
+        .env_remove("XDG_DATA_HOME");
+    let address = run.input("abc").run().text();
+    assert_eq!(lab.strew(["hash"]).input("abc").run().text(), address);
+}
