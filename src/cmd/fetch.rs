@@ -36,7 +36,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let range = parsed.parsed(options::RANGE, values::range, what)?;
     let place = Place::new(parsed, "fetch")?;
     let (target, force) = (parsed.path(options::OUTPUT), parsed.has(options::FORCE)?);
-    let output = match target.as_deref().is_some_and(is_for_directory) {
+    let mut output = match target.as_deref().is_some_and(is_for_directory) {
         // Only a directory could go there, or what is to be refused when it is known what it is.
         true => None,
         false => Some(Output::new(target.as_deref(), force)?),
@@ -47,10 +47,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     if parsed.has(options::PIN)? {
         if let Err(failure) = pin(&mut peer, id, &mut line) {
             peer.leave();
-            return Err(match output {
-                Some(mut output) => output.give_up(failure),
-                None => failure,
-            });
+            return Err(give_up(output, failure));
         }
     }
     let mut fetch = Fetch {
@@ -71,7 +68,8 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         target: target.clone(),
         force,
     };
-    let result = fetch.run(goal, output);
+    let result = fetch.run(&goal, &mut output);
+    let result = result.map_err(|failure| give_up(output, failure));
     let Fetch {
         source,
         done,
@@ -130,99 +128,87 @@ struct Fetch<'a> {
 
 impl Fetch<'_> {
     /// Finds out what the address is, and fetches it. `output` has been made already if it can only be a file.
-    fn run(&mut self, goal: Goal, output: Option<Output>) -> Result<(), Failure> {
+    fn run(&mut self, goal: &Goal, output: &mut Option<Output>) -> Result<(), Failure> {
         let line = &mut self.line;
-        let item = match self.source.item(|more| line.update(0, None, more)) {
-            Ok(item) => item,
-            Err(failure) => return Err(give_up(output, failure)),
+        let item = self.source.item(|more| line.update(0, None, more))?;
+        let parts = match item {
+            Item::File => {
+                goal.place.is_file()?;
+                let whole = 0..self.source.length();
+                self.prepare_span(goal, output, whole, false)?
+            }
+            Item::Directory => self.prepare_directory(goal, output)?,
         };
-        let prepared = match item {
-            Item::File => self.prepare_file(&goal, output),
-            Item::Directory => self.prepare_directory(&goal, output),
-        };
-        let (mut output, parts) = prepared?;
-        let result = self.fetch(&mut output, parts, goal.range.is_some());
-        let result = result.and_then(|()| output.finish());
-        result.map_err(|failure| output.give_up(failure))
+        let output = output.as_mut().expect("both have made one");
+        self.fetch(output, parts, goal.range.is_some())?;
+        output.finish()
     }
 
-    fn prepare_file(&mut self, goal: &Goal, output: Option<Output>) -> Result<Prepared, Failure> {
-        if let Err(failure) = goal.place.is_file() {
-            return Err(give_up(output, failure));
-        }
-        let whole = 0..self.source.length();
-        self.prepare_span(goal, output, whole)
-    }
-
-    /// Some bytes of the stream are a file.
+    /// Some bytes of the stream are a file; what of them is wanted.
     fn prepare_span(
         &mut self,
         goal: &Goal,
-        output: Option<Output>,
+        output: &mut Option<Output>,
         span: Range<u64>,
-    ) -> Result<Prepared, Failure> {
+        is_executable: bool,
+    ) -> Result<Vec<Range<u64>>, Failure> {
         let range = goal.range.clone().unwrap_or(0..u64::MAX);
         let length = span.end - span.start;
         if range.start > length {
             let id = goal.place.address.id;
             let message = format!("{id}: has {length} bytes, and none at {}", range.start);
-            return Err(give_up(output, Failure::usage(message)));
+            return Err(Failure::usage(message));
         }
-        let output = match output {
-            Some(output) => output,
-            None => Output::new(goal.target.as_deref(), goal.force)?,
-        };
+        if output.is_none() {
+            *output = Some(Output::new(goal.target.as_deref(), goal.force)?);
+        }
+        if let Some(Output::File(file)) = output {
+            file.is_range = goal.range.is_some();
+            // A part of it could not be executed.
+            file.is_executable = is_executable && !file.is_range;
+        }
         self.base = span.start + range.start;
         let end = span.start + range.end.min(length);
         self.total = Some(end - self.base);
-        let span = self.base..end;
-        Ok((output, vec![span]))
+        let wanted = self.base..end;
+        Ok(vec![wanted])
     }
 
+    /// A directory, or what of it is at the path; what of the stream is wanted.
     fn prepare_directory(
         &mut self,
         goal: &Goal,
-        output: Option<Output>,
-    ) -> Result<Prepared, Failure> {
+        output: &mut Option<Output>,
+    ) -> Result<Vec<Range<u64>>, Failure> {
         let id = goal.place.address.id;
         let path = &goal.place.path;
         let is_whole = path.is_empty();
         if is_whole {
-            self.expect_directory_wanted(goal, &output)?;
+            self.expect_directory_wanted(goal, output)?;
         }
-        let listing = match self.source.listing() {
-            Ok(listing) => listing,
-            Err(failure) => return Err(give_up(output, failure)),
-        };
+        let listing = self.source.listing()?;
         let mut entries = 0..listing.count();
         let mut strip = 0;
         if !is_whole {
-            let index = match goal.place.find(&listing) {
-                Ok(index) => index,
-                Err(failure) => return Err(give_up(output, failure)),
-            };
+            let index = goal.place.find(&listing)?;
             match listing.entry(index).kind {
                 Kind::File { is_executable, .. } => {
-                    let mut prepared = self.prepare_span(goal, output, listing.span(index))?;
-                    // A part of it could not be executed.
-                    if let (Output::File(file), None) = (&mut prepared.0, &goal.range) {
-                        file.is_executable = is_executable;
-                    }
-                    return Ok(prepared);
+                    let span = listing.span(index);
+                    return self.prepare_span(goal, output, span, is_executable);
                 }
                 Kind::Link { target } => {
                     let (path, target) = (printable(path), printable(target));
                     let message = format!("{id}: {path} is a link to {target}; fetch that");
-                    return Err(give_up(output, Failure::new(Status::Other, message)));
+                    return Err(Failure::new(Status::Other, message));
                 }
                 Kind::Directory => {}
             }
-            self.expect_directory_wanted(goal, &output)?;
+            self.expect_directory_wanted(goal, output)?;
             entries = listing.below(index);
             strip = path.len() + 1;
         }
         // It was meant for a file.
-        drop(output);
+        *output = None;
         let parts = match is_whole {
             true => {
                 let all = listing.start()..listing.length();
@@ -234,7 +220,8 @@ impl Fetch<'_> {
         self.total = Some(lens.sum());
         let target = goal.target.as_deref().unwrap_or(Path::new(""));
         let tree = TreeOutput::new(target, listing, entries, strip)?;
-        Ok((Output::Tree(Box::new(tree)), parts))
+        *output = Some(Output::Tree(Box::new(tree)));
+        Ok(parts)
     }
 
     /// A directory can only become one.
@@ -367,9 +354,6 @@ impl Fetch<'_> {
         Ok(())
     }
 }
-
-/// An output, and the parts of the stream that go there.
-type Prepared = (Output, Vec<Range<u64>>);
 
 fn give_up(output: Option<Output>, failure: Failure) -> Failure {
     match output {

@@ -32,6 +32,8 @@ pub struct FileOutput {
     force: bool,
     /// Whoever may read it may execute it.
     pub is_executable: bool,
+    /// Only a range of the bytes is written, in which nothing goes on.
+    pub is_range: bool,
 }
 
 impl FileOutput {
@@ -47,6 +49,7 @@ impl FileOutput {
             written_back: 0,
             force,
             is_executable: false,
+            is_range: false,
         };
         // A link is not followed: somebody else would choose where the data goes.
         match fs::symlink_metadata(&part.path) {
@@ -160,7 +163,7 @@ impl FileOutput {
             return failure;
         }
         let path = self.path.display();
-        if self.len == 0 {
+        if self.len == 0 || self.is_range {
             let _ = fs::remove_file(&self.path);
             return failure;
         }

@@ -4,6 +4,7 @@
 use crate::harness::*;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
@@ -382,4 +383,29 @@ fn range_is_given_out_and_only_its_blocks_are_fetched() {
         let refused = shared.fetch(&["--range", "3-7", "-o", "other"]).run();
         refused.expect_failure(9, &["other.part: exists", "-f"]);
     }
+}
+
+#[test]
+fn what_is_left_of_a_range_goes() {
+    let lab = Lab::new();
+    let file = lab.file("file", &random_bytes(2 << 20, 6));
+    let share = ["share", "-q", "--min-copies", "0", "-d", "d"];
+    let address = lab.strew(share).arg(&file).run().text();
+    // The last leaf, which nobody else has.
+    let pack = File::options().write(true).open(lab.path("d/pack"));
+    let damaged = pack.and_then(|pack| pack.write_all_at(&[0; 64], 2_000_000));
+    damaged.expect("damaged");
+    let fetch = |range: &[&str]| {
+        let fetch = [
+            "fetch", "-d", "d", "--buffer", "512K", "-o", "out", &address,
+        ];
+        lab.strew(fetch).args(range).run()
+    };
+    for _ in 0..2 {
+        let outcome = fetch(&["--range", "0-"]);
+        outcome.expect_failure(7, &["no peer could be reached"]);
+        assert!(!outcome.stderr.contains("out.part"), "{}", outcome.stderr);
+        assert!(!lab.path("out.part").exists());
+    }
+    fetch(&[]).expect_failure(7, &["verified bytes are in out.part"]);
 }
