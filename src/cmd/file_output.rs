@@ -132,26 +132,25 @@ impl FileOutput {
         };
         made.and_then(|()| file.sync_all())
             .map_err(|error| Failure::file(&path, &error))?;
-        // Somebody may have made the file meanwhile. A link fails then, where a rename would replace it.
+        // Somebody may have made the file meanwhile.
         let renamed = match self.force {
             true => fs::rename(&path, &self.target),
-            false => match fs::hard_link(&path, &self.target) {
-                Ok(()) => fs::remove_file(&path),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    let target = self.target.display();
-                    let message = format!(
-                        "{target}: was made meanwhile; give -f to replace it, or rename {}",
-                        path.display()
-                    );
-                    return Err(Failure::new(Status::Exists, message));
-                }
-                // A file system without links.
-                Err(_) => fs::rename(&path, &self.target),
-            },
+            false => sys::rename_new(&path, &self.target),
         };
-        renamed.map_err(|error| Failure::file(&self.target, &error))?;
-        // From here on there is no FILE.part to speak of.
-        self.file = None;
+        match renamed {
+            // From here on there is no FILE.part to speak of.
+            Ok(()) => self.file = None,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                // FILE.part is whole, and the user's.
+                self.file = None;
+                let (target, path) = (self.target.display(), path.display());
+                let message = format!(
+                    "{target}: was made meanwhile; give -f to replace it, or rename {path}"
+                );
+                return Err(Failure::new(Status::Exists, message));
+            }
+            Err(error) => return Err(Failure::file(&self.target, &error)),
+        }
         sync_parent(parent_of(&self.target)).map_err(|error| Failure::file(&self.target, &error))
     }
 
