@@ -44,8 +44,10 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let reload = move || {
         let changed = Settings::load().and_then(|settings| {
             parsed.add_settings(settings);
+            let changes = self::changes(&Common::new(&parsed)?, &parsed)?;
+            // Last: all is as before if anything is wrong.
             voice::set_level(&parsed)?;
-            self::changes(&Common::new(&parsed)?, &parsed)
+            Ok(changes)
         });
         changed.map_err(|failure| failure.message)
     };

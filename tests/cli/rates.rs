@@ -134,3 +134,22 @@ fn peers_that_are_configured_while_one_runs_are_met() {
     lab.await_joined(&lone, 2);
     lab.await_joined(&other, 2);
 }
+
+#[test]
+fn settings_of_which_one_is_wrong_change_nothing() {
+    let lab = Lab::new();
+    configure(&lab, "capacity = 20M\n");
+    let peer = lab.serve("peer", &[]);
+    configure(&lab, "log = trace\ncapacity = 8M\nup-rate = 0\n");
+    kill(peer.pid(), libc::SIGHUP);
+    await_true("a complaint", || {
+        peer.said().contains("up-rate = 0: not a rate")
+    });
+    assert_eq!(number(&lab, &peer.dir, "capacity_bytes"), 20 << 20);
+    let said = peer.said();
+    assert!(
+        !said.contains("debug:") && !said.contains("trace:"),
+        "{said}"
+    );
+    peer.stop();
+}
