@@ -288,6 +288,16 @@ impl Peer {
         }
     }
 
+    /// Its status page, in lines of `key value`.
+    pub fn status(&mut self) -> Result<String, Trouble> {
+        self.send(&Frame::Status)?;
+        loop {
+            if let Frame::Text(text) = self.receive()? {
+                return Ok(text);
+            }
+        }
+    }
+
     /// Leaves. When this returns, a private peer that has no other client has released the directory.
     pub fn leave(mut self) {
         self.patience = Patience::brief(RELEASE_TIMEOUT);
@@ -335,16 +345,7 @@ impl Peer {
     /// Why nobody was reached, as far as the peer knows, for the end of a message; empty if there is nothing.
     pub fn why_nobody(&mut self) -> String {
         self.patience = Patience::brief(EXPLANATION_TIMEOUT);
-        if self.send(&Frame::Status).is_err() {
-            return String::new();
-        }
-        let text = loop {
-            match self.receive() {
-                Ok(Frame::Text(text)) => break text,
-                Ok(_) => {}
-                Err(_) => return String::new(),
-            }
-        };
+        let text = self.status().unwrap_or_default();
         let others = text
             .lines()
             .filter_map(|line| line.strip_prefix("other_version "));

@@ -1,7 +1,7 @@
 //! `strew status`: how the peer of the data directory is. On a terminal for people, otherwise in lines of `key value`;
 //! for programs that watch peers, and for scripts that wait for one.
 
-use super::client::{Patience, Peer, Trouble};
+use super::client::{Patience, Peer};
 use super::connect::connect;
 use super::failure::{Failure, Status};
 use super::json::Object;
@@ -10,7 +10,8 @@ use super::options::{self, Common, Opt};
 use super::output;
 use super::parsed::Parsed;
 use super::progress::human;
-use crate::wire::frame::{Frame, PeerRole};
+use super::voice::is_json;
+use crate::wire::frame::PeerRole;
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
 
@@ -27,12 +28,17 @@ const VERBOSE: &[&str] = &["step_p50", "step_p99"];
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
     parsed.no_arguments("status")?;
+    let wants_metrics = parsed.has(options::METRICS)?;
+    if wants_metrics && is_json() {
+        let message = "--metrics has a format of its own, which is not --json: give one of them";
+        return Err(Failure::usage(message));
+    }
     if parsed.has(options::READY)? {
         return is_ready(&common);
     }
     let peer = connect(&common)?;
     let text = page(&common, peer)?;
-    if parsed.has(options::METRICS)? {
+    if wants_metrics {
         return output::line(&metrics(&Page(&text)).trim_end());
     }
     let text = match parsed.has(options::VERBOSE)? {
@@ -47,17 +53,10 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
 }
 
 fn page(common: &Common, mut peer: Peer) -> Result<String, Failure> {
-    let failed = |trouble: Trouble| {
-        trouble.into_failure(|| format!("the peer of {} does not answer", common.dir.display()))
-    };
-    peer.send(&Frame::Status).map_err(failed)?;
-    let text = loop {
-        match peer.receive() {
-            Ok(Frame::Text(text)) => break text,
-            Ok(_) => {}
-            Err(trouble) => return Err(failed(trouble)),
-        }
-    };
+    let text = peer.status().map_err(|trouble| {
+        let dir = common.dir.display();
+        trouble.into_failure(|| format!("the peer of {dir} does not answer"))
+    })?;
     peer.leave();
     Ok(text)
 }

@@ -143,3 +143,12 @@ fn ready_line_of_a_serve_is_an_object() {
         "{line}"
     );
 }
+
+#[test]
+fn metrics_have_another_format() {
+    let lab = Lab::new();
+    let status = ["status", "--json", "--metrics", "-d", "data"];
+    let outcome = lab.strew(status).run();
+    outcome.expect_failure(2, &["--metrics", "--json", "\"status\":2"]);
+    assert!(!lab.path("data").exists());
+}
