@@ -4,7 +4,7 @@ use super::failure::{Failure, Status};
 use super::options;
 use super::parsed::Parsed;
 use super::tree_input::TreeInput;
-use super::voice::report;
+use super::voice::for_each_reported;
 use crate::block::tree::Item;
 use crate::block::Form;
 use crate::sys;
@@ -175,15 +175,5 @@ pub fn for_each_input(
     if files.is_empty() {
         files.push("-".into());
     }
-    let mut first = None;
-    for file in files {
-        if let Err(failure) = open(file).and_then(&mut each) {
-            report(&failure);
-            first.get_or_insert(failure.status);
-        }
-    }
-    match first {
-        Some(status) => Err(Failure::reported(status)),
-        None => Ok(()),
-    }
+    for_each_reported(files, |file| open(file).and_then(&mut each))
 }

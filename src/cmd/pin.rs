@@ -8,7 +8,7 @@ use super::options::{Common, Opt};
 use super::output;
 use super::parsed::Parsed;
 use super::progress::{human, Line};
-use super::voice::{is_json, say};
+use super::voice::{for_each_reported, is_json, say};
 use crate::block::address::Address;
 use crate::id::BlockId;
 use crate::wire::frame::Frame;
@@ -50,20 +50,10 @@ fn for_each_root(
     if roots.is_empty() {
         return Err(Failure::usage("pin which? Give an ADDRESS after add or rm"));
     }
-    let mut first: Option<Failure> = None;
     let mut peer = connect(common)?;
-    for root in roots {
-        let Err(failure) = each(common, &mut peer, root) else {
-            continue;
-        };
-        match first {
-            // The first is reported by whoever is told of it.
-            None => first = Some(failure),
-            Some(_) => super::voice::report(&failure),
-        }
-    }
+    let result = for_each_reported(roots, |root| each(common, &mut peer, root));
     peer.leave();
-    first.map_or(Ok(()), Err)
+    result
 }
 
 fn add(common: &Common, peer: &mut Peer, root: BlockId) -> Result<(), Failure> {

@@ -121,6 +121,21 @@ pub fn report(failure: &Failure) {
     }
 }
 
+/// Does something with each of several. What fails is reported at once and the rest go on; the status returned is the
+/// first's.
+pub fn for_each_reported<T>(
+    all: impl IntoIterator<Item = T>,
+    each: impl FnMut(T) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let failures = all.into_iter().map(each).filter_map(Result::err);
+    let statuses = failures.map(|failure| {
+        report(&failure);
+        failure.status
+    });
+    let first = statuses.reduce(|first, _| first);
+    first.map_or(Ok(()), |status| Err(Failure::reported(status)))
+}
+
 /// Tells the user something, unless `-q` was given.
 pub fn say(common: &Common, message: &str) {
     match (common.quiet, is_json()) {

@@ -247,3 +247,14 @@ fn pinned_block_that_is_found_damaged_is_fetched_again_unasked() {
     assert!(lab.strew(fetch).run().bytes() == content);
     peer.stop();
 }
+
+#[test]
+fn failures_are_said_in_the_order_of_the_addresses() {
+    let lab = Lab::new();
+    let nowhere = ["5".repeat(64), "4".repeat(64), "6".repeat(64)];
+    let outcome = lab.strew(["pin", "rm", "-d", "d"]).args(&nowhere).run();
+    outcome.expect_status(3);
+    let said =
+        nowhere.map(|id| format!("strew: {id}: is not pinned; strew pin ls shows what is\n"));
+    assert_eq!(outcome.stderr, said.concat());
+}
