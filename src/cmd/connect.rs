@@ -66,7 +66,12 @@ pub fn connect(common: &Common) -> Result<Peer, Failure> {
             }
             for addr in addrs.unwrap_or_else(|| resolve(&common.peers)) {
                 let sent = peer.send(&Frame::Peer(addr));
-                sent.map_err(|trouble| trouble.into_failure(|| patience.why()))?;
+                sent.map_err(|trouble| {
+                    let (dir, why) = (common.dir.display(), patience.why());
+                    trouble.into_failure(|| {
+                        format!("{dir}: its {role} does not answer, {why}; try again, or give a longer --stall")
+                    })
+                })?;
             }
             return Ok(peer);
         }

@@ -104,7 +104,7 @@ fn broken_off(peer: &Peer, root: BlockId, trouble: Trouble) -> Failure {
 fn remove(common: &Common, peer: &mut Peer, root: BlockId) -> Result<(), Failure> {
     let failed = |peer: &Peer, trouble: Trouble| {
         let why = peer.patience.why();
-        trouble.into_failure(|| format!("{root}: {why}"))
+        trouble.into_failure(|| format!("{root}: not unpinned, {why}; try again"))
     };
     peer.send(&Frame::Unpin(root))
         .map_err(|trouble| failed(peer, trouble))?;

@@ -41,8 +41,12 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     }
     let mut peer = connect(&common)?;
     let mut line = Line::new(&common, "verify");
+    let patience = peer.patience;
     let stalled = |trouble: Trouble, at: u64| {
-        trouble.into_failure(|| format!("verified {}, then nothing more", human(at)))
+        trouble.into_failure(|| {
+            let (pack, at, why) = (pack.display(), human(at), patience.why());
+            format!("{pack}: {at} verified, then {why}; try again, or give a longer --stall or --timeout")
+        })
     };
     let mut at = 0;
     peer.send(&Frame::Verify { part, of })

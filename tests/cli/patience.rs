@@ -1,10 +1,15 @@
 //! Every wait of a command has an end, whoever it waits for, and what is only late is waited for.
 
 use crate::harness::*;
+use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
+use strew::id::NodeKey;
+use strew::wire::frame::{Frame, Hello, PeerRole};
 
 #[test]
 fn buffer_larger_than_any_queue_does_not_hang_client_and_peer() {
@@ -260,4 +265,54 @@ fn fetch_says_what_it_waits_for_and_is_not_kept_alive_by_that() {
     outcome.expect_status(7);
     let waiting = "waiting for 1 block: no holder found yet";
     assert!(outcome.stderr.contains(waiting), "{}", outcome.stderr);
+}
+
+/// Greets every client that comes, and says nothing more: a `serve` that hangs.
+fn hang(dir: &Path) {
+    fs::create_dir(dir).expect("made");
+    fs::write(dir.join("pack"), "").expect("written");
+    let listener = UnixListener::bind(dir.join("control.sock")).expect("bound");
+    let (key, role) = (NodeKey([1; 32]), PeerRole::Peer);
+    let mut hello = Vec::new();
+    Frame::Hello(Hello { key, port: 1, role }).encode(&mut hello);
+    std::thread::spawn(move || {
+        let mut clients = Vec::new();
+        for mut client in listener.incoming().flatten() {
+            client.write_all(&hello).expect("greeted");
+            clients.push(client);
+        }
+    });
+}
+
+#[test]
+fn peer_that_hangs_is_named_and_what_to_do_is_said() {
+    let lab = Lab::new();
+    hang(&lab.path("d"));
+    let nowhere = "5".repeat(64);
+    // More addresses than wait in a socket.
+    let many = "127.0.0.1:9 ".repeat(5000);
+    let cases: [(&[&str], &str, [&str; 2]); 3] = [
+        (
+            &["verify"],
+            "",
+            ["d/pack: 0 B verified, then", "give a longer --stall"],
+        ),
+        (
+            &["pin", "rm", &nowhere],
+            "",
+            [&nowhere, "not unpinned, no progress for 1 s; try again"],
+        ),
+        (
+            &["status"],
+            &many,
+            [
+                "d: its serve does not answer, no progress for 1 s; try again",
+                "--stall",
+            ],
+        ),
+    ];
+    for (args, peers, said) in cases {
+        let run = lab.strew(args).args(["--stall", "1s", "-d", "d"]);
+        run.env("STREW_PEERS", peers).run().expect_failure(4, &said);
+    }
 }
