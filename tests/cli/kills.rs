@@ -6,10 +6,16 @@
 use crate::harness::*;
 use crate::talker::Talker;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use strew::block::{Block, Form, Kind, Role};
 use strew::id::BlockId;
 use strew::rng::Rng;
+use strew::sys::wait_for;
 use strew::wire::frame::Frame;
 
 /// Blocks put in a round at most: more than a peer stores before it is killed.
@@ -140,4 +146,42 @@ fn killed_peer_has_what_it_acknowledged_and_nothing_else() {
     let page = std::fs::read_to_string(&peer.log).expect("a log");
     assert!(!page.contains("damaged"), "{page}");
     peer.stop();
+}
+
+#[test]
+fn process_that_syncs_ends_in_silence_when_its_peer_is_killed() {
+    let lab = Lab::new();
+    let log = lab.path("log");
+    for is_answered in [true, false] {
+        let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+        let mut run = lab.strew(["__sync"]);
+        run.command.stdin(OwnedFd::from(theirs));
+        run.command
+            .stdout(File::create(lab.path("file")).expect("made"));
+        run.command.stderr(File::create(&log).expect("made"));
+        let mut syncer = run.start();
+        match is_answered {
+            // It is left unread.
+            true => {
+                ours.write_all(&[1]).expect("taken");
+                assert!(
+                    wait_for(ours.as_raw_fd(), true, false, Some(LIMIT))
+                        .expect("waited")
+                        .read
+                );
+            }
+            false => {
+                ours.shutdown(Shutdown::Read).expect("shut");
+                ours.write_all(&[1]).expect("taken");
+            }
+        }
+        drop(ours);
+        let status = syncer.wait(LIMIT).expect("it ends");
+        let said = std::fs::read_to_string(&log).expect("a log");
+        assert_eq!(
+            (status.code(), said.as_str()),
+            (Some(0), ""),
+            "answered: {is_answered}"
+        );
+    }
 }

@@ -35,11 +35,17 @@ pub fn run() -> io::Result<()> {
     let (mut requests, file) = (UnixStream::from(requests?), File::from(file?));
     let mut byte = [0];
     loop {
-        match requests.read(&mut byte) {
+        let done = match requests.read(&mut byte) {
             Ok(0) => return Ok(()),
-            Ok(_) => requests.write_all(&[answer(file.sync_data())])?,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Ok(_) => requests.write_all(&[answer(file.sync_data())]),
+            Err(error) => Err(error),
+        };
+        let Err(error) = done else { continue };
+        match error.kind() {
+            ErrorKind::Interrupted => {}
+            // It has gone in the middle of a sync, or before it read an answer.
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => return Ok(()),
+            _ => return Err(error),
         }
     }
 }
