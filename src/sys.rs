@@ -260,12 +260,6 @@ pub fn check_writable(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The user that this process acts as.
-pub fn user() -> u32 {
-    // SAFETY: cannot fail and touches no memory.
-    unsafe { libc::geteuid() }
-}
-
 /// Waits until all that was written to the file system of a file is safe.
 pub fn sync_file_system(file: &File) -> io::Result<()> {
     // SAFETY: takes no pointers; the descriptor is open as long as `file`.

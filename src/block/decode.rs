@@ -262,11 +262,6 @@ impl Decoder {
         self.item
     }
 
-    /// The shape of the file's tree, once the root has come.
-    pub fn shape(&self) -> Option<Shape> {
-        self.shape
-    }
-
     /// Whether all that is wanted of the file has been given out or skipped.
     pub fn is_done(&self) -> bool {
         match &self.shape {

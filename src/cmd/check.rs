@@ -10,7 +10,7 @@ use super::json::Object;
 use super::options::{self, Common, Opt};
 use super::output;
 use super::parsed::Parsed;
-use super::progress::Line;
+use super::progress::{count, Line};
 use super::voice::say;
 use crate::block::address::Address;
 use crate::block::tree::TreeError;
@@ -18,9 +18,7 @@ use crate::block::walk::{Place, Walk};
 use crate::block::{Block, Role};
 use crate::id::BlockId;
 use crate::keep::copies_wanted;
-use crate::limits::{
-    BLOCK_SIZE_MAX, COPIES_DEFAULT, COPIES_MAX, COUNTS_PER_CLIENT, FAN_OUT, LIFETIME_MAX, OFFER_MAX,
-};
+use crate::limits::{BLOCK_SIZE_MAX, COUNTS_PER_CLIENT, FAN_OUT, LIFETIME_MAX, OFFER_MAX};
 use crate::wire::frame::{Counted, Frame, MissingReason, Own, Wanted};
 use std::collections::{BTreeMap, HashMap};
 
@@ -36,12 +34,11 @@ pub const OPTIONS: &[&Opt] = &[options::REPAIR, options::COPIES, options::MIN_CO
 /// Counts, repairs if so wished, and prints what there is.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
-    let copies = parsed
-        .number(options::COPIES, 1..=COPIES_MAX)?
-        .unwrap_or(COPIES_DEFAULT);
-    let min_copies = parsed
-        .number(options::MIN_COPIES, 0..=COPIES_MAX)?
-        .unwrap_or(1);
+    let repair = parsed.has(options::REPAIR)?;
+    let (copies, min_copies) = match repair {
+        true => options::copies_to_make(parsed)?,
+        false => options::copies(parsed)?,
+    };
     let [text] = &parsed.arguments[..] else {
         let message = match parsed.arguments.is_empty() {
             true => "check what? Give the ADDRESS that share printed",
@@ -53,11 +50,6 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let address: Address = text
         .parse()
         .map_err(|error| Failure::usage(format!("{text}: {error}")))?;
-    let repair = parsed.has(options::REPAIR)?;
-    if repair && min_copies > copies {
-        let message = format!("--min-copies {min_copies} is more than --copies {copies}");
-        return Err(Failure::usage(message));
-    }
     let root = address.id;
     let mut check = Check {
         line: Line::new(&common, &root.to_string()[..8]),
@@ -341,7 +333,11 @@ impl Check<'_> {
         // What is lost is still short, unless it has turned up meanwhile.
         let few = short.saturating_sub(lost.len());
         let repaired = tried - lost.len() - few.min(tried - lost.len());
-        let mut text = format!("{}: {} repaired", self.root, blocks(repaired as u64));
+        let mut text = format!(
+            "{}: {} repaired",
+            self.root,
+            count(repaired as u64, "block")
+        );
         if let Some(first) = lost.first() {
             let lost = lost.len();
             text += &format!("; {lost} could not be fetched, such as {first}");
@@ -467,16 +463,9 @@ impl Summary {
     }
 }
 
-fn blocks(count: u64) -> String {
-    match count {
-        1 => "1 block".to_string(),
-        _ => format!("{count} blocks"),
-    }
-}
-
-fn have(count: u64) -> String {
-    let have = if count == 1 { "has" } else { "have" };
-    format!("{} {have}", blocks(count))
+fn have(blocks: u64) -> String {
+    let have = if blocks == 1 { "has" } else { "have" };
+    format!("{} {have}", count(blocks, "block"))
 }
 
 #[cfg(test)]

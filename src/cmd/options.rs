@@ -5,7 +5,7 @@ use super::failure::Failure;
 use super::parsed::Parsed;
 use super::settings::{base_dir, Source};
 use super::values::is_host_port;
-use crate::limits::{BUFFER_DEFAULT, CAPACITY_MIN, STALL_DEFAULT};
+use crate::limits::{BUFFER_DEFAULT, CAPACITY_MIN, COPIES_DEFAULT, COPIES_MAX, STALL_DEFAULT};
 use getopts::Options;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -387,6 +387,23 @@ impl Common {
             timeout: parsed.time(TIMEOUT)?,
         })
     }
+}
+
+/// `--copies` and `--min-copies`, or their defaults.
+pub fn copies(parsed: &Parsed) -> Result<(u8, u8), Failure> {
+    let copies = parsed.number(COPIES, 1..=COPIES_MAX)?;
+    let min_copies = parsed.number(MIN_COPIES, 0..=COPIES_MAX)?;
+    Ok((copies.unwrap_or(COPIES_DEFAULT), min_copies.unwrap_or(1)))
+}
+
+/// The same for a command that makes copies: no more can be demanded than are made.
+pub fn copies_to_make(parsed: &Parsed) -> Result<(u8, u8), Failure> {
+    let (copies, min_copies) = self::copies(parsed)?;
+    if min_copies > copies {
+        let message = format!("--min-copies {min_copies} is more than --copies {copies}");
+        return Err(Failure::usage(message));
+    }
+    Ok((copies, min_copies))
 }
 
 /// `--buffer`, or its default.

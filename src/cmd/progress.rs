@@ -153,6 +153,15 @@ pub fn human(bytes: u64) -> String {
     }
 }
 
+/// So many of something.
+pub fn count(number: u64, what: &str) -> String {
+    match (number, what) {
+        (1, _) => format!("1 {what}"),
+        (_, "copy") => format!("{number} copies"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
 /// A time as people read it.
 fn clock(time: Duration) -> String {
     let seconds = time.as_secs();

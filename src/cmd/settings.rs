@@ -1,7 +1,7 @@
 //! Where values come from that the command line does not give: the environment, then the configuration of the user,
 //! then that of the machine. Nothing is ever written there.
 
-use super::failure::{plain, Failure, Status};
+use super::failure::Failure;
 use super::nearest::did_you_mean;
 use super::options::{Opt, ALL};
 use std::env;
@@ -152,16 +152,13 @@ fn read(path: &Path) -> Result<Vec<Given>, Failure> {
     let text = match fs::metadata(path) {
         Ok(metadata) if metadata.len() > CONFIG_MAX => {
             let message = format!("{}: longer than {CONFIG_MAX} bytes", path.display());
-            return Err(Failure::new(Status::Usage, message));
+            return Err(Failure::usage(message));
         }
         Ok(_) => fs::read(path).map_err(|error| Failure::file(path, &error))?,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(Vec::new());
         }
-        Err(error) => {
-            let message = format!("{}: {}", path.display(), plain(&error));
-            return Err(Failure::new(Status::Other, message));
-        }
+        Err(error) => return Err(Failure::file(path, &error)),
     };
     let Ok(text) = String::from_utf8(text) else {
         return Err(Failure::usage(format!("{}: not text", path.display())));

@@ -10,10 +10,10 @@ use super::options::{self, Common, Opt};
 use super::output;
 use super::parsed::Parsed;
 use super::pin::pin;
-use super::progress::{human, Line};
+use super::progress::{count, human, Line};
 use super::voice::say;
 use crate::block::encode::Encoder;
-use crate::limits::{COPIES_DEFAULT, COPIES_MAX, LIFETIME_MAX};
+use crate::limits::LIFETIME_MAX;
 use crate::wire::frame::{Answer, Frame, Own, Settled, Wanted};
 use std::time::Instant;
 
@@ -33,16 +33,7 @@ pub const OPTIONS: &[&Opt] = &[
 /// Shares each input and prints one address a line.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
-    let copies = parsed
-        .number(options::COPIES, 1..=COPIES_MAX)?
-        .unwrap_or(COPIES_DEFAULT);
-    let min_copies = parsed
-        .number(options::MIN_COPIES, 0..=COPIES_MAX)?
-        .unwrap_or(1);
-    if min_copies > copies {
-        let message = format!("--min-copies {min_copies} is more than --copies {copies}");
-        return Err(Failure::usage(message));
-    }
+    let (copies, min_copies) = options::copies_to_make(parsed)?;
     let form = form(parsed)?;
     let (pin, no_store) = (parsed.has(options::PIN)?, parsed.has(options::NO_STORE)?);
     let wants = Wanted {
@@ -260,7 +251,7 @@ impl Share<'_> {
             0 => format!("{what}, no copy but the own one"),
             _ => format!(
                 "{what}, at least {} of each on {}",
-                count(least.into(), "copies"),
+                count(least.into(), "copy"),
                 count(holders.into(), "other peer")
             ),
         };
@@ -296,15 +287,6 @@ fn why_refused(reason: Answer) -> &'static str {
         Answer::Failed => ", but the disks of other peers fail",
         Answer::Quota => ", but other peers take no more from this network today",
         Answer::TooFar | Answer::Have | Answer::Want => "",
-    }
-}
-
-/// So many of something.
-fn count(number: u64, what: &str) -> String {
-    match (number, what) {
-        (1, "copies") => "1 copy".to_string(),
-        (1, _) | (_, "copies") => format!("{number} {what}"),
-        _ => format!("{number} {what}s"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::client::{Peer, Trouble};
 use super::failure::{Failure, Status};
+use super::progress::count;
 use crate::block::address::Address;
 use crate::block::decode::Decoder;
 use crate::block::tree::{Item, TreeError};
@@ -47,19 +48,14 @@ impl Source {
 
     /// What is waited for, to be said behind other words.
     pub fn awaited(&self) -> String {
-        let blocks = |count: u64| match count {
-            1 => "1 block".to_string(),
-            _ => format!("{count} blocks"),
-        };
         match (self.awaiting, self.decoder.outstanding() as u64) {
             (_, 0) => String::new(),
             ((_, unfound), _) if unfound > 0 => {
-                let blocks = blocks(unfound.into());
+                let blocks = count(unfound.into(), "block");
                 format!(", waiting for {blocks}: no holder found yet")
             }
-            ((0, _), outstanding) => format!(", waiting for {}", blocks(outstanding)),
-            ((1, _), _) => ", from 1 peer".to_string(),
-            ((peers, _), _) => format!(", from {peers} peers"),
+            ((0, _), outstanding) => format!(", waiting for {}", count(outstanding, "block")),
+            ((peers, _), _) => format!(", from {}", count(peers.into(), "peer")),
         }
     }
 

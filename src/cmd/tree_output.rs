@@ -81,7 +81,7 @@ impl TreeOutput {
         };
         let metadata = fs::symlink_metadata(&path).map_err(|error| Failure::file(&path, &error))?;
         // A link is not followed, and what others may change meanwhile is not gone on in.
-        if !metadata.is_dir() || metadata.uid() != sys::user() {
+        if !metadata.is_dir() || metadata.uid() != sys::effective_uid() {
             let message = format!("{}: is in the way; remove it", path.display());
             return Err(Failure::new(Status::Exists, message));
         }
