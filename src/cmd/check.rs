@@ -453,7 +453,8 @@ impl Summary {
         if self.min < min_copies {
             let few = self.histogram.range(..min_copies).map(|(_, count)| count);
             let message = format!(
-                "{root}: {} fewer than {min_copies} copies, the fewest {}; start more peers, or make more copies with strew check --repair",
+                "{root}: {} fewer than {min_copies} copies, the fewest {}; start more peers, or make more copies with \
+                 strew check --repair",
                 have(few.sum()),
                 self.min
             );

@@ -331,7 +331,9 @@ impl Peer {
                 Failure::new(Status::NoPeer, message)
             }
             MissingReason::Absent => {
-                let message = format!("{what}: asked the {asked} closest peers, none has it; is the address right, and the network?");
+                let message = format!(
+                    "{what}: asked the {asked} closest peers, none has it; is the address right, and the network?"
+                );
                 Failure::new(Status::NotFound, message)
             }
             MissingReason::NotGiven => {

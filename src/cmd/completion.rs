@@ -61,8 +61,10 @@ fn command_names() -> String {
 
 fn bash() -> String {
     let mut text = String::from(
-        "# bash completion of strew\n_strew() {\n    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n    \
-         local command=${COMP_WORDS[1]} words= files=\n    COMPREPLY=()\n    if [ \"$COMP_CWORD\" -eq 1 ] || { [ \"$COMP_CWORD\" -eq 2 ] && [ \"$command\" = help ]; }; then\n",
+        "# bash completion of strew\n_strew() {\n    \
+         local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n    \
+         local command=${COMP_WORDS[1]} words= files=\n    COMPREPLY=()\n    \
+         if [ \"$COMP_CWORD\" -eq 1 ] || { [ \"$COMP_CWORD\" -eq 2 ] && [ \"$command\" = help ]; }; then\n",
     );
     let _ = writeln!(text, "        words='{}'\n    else", command_names());
     text.push_str("        case $command:$before in\n");
@@ -132,9 +134,13 @@ fn zsh() -> String {
         );
     }
     text.push_str("        'help:show the options of a command'\n    )\n");
-    text.push_str("    if (( CURRENT == 2 )); then\n        _describe command commands\n        return\n    fi\n");
-    text.push_str("    local command=$words[2]\n    words=(\"${(@)words[2,-1]}\")\n    (( CURRENT-- ))\n    case $command in\n");
-    text.push_str("    help) _describe command commands ;;\n");
+    text.push_str(
+        "    if (( CURRENT == 2 )); then\n        _describe command commands\n        return\n    fi\n",
+    );
+    text.push_str(
+        "    local command=$words[2]\n    words=(\"${(@)words[2,-1]}\")\n    (( CURRENT-- ))\n    \
+         case $command in\n    help) _describe command commands ;;\n",
+    );
     for command in shown() {
         let _ = writeln!(text, "    {})\n        _arguments -s \\", command.name);
         for option in command.all_options() {
@@ -173,7 +179,10 @@ fn zsh() -> String {
         };
         let _ = writeln!(text, "            {rest}\n        ;;");
     }
-    text.push_str("    esac\n}\n\nif [[ $funcstack[1] == _strew ]]; then\n    _strew \"$@\"\nelse\n    compdef _strew strew\nfi\n");
+    text.push_str(
+        "    esac\n}\n\nif [[ $funcstack[1] == _strew ]]; then\n    _strew \"$@\"\nelse\n    \
+         compdef _strew strew\nfi\n",
+    );
     text
 }
 

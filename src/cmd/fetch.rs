@@ -236,7 +236,8 @@ impl Fetch<'_> {
             (Some(target), None | Some(Output::File(_))) => expect_absent(target),
             _ => {
                 let message = format!(
-                    "{id}: is a directory; give -o DIR, or ADDRESS.KEY/PATH for one file of it; strew ls shows what is in it"
+                    "{id}: is a directory; give -o DIR, or ADDRESS.KEY/PATH for one file of it; strew ls shows what \
+                     is in it"
                 );
                 Err(Failure::usage(message))
             }

@@ -15,8 +15,8 @@ pub fn did_you_mean<'a>(given: &str, before: &str, known: impl Iterator<Item = &
     }
 }
 
-/// How many letters have to be added, dropped, replaced or swapped with the next to make the one word the other (optimal
-/// string alignment).
+/// How many letters have to be added, dropped, replaced or swapped with the next to make the one word the other
+/// (optimal string alignment).
 fn slips(one: &str, other: &str) -> usize {
     let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
     let mut before: Vec<usize> = Vec::new();

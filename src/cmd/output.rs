@@ -165,8 +165,8 @@ impl Output {
         }
     }
 
-    /// Writes the next bytes, which belong at this offset. A reader that has gone, of standard output or of a pipe, ends
-    /// the process as SIGPIPE does.
+    /// Writes the next bytes, which belong at this offset. A reader that has gone, of standard output or of a pipe,
+    /// ends the process as SIGPIPE does.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
         match self {
             Output::Stdout(file) => {

@@ -194,8 +194,7 @@ fn start(
 }
 
 /// Bytes allotted if nothing is said: 10 GiB, or half of what is free if that is less, but no less than can be used;
-/// what the pack uses already counts as
-/// free.
+/// what the pack uses already counts as free.
 pub fn default_capacity(dir: &Path) -> Result<u64, Failure> {
     let free = sys::free_space(dir).map_err(|error| Failure::file(dir, &error))?;
     let pack = std::fs::metadata(dir.join("pack")).map_or(0, |pack| pack.blocks() * 512);

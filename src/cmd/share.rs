@@ -259,7 +259,8 @@ impl Share<'_> {
             if !reached {
                 let why = self.peer.why_nobody();
                 let message = format!(
-                    "{name}: only the own copy: no peer could be reached{why}; give one with -p HOST:PORT, or --min-copies 0"
+                    "{name}: only the own copy: no peer could be reached{why}; give one with -p HOST:PORT, or \
+                     --min-copies 0"
                 );
                 return Err(Failure::new(Status::NoPeer, message));
             }

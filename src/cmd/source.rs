@@ -199,7 +199,8 @@ impl Source {
         let waiting = self.decoder.outstanding();
         trouble.into_failure(|| {
             format!(
-                "not fetched, {}: {waiting} of its blocks are outstanding; try again, or give a longer --stall or --timeout",
+                "not fetched, {}: {waiting} of its blocks are outstanding; try again, or give a longer --stall or \
+                 --timeout",
                 self.peer.patience.why()
             )
         })
