@@ -72,6 +72,8 @@ pub fn run_paths(parsed: &Parsed) -> Result<(), Failure> {
     say_path("dir", &dir)?;
     let files = [
         ("pack", "pack"),
+        ("index", "index.0"),
+        ("index", "index.1"),
         ("key", "key"),
         ("contacts", "contacts"),
         ("socket", control::NAME),

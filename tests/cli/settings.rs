@@ -170,6 +170,7 @@ fn paths_are_told_and_whether_they_are_there() {
     line(format!("config there {}", config.display()));
     line("dir missing data".to_string());
     line("pack missing data/pack".to_string());
+    line("index missing data/index.1".to_string());
     lab.strew(["share", "-q", "--min-copies", "0", "-d", "data"])
         .input("abc")
         .run()
