@@ -13,7 +13,7 @@
 //!           |
 //!  dht   transfer   store      machines; only the pack touches a disk
 //!           |
-//!  block  listing  wire  id  cell  digest  histogram  limits  time  timers  rng
+//!  block  listing  wire  id  cell  digest  histogram  limits  meter  time  timers  rng
 //! ```
 //!
 //! Everything below `reactor` is free of I/O, of the clock and of entropy (the pack's disk apart): it is
@@ -30,6 +30,7 @@ pub mod id;
 pub mod keep;
 pub mod limits;
 pub mod listing;
+pub mod meter;
 pub mod node;
 pub mod reactor;
 pub mod rng;

@@ -21,6 +21,7 @@ use crate::histogram::Histogram;
 use crate::id::{BlockId, NodeId, NodeKey, Point};
 use crate::keep::{self, Announcer, Counts, Keep, Pins, Quota, Renewals, Upkeep};
 use crate::limits::*;
+use crate::meter::Meter;
 use crate::rng::Rng;
 use crate::store::{Allotment, Sequence, Shrunk, Store};
 use crate::time::Instant;
@@ -186,6 +187,10 @@ pub struct Node<S> {
     refused: BTreeMap<Answer, u64>,
     /// A few, for clients that ask why nobody was reached; one for each IP address and version.
     other_versions: Vec<(SocketAddr, u8)>,
+    /// To other peers, datagrams included.
+    sent: Meter,
+    /// From them.
+    received: Meter,
     /// What the driver said of its steps.
     steps: Histogram,
     served_blocks: u64,
@@ -243,6 +248,8 @@ impl<S: Store> Node<S> {
             cold: Cold::default(),
             refused: BTreeMap::new(),
             other_versions: Vec::new(),
+            sent: Meter::new(now),
+            received: Meter::new(now),
             steps: Histogram::default(),
             served_blocks: 0,
             stored_blocks: 0,
@@ -335,12 +342,18 @@ impl<S: Store> Node<S> {
         self.store.set_time(now.as_secs());
         match input {
             Input::Datagram { from, payload } => {
+                self.received.pass(now, payload.len());
                 let (store, volatile) = (&self.store, &self.volatile);
                 let has = |id: &BlockId| store.has(id) && !volatile.contains(id);
                 self.dht.handle_datagram(now, from, payload, &has);
             }
             Input::Connected { conn } => self.transfer.handle_connected(conn),
-            Input::Received { conn, bytes } => self.transfer.handle_received(now, conn, bytes),
+            Input::Received { conn, bytes } => {
+                if !self.transfer.is_local(conn) {
+                    self.received.pass(now, bytes.len());
+                }
+                self.transfer.handle_received(now, conn, bytes);
+            }
             Input::Closed { conn, reason } => self.transfer.handle_closed(now, conn, reason),
             Input::Synced if self.store.is_committing() => self.look_at_commit(),
             Input::Synced => {}
@@ -405,6 +418,9 @@ impl<S: Store> Node<S> {
 
     /// So many bytes of what [`Node::egress`] gave have been written.
     pub fn consume(&mut self, now: Instant, conn: ConnId, sent: usize) {
+        if !self.transfer.is_local(conn) {
+            self.sent.pass(now, sent);
+        }
         self.transfer.consume(now, conn, sent);
         self.pump(now);
     }
@@ -551,6 +567,7 @@ impl<S: Store> Node<S> {
             self.pins_at = Some(now + PIN_PAUSE);
         }
         while let Some((to, payload)) = self.dht.poll_transmit() {
+            self.sent.pass(now, payload.len());
             self.outputs.push_back(Output::Transmit { to, payload });
         }
         while let Some(command) = self.transfer.poll_command(now) {

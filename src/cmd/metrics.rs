@@ -9,6 +9,8 @@ const COUNTERS: &[&str] = &[
     "scrubbed_bytes",
     "requests_sent",
     "requests_received",
+    "bytes_sent",
+    "bytes_received",
     "udp_bytes_sent",
     "udp_bytes_received",
     "tcp_bytes_sent",
@@ -25,12 +27,15 @@ const COUNTERS: &[&str] = &[
     "refused_quota",
 ];
 
-/// Every number of the page, with its type.
+/// What a monitor computes itself from what is counted.
+const RATES: &[&str] = &["sent_per_second", "received_per_second"];
+
+/// Every number of the page but the rates, with its type.
 pub fn metrics(page: &Page<'_>) -> String {
     let mut text = String::new();
     let numbers = page
         .lines()
-        .filter(|(_, value)| value.parse::<u64>().is_ok());
+        .filter(|(key, value)| value.parse::<u64>().is_ok() && !RATES.contains(key));
     for (key, value) in numbers {
         let (kind, suffix) = match COUNTERS.contains(&key) {
             true => ("counter", "_total"),

@@ -193,8 +193,16 @@ fn for_people(page: &Page<'_>) -> String {
             "{} blocks given, {} taken; {} sent, {} received",
             number("blocks_given"),
             number("blocks_taken"),
-            human(number("tcp_bytes_sent") + number("udp_bytes_sent")),
-            human(number("tcp_bytes_received") + number("udp_bytes_received"))
+            bytes("bytes_sent"),
+            bytes("bytes_received")
+        ),
+    );
+    line(
+        "rates",
+        format!(
+            "{}/s sent, {}/s received, over the last 10 s",
+            bytes("sent_per_second"),
+            bytes("received_per_second")
         ),
     );
     if !page.text("step_p99").is_empty() {
@@ -270,7 +278,8 @@ mod tests {
     #[test]
     fn page_for_people_says_what_there_is() {
         let page = "id 0123\nmode client\nlisten [::]:7873\naddress 192.0.2.1:7873\njoined 0\ncontacts 5\n\
-            blocks 7\npayload_bytes 2048\nuptime_seconds 90061\nrefused_far 3\ndamaged 2\nother_version 192.0.2.2:1 9\n";
+            blocks 7\npayload_bytes 2048\nuptime_seconds 90061\nbytes_sent 2048\nsent_per_second 1024\n\
+            refused_far 3\ndamaged 2\nother_version 192.0.2.2:1 9\n";
         let text = for_people(&Page(page));
         for part in [
             "peer        0123\n",
@@ -278,6 +287,8 @@ mod tests {
             "up          1 d 1 h\n",
             "none found yet; 5 peers known",
             "blocks      7, 2.0 KiB;",
+            "exchanged   0 blocks given, 0 taken; 2.0 KiB sent, 0 B received\n",
+            "rates       1.0 KiB/s sent, 0 B/s received,",
             "refused     3 too far away\n",
             "trouble     2 damaged places",
             "192.0.2.2:1 9: speaks another version",

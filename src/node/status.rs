@@ -59,6 +59,10 @@ impl<S: Store> Node<S> {
         line("step_p99", &self.steps.quantile(0.99).as_micros());
         line("requests_sent", &statistics.requests_sent);
         line("requests_received", &statistics.requests_received);
+        line("bytes_sent", &self.sent.total());
+        line("bytes_received", &self.received.total());
+        line("sent_per_second", &self.sent.per_second(now));
+        line("received_per_second", &self.received.per_second(now));
         line("udp_bytes_sent", &statistics.bytes_sent);
         line("udp_bytes_received", &statistics.bytes_received);
         line("tcp_bytes_sent", &self.transfer.bytes.1);

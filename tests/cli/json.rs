@@ -121,7 +121,7 @@ fn every_line_is_an_object_with_the_members_of_the_manual() {
     assert_eq!(found.last(), Some(&in_order(&answers["fetch"])));
     let page = String::from_utf8(run(&["status"]).stdout).expect("text");
     assert!(
-        page.contains("\"blocks\":") && page.contains("\"address\":["),
+        page.contains("\"sent_per_second\":") && page.contains("\"address\":["),
         "{page}"
     );
     objects(&lab, page.as_bytes());

@@ -48,6 +48,11 @@ fn rates_are_kept_and_can_be_changed() {
         (0.95..1.05).contains(&(slow / mib)),
         "{slow} bytes a second"
     );
+    let told = number(&lab, &source.dir, "sent_per_second") as f64;
+    assert!((0.9..1.1).contains(&(told / mib)), "{told} are told");
+    // What a command gave it came from no other peer.
+    assert!(number(&lab, &source.dir, "tcp_bytes_received") > 80 << 20);
+    assert!(number(&lab, &source.dir, "bytes_received") < 1 << 20);
     configure(&lab, "up-rate = 4M\n");
     kill(source.pid(), libc::SIGHUP);
     await_true("the new rate", || sends(1) > 2.0 * mib);

@@ -132,6 +132,8 @@ fn metrics_are_as_their_parser_wants_them() {
 from prometheus_client.parser import text_string_to_metric_families as families
 all = {family.name: family for family in families(sys.stdin.read())}
 assert all['strew_blocks'].type == 'gauge' and all['strew_requests_sent'].type == 'counter'
+assert all['strew_bytes_sent'].type == all['strew_bytes_received'].type == 'counter'
+assert not any('per_second' in name for name in all)
 assert all['strew_requests_sent'].samples[0].value > 0 and all['strew_blocks'].documentation
 print(len(all))";
     // The one of the distribution has its packages, and may not be the first.
