@@ -73,13 +73,14 @@ fn rates_are_kept_and_can_be_changed() {
 #[test]
 fn what_comes_is_slowed_down_as_well() {
     let lab = Lab::new();
-    let taker = lab.serve("taker", &["--down-rate", "1M"]);
+    configure(&lab, "down-rate = 1M\n");
+    let taker = lab.serve("taker", &[]);
     let addr = taker.addr();
     let giver = lab.serve("giver", &["-p", &addr]);
     for peer in [&taker, &giver] {
         lab.await_joined(peer, 2);
     }
-    lab.file("f", &random_bytes(40 << 20, 6));
+    lab.file("f", &random_bytes(80 << 20, 6));
     let mut share = lab.strew(["share", "-q", "-d", "giver", "f"]);
     share.command.stdout(std::process::Stdio::null());
     let _share = share.start();
@@ -92,6 +93,15 @@ fn what_comes_is_slowed_down_as_well() {
     assert!(
         (0.95..1.05).contains(&(rate / mib)),
         "{rate} bytes a second"
+    );
+    configure(&lab, "down-rate = 4M\n");
+    kill(taker.pid(), libc::SIGHUP);
+    let takes = |span| measured(&lab, &taker.dir, came, Duration::from_secs(span));
+    await_true("the new rate", || takes(1) > 2.0 * mib);
+    let faster = takes(5);
+    assert!(
+        (3.8..4.2).contains(&(faster / mib)),
+        "{faster} bytes a second"
     );
 }
 
@@ -126,6 +136,27 @@ fn capacity_and_log_level_are_read_again() {
         .input(random_bytes(10 << 20, 8))
         .run()
         .text();
+    peer.stop();
+}
+
+#[test]
+fn what_is_to_be_left_free_is_read_again() {
+    let lab = Lab::new();
+    let peer = lab.serve("peer", &[]);
+    let share = ["share", "-q", "--min-copies", "0", "-d", "peer"];
+    let mut seed = 0;
+    let mut shares = || {
+        seed += 1;
+        lab.strew(share).input(random_bytes(1 << 20, seed)).run()
+    };
+    shares().text();
+    configure(&lab, "min-free = 1000T\n");
+    kill(peer.pid(), libc::SIGHUP);
+    await_true("a refusal", || shares().status.code() == Some(8));
+    shares().expect_failure(8, &["--min-free"]);
+    configure(&lab, "min-free = 1M\n");
+    kill(peer.pid(), libc::SIGHUP);
+    await_true("room again", || shares().status.code() == Some(0));
     peer.stop();
 }
 
