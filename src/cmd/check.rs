@@ -69,7 +69,6 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         result = check.repair(min_copies);
     }
     let result = result.and_then(|()| check.expect_reached());
-    check.line.clear();
     let Check { peer, tallies, .. } = check;
     peer.leave();
     result?;
@@ -284,7 +283,6 @@ impl Check<'_> {
             self.ask()?;
             self.hear()?;
         }
-        self.line.clear();
         self.tell_repaired(short.len(), &lost);
         Ok(())
     }

@@ -71,12 +71,8 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let result = fetch.run(&goal, &mut output);
     let result = result.map_err(|failure| give_up(output, failure));
     let Fetch {
-        source,
-        done,
-        mut line,
-        ..
+        source, done, line, ..
     } = fetch;
-    line.clear();
     drop(line);
     source.leave();
     result?;
@@ -326,7 +322,6 @@ impl Fetch<'_> {
         output.end_found(self.given_out - self.base)?;
         if self.kept > 0 {
             let text = format!("{} were there already", human(self.kept));
-            self.line.clear();
             say(self.common, &text);
         }
         Ok(())

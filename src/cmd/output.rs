@@ -3,6 +3,7 @@
 use super::failure::{Failure, Status};
 use super::file_output::FileOutput;
 use super::json::Object;
+use super::progress;
 use super::tree_output::TreeOutput;
 use super::voice::is_json;
 use crate::sys;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 /// Prints one line of the answer. A reader that has gone ends the process as SIGPIPE does.
 pub fn line(text: &impl Display) -> Result<(), Failure> {
+    progress::clear();
     let descriptor = io::stdout().as_fd().try_clone_to_owned();
     let text = format!("{text}\n");
     let written = descriptor.and_then(|fd| write_all(&mut fd.into(), text.as_bytes()));

@@ -74,20 +74,16 @@ pub fn pin(peer: &mut Peer, root: BlockId, line: &mut Line) -> Result<u64, Failu
             Ok(Frame::Pinned {
                 root: other, len, ..
             }) if other == root => {
-                line.clear();
                 return Ok(len);
             }
             Ok(Frame::Missing { id, reason, asked }) => {
-                line.clear();
                 return Err(peer.missing(root, id, reason, asked));
             }
             Ok(Frame::Failed { status, text }) => {
-                line.clear();
                 return Err(Failure::new(Status::from_number(status), text));
             }
             Ok(_) => {}
             Err(trouble) => {
-                line.clear();
                 return Err(broken_off(peer, root, trouble));
             }
         }

@@ -2,11 +2,15 @@
 
 use super::json::Object;
 use super::options::{Common, Progress};
-use super::voice::{is_json, write_line};
+use super::voice::{is_json, write_at_once, write_line};
+use crate::listing::printable;
 use crate::sys;
 use std::env;
-use std::io::{self, IsTerminal, Write};
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often the line is redrawn at most.
@@ -21,48 +25,45 @@ const RATE_OVER: Duration = Duration::from_secs(3);
 /// Columns of a terminal that does not say how wide it is.
 const WIDTH_DEFAULT: usize = 80;
 
+/// Columns that a name gets at least, if it is so long: what is said of it is worth more.
+const NAME_COLUMNS: usize = 16;
+
+/// When a line was drawn last, whichever: of many small files each has one of its own.
+static DRAWN: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Columns of the line that stands at the cursor; 0 if none does.
+static SHOWN: AtomicUsize = AtomicUsize::new(0);
+
 /// The line, if it is shown at all.
 pub struct Line {
-    shown: bool,
-    drawn: Option<Instant>,
+    wanted: bool,
     name: String,
     /// How far it was when a span of time for the rate began, and when the span after that.
     marks: [(Instant, u64); 2],
-    /// Columns that are written on, of a terminal that cannot clear them.
-    written: usize,
-    /// Whether the terminal can clear a line (and is not TERM=dumb).
-    can_clear: bool,
 }
 
 impl Line {
     /// A line for what this name stands for.
     pub fn new(common: &Common, name: &str) -> Line {
-        let shown = match common.progress {
+        let wanted = match common.progress {
             Progress::Always => true,
             Progress::Never => false,
             Progress::Auto if common.quiet => false,
             Progress::Auto => is_json() || io::stderr().is_terminal(),
         };
         Line {
-            shown,
-            drawn: None,
+            wanted,
             name: name.to_string(),
             marks: [(Instant::now(), 0); 2],
-            written: 0,
-            can_clear: env::var_os("TERM").is_none_or(|term| term != "dumb"),
         }
     }
 
     /// Draws the line again if it is time: so many bytes of so many, if that is known, and what else there is.
     pub fn update(&mut self, done: u64, total: Option<u64>, more: &str) {
-        let now = Instant::now();
-        let period = if is_json() { JSON_PERIOD } else { PERIOD };
-        let is_time = self.drawn.is_none_or(|drawn| now - drawn >= period);
-        if !self.shown || !is_time {
+        if !self.wanted || !is_time() {
             return;
         }
-        self.drawn = Some(now);
-        let rate = self.rate(now, done);
+        let rate = self.rate(Instant::now(), done);
         let left = total
             .filter(|_| rate > 0)
             .map(|total| Duration::from_secs(total.saturating_sub(done) / rate.max(1)));
@@ -83,10 +84,11 @@ impl Line {
             .map(|left| format!(", {} left", clock(left)))
             .unwrap_or_default();
         let (done, rate) = (human(done), human(rate));
-        self.draw(&format!(
-            "{}: {done}{total}, {rate}/s{left}{more}",
-            self.name
-        ));
+        let name = printable(self.name.as_bytes());
+        let rate = format!(", {rate}/s");
+        let columns = columns();
+        let parts = [&format!(": {done}"), &total, &rate, &left, more];
+        draw(&fit(&name, parts, columns), columns);
     }
 
     /// Bytes a second, lately.
@@ -102,40 +104,98 @@ impl Line {
         let span = (now - since).as_secs_f64().max(0.1);
         ((done - before) as f64 / span) as u64
     }
-
-    /// The terminal's last line becomes this, cut to its width.
-    fn draw(&mut self, text: &str) {
-        let stderr = io::stderr();
-        // In the last column the cursor would go to the next line.
-        let width = sys::terminal_width(stderr.as_raw_fd()).unwrap_or(WIDTH_DEFAULT) - 1;
-        let text: String = text.chars().take(width).collect();
-        let len = text.chars().count();
-        // A terminal that is gone is not worth failing for.
-        let _ = match self.can_clear {
-            true => write!(&stderr, "\r\x1b[K{text}"),
-            false => write!(
-                &stderr,
-                "\r{text}{:1$}",
-                "",
-                self.written.saturating_sub(len)
-            ),
-        };
-        self.written = len;
-    }
-
-    /// Takes the line away, so that something else can be said.
-    pub fn clear(&mut self) {
-        if self.drawn.take().is_some() && !is_json() {
-            self.draw("");
-            let _ = write!(io::stderr(), "\r");
-        }
-    }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.clear();
+        clear();
     }
+}
+
+/// Takes the line away that stands at the cursor, if one does, so that something else can be said.
+pub fn clear() {
+    if SHOWN.load(Ordering::Relaxed) > 0 {
+        draw("", columns());
+        write_at_once("\r");
+    }
+}
+
+/// Columns that may be written on: in the last one the cursor would go to the next line.
+fn columns() -> usize {
+    sys::terminal_width(io::stderr().as_raw_fd()).unwrap_or(WIDTH_DEFAULT) - 1
+}
+
+/// The terminal's last line becomes this, which is at most so many columns wide.
+fn draw(text: &str, columns: usize) {
+    let shown = columns_of(text);
+    let before = SHOWN.swap(shown, Ordering::Relaxed);
+    match can_clear() {
+        true => write_at_once(&format!("\r\x1b[K{text}")),
+        false => {
+            let rest = before.min(columns).saturating_sub(shown);
+            write_at_once(&format!("\r{text}{:rest$}", ""));
+        }
+    }
+}
+
+/// Whether the terminal can clear a line, and may be told to.
+fn can_clear() -> bool {
+    let is_set = |name| env::var_os(name).filter(|value: &OsString| !value.is_empty());
+    is_set("TERM").is_some_and(|term| term != "dumb") && is_set("NO_COLOR").is_none()
+}
+
+/// Whether a line, whichever, may be drawn again; then it is taken for drawn.
+fn is_time() -> bool {
+    let mut drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let period = if is_json() { JSON_PERIOD } else { PERIOD };
+    let now = Instant::now();
+    if drawn.is_some_and(|drawn| now - drawn < period) {
+        return false;
+    }
+    *drawn = Some(now);
+    true
+}
+
+/// Columns that a text takes at most: what is not ASCII may take two.
+fn columns_of(text: &str) -> usize {
+    text.chars().map(columns_of_char).sum()
+}
+
+fn columns_of_char(letter: char) -> usize {
+    if letter.is_ascii() {
+        1
+    } else {
+        2
+    }
+}
+
+/// As much of a text as fits so many columns.
+fn cut(text: &str, columns: usize) -> &str {
+    let mut left = columns;
+    let fits = |letter: char| {
+        let more = left.checked_sub(columns_of_char(letter));
+        left = more.unwrap_or(0);
+        more.is_none()
+    };
+    &text[..text.find(fits).unwrap_or(text.len())]
+}
+
+/// A name and what is said of it in so many columns. First it is the name that is cut; then the rate is left out, the
+/// time and the total, for what is waited for comes last and matters most; then the rest is cut.
+fn fit(name: &str, mut parts: [&str; 5], columns: usize) -> String {
+    let least = columns_of(name).min(NAME_COLUMNS);
+    for part in [2, 3, 1] {
+        if least + columns_of(&parts.concat()) > columns {
+            parts[part] = "";
+        }
+    }
+    let rest = parts.concat();
+    let room = columns.saturating_sub(columns_of(&rest)).max(NAME_COLUMNS);
+    let name = match columns_of(name) <= room {
+        true => name.to_string(),
+        false => format!("{}..", cut(name, room - 2)),
+    };
+    cut(&format!("{name}{rest}"), columns).to_string()
 }
 
 /// Bytes as people read them, in powers of 1024.
@@ -206,15 +266,50 @@ mod tests {
     }
 
     #[test]
+    fn line_fits_its_columns_and_what_is_waited_for_is_cut_last() {
+        let name = "photographs/of/the/sea.tar";
+        let parts = [
+            ": 1.0 MiB",
+            " of 2.0 MiB",
+            ", 9 B/s",
+            ", 3 s left",
+            ", waiting",
+        ];
+        let cases = [
+            (
+                90,
+                "photographs/of/the/sea.tar: 1.0 MiB of 2.0 MiB, 9 B/s, 3 s left, waiting",
+            ),
+            (
+                65,
+                "photographs/of/th..: 1.0 MiB of 2.0 MiB, 9 B/s, 3 s left, waiting",
+            ),
+            (
+                60,
+                "photographs/of/the/..: 1.0 MiB of 2.0 MiB, 3 s left, waiting",
+            ),
+            (50, "photographs/of/the/..: 1.0 MiB of 2.0 MiB, waiting"),
+            (40, "photographs/of/the/s..: 1.0 MiB, waiting"),
+            (30, "photographs/of..: 1.0 MiB, wai"),
+            (5, "photo"),
+            (0, ""),
+        ];
+        for (columns, text) in cases {
+            assert_eq!(fit(name, parts, columns), text, "{columns}");
+        }
+        let name = "\u{6d77}".repeat(40);
+        for columns in 0..130 {
+            assert!(columns_of(&fit(&name, parts, columns)) <= columns);
+        }
+    }
+
+    #[test]
     fn rate_is_that_of_the_last_seconds() {
         let start = Instant::now();
         let mut line = Line {
-            shown: true,
-            drawn: None,
+            wanted: true,
             name: String::new(),
             marks: [(start, 0); 2],
-            written: 0,
-            can_clear: true,
         };
         let mut done = 0;
         for tenths in 1..=200 {

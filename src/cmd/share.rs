@@ -173,7 +173,6 @@ impl Share<'_> {
             self.receive(&mut encoder)?;
             line.update(encoder.length(), input.len, &self.answers.progress());
         };
-        line.clear();
         output::answer(&address, || {
             Object::new("result")
                 .text("name", name.display())

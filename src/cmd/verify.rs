@@ -7,7 +7,7 @@ use super::json::Object;
 use super::options::{self, Common, Opt};
 use super::output;
 use super::parsed::Parsed;
-use super::progress::{human, Line};
+use super::progress::{count, human, Line};
 use super::voice::{is_json, say};
 use crate::wire::frame::{Frame, Verifying};
 
@@ -54,7 +54,6 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let verified = loop {
         match peer.receive().map_err(|trouble| stalled(trouble, at))? {
             Frame::Damaged { offset, len, id } => {
-                line.clear();
                 // Where no address can be told there is none to be shown.
                 let shown = id.map_or("-".to_string(), |id| id.to_string());
                 output::answer(&format_args!("{shown} {offset} {len}"), || {
@@ -73,7 +72,6 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
             _ => {}
         }
     };
-    line.clear();
     drop(line);
     peer.leave();
     let Verifying {
@@ -86,7 +84,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         let object = Object::new("result").number("blocks", blocks);
         output::line(&object.number("bytes", bytes).number("damaged", damaged))?;
     }
-    let read = format!("{blocks} blocks, {} read", human(bytes));
+    let read = format!("{}, {} read", count(blocks, "block"), human(bytes));
     match damaged {
         0 => {
             say(&common, &format!("{}: {read}, all sound", pack.display()));

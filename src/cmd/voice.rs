@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::json::Object;
 use super::options::{self, Common};
 use super::parsed::Parsed;
+use super::progress;
 use super::settings::Source;
 use crate::sys;
 use log::{Log, Metadata, Record};
@@ -35,7 +36,12 @@ impl Log for ChangeableLog {
     }
 
     fn log(&self, record: &Record<'_>) {
-        self.with(|logger| logger.log(record));
+        self.with(|logger| {
+            if logger.matches(record) {
+                progress::clear();
+                logger.log(record);
+            }
+        });
     }
 
     fn flush(&self) {
@@ -150,7 +156,14 @@ pub fn warn_user(message: &str) {
     log::warn!("{message}");
 }
 
-/// Writes a line to standard error. A user whose terminal is gone is not told.
+/// Writes a line to standard error.
 pub fn write_line(text: &impl Display) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    progress::clear();
+    write_at_once(&format!("{text}\n"));
+}
+
+/// Writes to standard error by one call, so that several commands can share it. A user whose terminal is gone is not
+/// told.
+pub fn write_at_once(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
