@@ -345,7 +345,7 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
     };
     let answer = Answer::Full;
     let (copies, min_copies) = (8, 1);
-    let (placed, holders) = (3, 2);
+    let (placed, holders, least) = (3, 2, 1);
     let reason = MissingReason::Absent;
     let asked = 5;
     vec![
@@ -380,7 +380,14 @@ fn one_of_each_frame() -> Vec<(&'static str, Frame)> {
         ("ADDED", Frame::Added(id)),
         ("SETTLE", Frame::Settle),
         ("SETTLED", Frame::Settled(Settled::default())),
-        ("PROGRESS", Frame::Progress { placed, holders }),
+        (
+            "PROGRESS",
+            Frame::Progress {
+                placed,
+                holders,
+                least,
+            },
+        ),
         ("FETCH", Frame::Fetch(id)),
         (
             "AWAITING",

@@ -26,6 +26,9 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it waits for an explanation that would only be kind.
 const EXPLANATION_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How often it is said that a frame is waited for.
+const TELLING_PERIOD: Duration = Duration::from_secs(1);
+
 /// Bytes read from the peer at once.
 const READ_SIZE: usize = 256 << 10;
 
@@ -262,28 +265,46 @@ impl Peer {
 
     /// The next frame that is progress; waits for it.
     pub fn receive(&mut self) -> Result<Frame, Trouble> {
+        self.receive_telling(|| {})
+    }
+
+    /// The same, and says every second that it is waited for.
+    pub fn receive_telling(&mut self, mut tell: impl FnMut()) -> Result<Frame, Trouble> {
         let deadline = self.patience.deadline();
         loop {
-            match self.receive_by(deadline)? {
-                Frame::Awaiting { .. } => {}
-                frame => return Ok(frame),
+            let until = deadline.min(Instant::now() + TELLING_PERIOD);
+            match self.poll(until)? {
+                Some(Frame::Awaiting { .. }) => {}
+                Some(frame) => return Ok(frame),
+                None if until < deadline => tell(),
+                None => return Err(Trouble::TimedOut),
             }
         }
     }
 
     /// The next frame, whatever it is, until then.
     pub fn receive_by(&mut self, deadline: Instant) -> Result<Frame, Trouble> {
+        self.poll(deadline)?.ok_or(Trouble::TimedOut)
+    }
+
+    /// The next frame, if it comes until then.
+    fn poll(&mut self, until: Instant) -> Result<Option<Frame>, Trouble> {
         loop {
             match self.frames.pop_front() {
                 Some(Frame::Bye {
                     reason: ByeReason::Busy,
                     ..
                 }) => return Err(Trouble::TimedOut),
-                Some(frame) => return Ok(frame),
+                Some(frame) => return Ok(Some(frame)),
                 None => {}
             }
-            if !self.read()? {
-                self.wait(false, deadline)?;
+            if self.read()? {
+                continue;
+            }
+            match self.wait(false, until) {
+                Ok(_) => {}
+                Err(Trouble::TimedOut) => return Ok(None),
+                Err(gone) => return Err(gone),
             }
         }
     }

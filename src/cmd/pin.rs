@@ -68,14 +68,17 @@ fn add(common: &Common, peer: &mut Peer, root: BlockId) -> Result<(), Failure> {
 pub fn pin(peer: &mut Peer, root: BlockId, line: &mut Line) -> Result<u64, Failure> {
     peer.send(&Frame::Pin(root))
         .map_err(|trouble| broken_off(peer, root, trouble))?;
+    let (mut at, mut total) = (0, None);
     loop {
-        match peer.receive() {
-            Ok(Frame::Pinning { bytes, len }) => line.update(bytes, Some(len), ""),
+        let received = peer.receive_telling(|| line.update(at, total, ", waiting for other peers"));
+        match received {
+            Ok(Frame::Pinning { bytes, len }) => {
+                (at, total) = (bytes, Some(len));
+                line.update(at, total, "");
+            }
             Ok(Frame::Pinned {
                 root: other, len, ..
-            }) if other == root => {
-                return Ok(len);
-            }
+            }) if other == root => return Ok(len),
             Ok(Frame::Missing { id, reason, asked }) => {
                 return Err(peer.missing(root, id, reason, asked));
             }
@@ -83,9 +86,7 @@ pub fn pin(peer: &mut Peer, root: BlockId, line: &mut Line) -> Result<u64, Failu
                 return Err(Failure::new(Status::from_number(status), text));
             }
             Ok(_) => {}
-            Err(trouble) => {
-                return Err(broken_off(peer, root, trouble));
-            }
+            Err(trouble) => return Err(broken_off(peer, root, trouble)),
         }
     }
 }

@@ -15,10 +15,13 @@ use super::voice::say;
 use crate::block::encode::Encoder;
 use crate::limits::LIFETIME_MAX;
 use crate::wire::frame::{Answer, Frame, Own, Settled, Wanted};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Blocks given to the peer and not answered at most: 16 MiB.
 const WINDOW: usize = 64;
+
+/// How often it is said that the input is waited for.
+const INPUT_WAIT: Duration = Duration::from_secs(1);
 
 /// The options of this command beside those that all have.
 pub const OPTIONS: &[&Opt] = &[
@@ -121,8 +124,12 @@ struct Share<'a> {
 #[derive(Default)]
 struct Answers {
     settled: Option<Settled>,
+    /// Blocks that the peer has, blocks that it is done with, and peers that hold any of those.
+    added: u64,
     placed: u64,
     holders: u32,
+    /// The fewest copies of any of them.
+    least: u8,
 }
 
 impl Share<'_> {
@@ -146,10 +153,16 @@ impl Share<'_> {
             if let Some(address) = encoder.outcome() {
                 break address;
             }
+            let total = match ended {
+                true => Some(encoder.length()),
+                false => input.len,
+            };
             if ended || encoder.outstanding() >= WINDOW {
-                self.receive(&mut encoder)?;
+                self.receive(&mut encoder, &mut line, total)?;
             } else {
-                self.wait_for_input(&input)?;
+                self.wait_for_input(&input, |answers| {
+                    answers.show(&mut line, encoder.length(), total, ", waiting for input");
+                })?;
                 match input.read(encoder.space()) {
                     Ok(0) => {
                         input.end()?;
@@ -161,7 +174,7 @@ impl Share<'_> {
                     Err(error) => return Err(input.failure(&error)),
                 }
             }
-            line.update(encoder.length(), input.len, &self.answers.progress());
+            self.answers.show(&mut line, encoder.length(), total, "");
         };
         self.peer
             .send(&Frame::Settle)
@@ -170,8 +183,9 @@ impl Share<'_> {
             if let Some(settled) = self.answers.settled {
                 break settled;
             }
-            self.receive(&mut encoder)?;
-            line.update(encoder.length(), input.len, &self.answers.progress());
+            let total = Some(encoder.length());
+            self.receive(&mut encoder, &mut line, total)?;
+            self.answers.show(&mut line, encoder.length(), total, "");
         };
         output::answer(&address, || {
             Object::new("result")
@@ -189,7 +203,11 @@ impl Share<'_> {
     }
 
     /// Waits until the input has something, or its end; for as long as the user allows in all.
-    fn wait_for_input(&mut self, input: &Input) -> Result<(), Failure> {
+    fn wait_for_input(
+        &mut self,
+        input: &Input,
+        mut tell: impl FnMut(&Answers),
+    ) -> Result<(), Failure> {
         loop {
             let left = self
                 .patience
@@ -198,19 +216,35 @@ impl Share<'_> {
             if left.is_some_and(|left| left.is_zero()) {
                 return Err(self.broken_off(Trouble::TimedOut));
             }
-            if input.wait(left) {
+            let wait = left.unwrap_or(INPUT_WAIT).min(INPUT_WAIT);
+            if input.wait(Some(wait)) {
                 return Ok(());
             }
+            tell(&self.answers);
         }
     }
 
     /// Waits for an answer of the peer.
-    fn receive(&mut self, encoder: &mut Encoder) -> Result<(), Failure> {
-        match self.peer.receive() {
-            Ok(Frame::Added(id)) if encoder.outstanding() > 0 => encoder.handle_put(id),
-            Ok(Frame::Progress { placed, holders }) => {
-                (self.answers.placed, self.answers.holders) = (placed, holders);
+    fn receive(
+        &mut self,
+        encoder: &mut Encoder,
+        line: &mut Line,
+        total: Option<u64>,
+    ) -> Result<(), Failure> {
+        let answers = &mut self.answers;
+        let (peer, read) = (&mut self.peer, encoder.length());
+        let received =
+            peer.receive_telling(|| answers.show(line, read, total, ", waiting for other peers"));
+        match received {
+            Ok(Frame::Added(id)) if encoder.outstanding() > 0 => {
+                answers.added += 1;
+                encoder.handle_put(id);
             }
+            Ok(Frame::Progress {
+                placed,
+                holders,
+                least,
+            }) => (answers.placed, answers.holders, answers.least) = (placed, holders, least),
             Ok(Frame::Settled(settled)) => self.answers.settled = Some(settled),
             Ok(Frame::Failed { status, text }) => {
                 return Err(Failure::new(Status::from_number(status), text));
@@ -227,8 +261,10 @@ impl Share<'_> {
         } = self.answers;
         trouble.into_failure(|| {
             format!(
-                "not shared, {}: {placed} blocks were placed on {holders} peers; the same command goes on from there",
-                self.patience.why()
+                "not shared, {}: {} placed on {}; the same command goes on from there",
+                self.patience.why(),
+                count(placed, "block"),
+                count(holders.into(), "peer")
             )
         })
     }
@@ -291,7 +327,23 @@ fn why_refused(reason: Answer) -> &'static str {
 }
 
 impl Answers {
-    fn progress(&self) -> String {
-        format!(", {} blocks placed on {} peers", self.placed, self.holders)
+    /// Shows how far a share is. What is read is soon read: as soon as anything is placed it is that which counts.
+    fn show(&self, line: &mut Line, read: u64, total: Option<u64>, waits: &str) {
+        if self.placed == 0 {
+            let state = match waits {
+                "" if total == Some(read) => ", placing",
+                "" => ", reading",
+                waits => waits,
+            };
+            return line.update(read, total, state);
+        }
+        let bytes = u128::from(read) * u128::from(self.placed);
+        let done = bytes / u128::from(self.added.max(self.placed));
+        let copies = format!(
+            ", {} on {}",
+            count(self.least.into(), "copy"),
+            count(self.holders.into(), "peer")
+        );
+        line.update(done as u64, total, &format!("{copies}{waits}"));
     }
 }

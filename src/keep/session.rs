@@ -194,21 +194,25 @@ impl Session {
         Frame::Progress {
             placed: self.placed,
             holders: self.holders.len() as u32,
+            least: self.least(),
+        }
+    }
+
+    /// The fewest copies of any block done with; 0 if none is.
+    fn least(&self) -> u8 {
+        let short = self.short.iter().map(|&(_, _, copies)| copies).min();
+        match self.placed {
+            0 => 0,
+            _ => short.unwrap_or(COPIES_MAX).min(self.least),
         }
     }
 
     /// What it has come to.
     pub fn outcome(&self, reached: bool) -> Settled {
-        let short = self.short.iter().map(|&(_, _, copies)| copies).min();
-        let least = if self.added == 0 {
-            0
-        } else {
-            short.unwrap_or(COPIES_MAX).min(self.least)
-        };
         let holders = self.holders.len() as u32;
         Settled {
             blocks: self.added,
-            least,
+            least: self.least(),
             holders,
             reached: reached || holders > 0,
             refusal: self.most_frequent_refusal(),

@@ -215,8 +215,12 @@ pub enum Frame {
     Settle,
     /// The answer to SETTLE.
     Settled(Settled),
-    /// How far placing is: blocks that are done with, peers that hold any.
-    Progress { placed: u64, holders: u32 },
+    /// How far placing is: blocks that are done with, peers that hold any, and the fewest copies of one of them.
+    Progress {
+        placed: u64,
+        holders: u32,
+        least: u8,
+    },
     /// Asks for a block from wherever it is.
     Fetch(BlockId),
     /// What blocks asked for by FETCH are waited for: so many peers that have been asked for some, so many blocks of

@@ -28,5 +28,6 @@ mod settings;
 mod space;
 mod streams;
 mod talker;
+mod terminal;
 mod trees;
 mod verify;

@@ -2,10 +2,10 @@
 //! says what, which and what next, nothing on standard output and nothing left behind.
 
 use crate::harness::*;
+use crate::terminal::terminal;
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
@@ -464,19 +464,6 @@ fn peer_of_another_version_is_named_with_both_versions() {
     let address = share.run().text();
     let fetch = lab.strew(["fetch", "-d", "data/c", &address]).args(both);
     assert_eq!(fetch.run().bytes(), b"content");
-}
-
-/// Both ends of a new terminal; the program's end second.
-fn terminal() -> (File, OwnedFd) {
-    let mut fds = [0; 2];
-    let null = std::ptr::null_mut();
-    // SAFETY: the kernel fills in the two descriptors; the null pointers ask for no name and no settings.
-    unsafe {
-        let (ours, theirs) = (&raw mut fds[0], &raw mut fds[1]);
-        let opened = libc::openpty(ours, theirs, null, null.cast(), null.cast());
-        assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
-        (File::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1]))
-    }
 }
 
 #[test]

@@ -200,10 +200,15 @@ impl Frame {
                 out.push(u8::from(settled.reached));
                 out.push(settled.refusal.map_or(0, |reason| reason as u8));
             }
-            Frame::Progress { placed, holders } => {
+            Frame::Progress {
+                placed,
+                holders,
+                least,
+            } => {
                 out.push(PROGRESS);
                 out.extend_from_slice(&placed.to_be_bytes());
                 out.extend_from_slice(&holders.to_be_bytes());
+                out.push(*least);
             }
             Frame::Fetch(id) => put_id(out, FETCH, id),
             Frame::Awaiting { peers, unfound } => {
@@ -373,6 +378,7 @@ impl Frame {
             PROGRESS => Frame::Progress {
                 placed: reader.u64()?,
                 holders: reader.u32()?,
+                least: reader.u8()?,
             },
             FETCH => Frame::Fetch(BlockId(reader.array()?)),
             AWAITING => Frame::Awaiting {

@@ -121,6 +121,7 @@ fn one_of_each() -> Vec<Frame> {
         Frame::Progress {
             placed: 7,
             holders: 3,
+            least: 2,
         },
         Frame::Fetch(id),
         Frame::Missing {
