@@ -9,7 +9,7 @@ use super::metrics::metrics;
 use super::options::{self, Common, Opt};
 use super::output;
 use super::parsed::Parsed;
-use super::progress::human;
+use super::progress::{count, human};
 use super::voice::is_json;
 use crate::wire::frame::PeerRole;
 use std::fmt::Write;
@@ -161,10 +161,10 @@ fn for_people(page: &Page<'_>) -> String {
     line(
         "network",
         format!(
-            "{joined}{} peers known, {} connected, {} commands",
-            number("contacts"),
+            "{joined}{} known, {} connected, {}",
+            count(number("contacts"), "peer"),
             number("connections"),
-            number("clients")
+            count(number("clients"), "command")
         ),
     );
     line(
@@ -178,20 +178,20 @@ fn for_people(page: &Page<'_>) -> String {
     line(
         "blocks",
         format!(
-            "{}, {}; {} roots, {} nodes; {} in {} pinned files",
+            "{}, {}; {}, {}; {} in {}",
             number("blocks"),
             bytes("payload_bytes"),
-            number("roots"),
-            number("nodes"),
+            count(number("roots"), "root"),
+            count(number("nodes"), "node"),
             number("pinned_blocks"),
-            number("pins")
+            count(number("pins"), "pinned file")
         ),
     );
     line(
         "exchanged",
         format!(
-            "{} blocks given, {} taken; {} sent, {} received",
-            number("blocks_given"),
+            "{} given, {} taken; {} sent, {} received",
+            count(number("blocks_given"), "block"),
             number("blocks_taken"),
             bytes("bytes_sent"),
             bytes("bytes_received")
@@ -205,17 +205,26 @@ fn for_people(page: &Page<'_>) -> String {
             bytes("received_per_second")
         ),
     );
-    if !page.text("step_p99").is_empty() {
-        line(
-            "steps",
-            format!(
-                "{} us at p50, {} us at p99, {} us the longest",
-                number("step_p50"),
-                number("step_p99"),
-                number("slowest_step")
+    line(
+        "upkeep",
+        format!(
+            "{} due; {} looked at, {} given",
+            count(number("upkeep_due"), "block"),
+            number("upkeep_looked"),
+            count(number("upkeep_moved"), "copy")
+        ),
+    );
+    let longest = format!("{} us the longest", number("slowest_step"));
+    line(
+        "steps",
+        match page.text("step_p99") {
+            "" => longest,
+            p99 => format!(
+                "{} us at p50, {p99} us at p99, {longest}",
+                number("step_p50")
             ),
-        );
-    }
+        },
+    );
     let refusals = [
         ("refused_full", "for want of room"),
         ("refused_far", "too far away"),
@@ -228,28 +237,25 @@ fn for_people(page: &Page<'_>) -> String {
     if !refusals.is_empty() {
         line("refused", refusals.join(", "));
     }
+    let damaged = count(number("damaged"), "damaged place");
     let troubles = [
         (
-            number("damaged"),
-            "damaged places in the pack; see strew verify",
+            "damaged",
+            format!("{damaged} in the pack; see strew verify"),
         ),
         (
-            number("read_only"),
-            "the disk has failed: nothing is stored; see to it, then start the peer again",
+            "read_only",
+            "the disk has failed, and nothing is stored: start the peer again".to_string(),
         ),
         (
-            number("halved"),
-            "half of the allotment is used: the file system takes no part of a file back",
+            "halved",
+            "half of the allotment is used: the file system makes no holes".to_string(),
         ),
     ];
-    for (count, what) in troubles.into_iter().filter(|(count, _)| *count > 0) {
-        line(
-            "trouble",
-            match count {
-                1 => what.to_string(),
-                _ => format!("{count} {what}"),
-            },
-        );
+    for (key, what) in troubles {
+        if number(key) > 0 {
+            line("trouble", what);
+        }
     }
     for other in page.values("other_version") {
         line(
@@ -279,7 +285,7 @@ mod tests {
     fn page_for_people_says_what_there_is() {
         let page = "id 0123\nmode client\nlisten [::]:7873\naddress 192.0.2.1:7873\njoined 0\ncontacts 5\n\
             blocks 7\npayload_bytes 2048\nuptime_seconds 90061\nbytes_sent 2048\nsent_per_second 1024\n\
-            refused_far 3\ndamaged 2\nother_version 192.0.2.2:1 9\n";
+            refused_far 3\nupkeep_due 1\ndamaged 2\nother_version 192.0.2.2:1 9\n";
         let text = for_people(&Page(page));
         for part in [
             "peer        0123\n",
@@ -290,12 +296,13 @@ mod tests {
             "exchanged   0 blocks given, 0 taken; 2.0 KiB sent, 0 B received\n",
             "rates       1.0 KiB/s sent, 0 B/s received,",
             "refused     3 too far away\n",
-            "trouble     2 damaged places",
+            "upkeep      1 block due; 0 looked at, 0 copies given\n",
+            "steps       0 us the longest\n",
+            "trouble     2 damaged places in the pack",
             "192.0.2.2:1 9: speaks another version",
         ] {
             assert!(text.contains(part), "{part:?} in {text}");
         }
-        assert!(!text.contains("steps "));
         let page = "slowest_step 900\nstep_p50 7\nstep_p99 80\n";
         let steps = "steps       7 us at p50, 80 us at p99, 900 us the longest\n";
         assert!(for_people(&Page(page)).contains(steps));
