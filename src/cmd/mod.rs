@@ -71,14 +71,14 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "share",
         synopsis: "[OPTION...] [FILE... | -- COMMAND [ARG...]]",
-        summary: "share files, directories or standard input; prints an address for each",
+        summary: "share files, directories or standard input; print addresses",
         options: share::OPTIONS,
         run: share::run,
     },
     Command {
         name: "fetch",
         synopsis: "[OPTION...] [-o FILE] ADDRESS[.KEY][/PATH]",
-        summary: "fetch what was shared, to standard output, a file or a directory",
+        summary: "fetch what was shared, to standard output, FILE or DIR",
         options: fetch::OPTIONS,
         run: fetch::run,
     },
@@ -98,8 +98,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "hash",
-        synopsis: "[--plain] [FILE...]",
-        summary: "print what share would; touches nothing",
+        synopsis: "[OPTION...] [--plain] [FILE...]",
+        summary: "print what share would, and touch nothing",
         options: hash::OPTIONS,
         run: hash::run,
     },
@@ -265,10 +265,10 @@ fn help_of(command: &Command) -> String {
         summary,
         ..
     } = command;
-    let options = command.all_options();
-    options::parser(options.into_iter()).usage(&format!(
-        "usage: strew {name} {synopsis}\n\nstrew {name}: {summary}"
-    ))
+    let options = command.options.iter().chain(COMMON);
+    let options: String = options.map(|option| option.help_line()).collect();
+    let usage = format!("usage: strew {name} {synopsis}");
+    format!("{}\n{summary}\n\n{options}", usage.trim_end())
 }
 
 fn version() -> Result<(), Failure> {
@@ -277,4 +277,19 @@ fn version() -> Result<(), Failure> {
 
 fn print(text: &str) -> Result<(), Failure> {
     output::line(&text.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_help_fits_a_screen() {
+        let helps = shown().map(help_of).chain([usage()]);
+        for help in helps {
+            // With the prompt, 24 lines of 80.
+            assert!(help.lines().count() <= 23, "{help}");
+            assert!(help.lines().all(|line| line.len() < 80), "{help}");
+        }
+    }
 }

@@ -28,6 +28,21 @@ pub enum Value {
     Word(&'static str, &'static [&'static str]),
 }
 
+/// Columns of the help that options take, with their values.
+const OPTION_COLUMNS: usize = 22;
+
+impl Opt {
+    /// Its line in the help.
+    pub fn help_line(&self) -> String {
+        let short = match self.short {
+            "" => "    ".to_string(),
+            short => format!("-{short}, "),
+        };
+        let option = format!("{short}--{} {}", self.long, self.value.name());
+        format!("  {option:OPTION_COLUMNS$}  {}\n", self.help)
+    }
+}
+
 impl Value {
     /// What it is called in the help; empty if there is none.
     pub fn name(self) -> &'static str {
@@ -100,7 +115,7 @@ options! {
         long: "capacity",
         value: Value::Any("SIZE"),
         default: "10G",
-        help: "space allotted to the pack (default 10G, at most half of the free)",
+        help: "space allotted (default 10G, at most half the free)",
         ..SETTING
     };
     MIN_FREE = Opt {
@@ -128,7 +143,7 @@ options! {
         long: "log",
         value: Value::Word("LEVEL", &["error", "warn", "info", "debug", "trace"]),
         default: "warn",
-        help: "what to say: error, warn, info, debug or trace; before -q and -v",
+        help: "error, warn, info, debug or trace; before -q and -v",
         ..SETTING
     };
     PROGRESS = Opt {
@@ -174,13 +189,13 @@ options! {
     UP_RATE = Opt {
         long: "up-rate",
         value: Value::Any("SIZE"),
-        help: "bytes a second to send to other peers (default as fast as can be)",
+        help: "bytes a second to other peers (default no limit)",
         ..SETTING
     };
     DOWN_RATE = Opt {
         long: "down-rate",
         value: Value::Any("SIZE"),
-        help: "bytes a second to take from them (default as fast as can be)",
+        help: "bytes a second from other peers (default no limit)",
         ..SETTING
     };
     COPIES = Opt {
@@ -222,7 +237,7 @@ options! {
         short: "o",
         long: "output",
         value: Value::File,
-        help: "write to FILE, by way of FILE.part; - is standard output",
+        help: "write FILE, by way of FILE.part; - is standard output",
         ..OPTION
     };
     FORCE = Opt {
@@ -241,7 +256,7 @@ options! {
     RANGE = Opt {
         long: "range",
         value: Value::Any("A-B"),
-        help: "only the bytes from A to B, counted from 0; A- is to the end",
+        help: "only the bytes A to B, from 0 on; A- is to the end",
         ..OPTION
     };
     REPAIR = Opt {
@@ -261,13 +276,13 @@ options! {
     };
     READY = Opt {
         long: "ready",
-        help: "print nothing; fail unless a serve has found its network",
+        help: "fail unless a serve runs and has its network",
         ..OPTION
     };
     SUBSET = Opt {
         long: "subset",
         value: Value::Any("N/T"),
-        help: "only the Nth of T parts of the blocks; T runs verify all",
+        help: "only the Nth of T parts; T runs verify all",
         ..OPTION
     };
 }
