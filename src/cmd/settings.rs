@@ -185,7 +185,7 @@ fn parse(path: &Path, text: &str) -> Result<Vec<Given>, Failure> {
         let Some(option) = settings().find(|option| option.long == key) else {
             let meant = did_you_mean(key, "", settings().map(|option| option.long));
             return Err(bad(format!(
-                "{key}: no such setting{meant}; strew config lists all"
+                "{key}: no such setting{meant}; SETTINGS in strew(1) has all"
             )));
         };
         if value.is_empty() {
