@@ -38,6 +38,7 @@ use crate::reactor::resolve;
 use crate::store::pack;
 use crate::sys;
 use failure::{Failure, Status};
+use json::Object;
 use nearest::did_you_mean;
 use options::{Opt, COMMON};
 use parsed::Parsed;
@@ -242,7 +243,7 @@ fn find(name: &str) -> Result<&'static Command, Failure> {
 }
 
 fn help(args: &[OsString]) -> Result<(), Failure> {
-    match args.first() {
+    match args.iter().find(|arg| *arg != "--json") {
         None => print(&usage()),
         Some(name) => print(&help_of(find(&name.to_string_lossy())?)),
     }
@@ -272,11 +273,15 @@ fn help_of(command: &Command) -> String {
 }
 
 fn version() -> Result<(), Failure> {
-    print(&format!("strew {}\n", env!("CARGO_PKG_VERSION")))
+    let version = env!("CARGO_PKG_VERSION");
+    output::answer(&format_args!("strew {version}"), || {
+        Object::new("result").text("version", version)
+    })
 }
 
 fn print(text: &str) -> Result<(), Failure> {
-    output::line(&text.trim_end())
+    let text = text.trim_end();
+    output::answer(&text, || Object::new("result").text("help", text))
 }
 
 #[cfg(test)]

@@ -98,6 +98,10 @@ fn every_line_is_an_object_with_the_members_of_the_manual() {
     expect("config", run(&["config"]));
     expect("paths", run(&["paths"]));
     expect("completion", run(&["completion", "zsh"]));
+    let options = ["status", "--json", "--help"];
+    expect("help", lab.strew(["help", "--json"]).run());
+    expect("help", lab.strew(options).run());
+    expect("version", lab.strew(["version", "--json"]).run());
     let mut verify = run(&["verify"]);
     verify.expect_status(0);
     assert_eq!(
