@@ -236,6 +236,11 @@ fn find(name: &str) -> Result<&'static Command, Failure> {
     if let Some(command) = COMMANDS.iter().find(|command| command.name == name) {
         return Ok(command);
     }
+    if name.starts_with('-') {
+        let message =
+            format!("{name}: a command comes first, as in strew status {name}; see strew help");
+        return Err(Failure::usage(message));
+    }
     let meant = did_you_mean(name, "", shown().map(|command| command.name));
     Err(Failure::usage(format!(
         "{name}: no such command{meant}; see strew help"

@@ -21,6 +21,11 @@ const USAGE: &[Case] = &[
         &["frobnicate: no such command", "see strew help"],
     ),
     (
+        "-d data status",
+        2,
+        &["-d: a command comes first", "strew status -d"],
+    ),
+    (
         "help frobnicate",
         2,
         &["frobnicate: no such command", "see strew help"],
