@@ -19,11 +19,14 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         ["zsh"] => zsh(),
         ["fish"] => fish(),
         _ => {
-            let shells = SHELLS.join(", ");
-            return Err(Failure::usage(format!(
-                "completion {}: for which shell? Give one of {shells}",
-                arguments.join(" ")
-            )));
+            let given = ["completion"].iter().chain(&arguments).copied();
+            let given: Vec<&str> = given.collect();
+            let message = format!(
+                "{}: for which shell? Give one of {}",
+                given.join(" "),
+                SHELLS.join(", ")
+            );
+            return Err(Failure::usage(message));
         }
     };
     output::answer(&script.trim_end(), || {

@@ -241,7 +241,11 @@ fn find(name: &str) -> Result<&'static Command, Failure> {
             format!("{name}: a command comes first, as in strew status {name}; see strew help");
         return Err(Failure::usage(message));
     }
-    let meant = did_you_mean(name, "", shown().map(|command| command.name));
+    let meant = did_you_mean(
+        name,
+        "",
+        shown().map(|command| command.name).chain(["help"]),
+    );
     Err(Failure::usage(format!(
         "{name}: no such command{meant}; see strew help"
     )))

@@ -1,17 +1,22 @@
 //! What somebody may have meant who has mistyped a word.
 
-/// The known word that a given one begins, or that is at most two slips from it, a third of its length at most; for the
-/// end of a message, with `before` in front of it. Empty if there is none.
+/// The known words that a given one begins, or else the one that is at most two slips from it, a third of its length at
+/// most; for the end of a message, with `before` in front of each. Empty if there is none.
 pub fn did_you_mean<'a>(given: &str, before: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let slips_max = 2.min(given.chars().count() / 3 + 1);
-    let near = known.filter_map(|word| {
-        let is_begun = given.len() >= 2 && word.starts_with(given);
-        let slips = if is_begun { 0 } else { slips(given, word) };
-        (slips <= slips_max).then_some((slips, word))
-    });
-    match near.min_by_key(|near| near.0) {
-        Some((_, word)) => format!(" (did you mean {before}{word}?)"),
-        None => String::new(),
+    let known: Vec<&str> = known.collect();
+    let begun = |word: &&&str| !given.is_empty() && word.starts_with(given);
+    let mut meant: Vec<&str> = known.iter().filter(begun).copied().collect();
+    if meant.is_empty() {
+        let slips_max = 2.min(given.chars().count() / 3 + 1);
+        let near = known.iter().map(|word| (slips(given, word), *word));
+        let near = near.filter(|near| near.0 <= slips_max);
+        meant.extend(near.min_by_key(|near| near.0).map(|near| near.1));
+    }
+    let meant: Vec<String> = meant.iter().map(|word| format!("{before}{word}")).collect();
+    match &meant[..] {
+        [] => String::new(),
+        [word] => format!(" (did you mean {word}?)"),
+        [words @ .., last] => format!(" (did you mean {} or {last}?)", words.join(", ")),
     }
 }
 
@@ -59,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn nearest_word_is_named_and_a_far_one_is_not() {
+    fn words_that_are_begun_or_the_nearest_are_named_and_far_ones_are_not() {
         let known = || ["copies", "min-copies", "pin"].into_iter();
         assert_eq!(
             did_you_mean("copeis", "--", known()),
@@ -68,6 +73,11 @@ mod tests {
         assert_eq!(
             did_you_mean("min", "--", known()),
             " (did you mean --min-copies?)"
+        );
+        let commands = ["share", "ls", "serve", "status"];
+        assert_eq!(
+            did_you_mean("s", "", commands.into_iter()),
+            " (did you mean share, serve or status?)"
         );
         assert_eq!(did_you_mean("frobnicate", "--", known()), "");
         assert_eq!(did_you_mean("x", "--", known()), "");

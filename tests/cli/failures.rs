@@ -31,6 +31,11 @@ const USAGE: &[Case] = &[
         &["frobnicate: no such command", "see strew help"],
     ),
     (
+        "s",
+        2,
+        &["s: no such command (did you mean share, serve or status?)"],
+    ),
+    (
         "shaer",
         2,
         &["shaer: no such command (did you mean share?)"],
