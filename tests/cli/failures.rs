@@ -220,8 +220,8 @@ const FILES: &[Case] = &[
     ),
     ("share -- no-such-program", 1, &["no-such-program: "]),
     ("hash none", 1, &["none: No such file or directory"]),
-    ("status -d file", 1, &["file: "]),
-    ("serve -d file", 1, &["file: "]),
+    ("status -d file", 1, &["file: Not a directory"]),
+    ("serve -d file", 1, &["file: Not a directory"]),
     ("serve -d file/below", 1, &["file/below: Not a directory"]),
     (
         "verify -d none",

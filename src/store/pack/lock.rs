@@ -151,7 +151,12 @@ pub fn make_dir(dir: &Path) -> io::Result<()> {
         .take_while(|above| !above.as_os_str().is_empty() && !above.exists());
     let missing: Vec<&Path> = missing.collect();
     let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(dir)?;
+    let made = builder.recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| match error.kind() {
+        // What is there is no directory.
+        ErrorKind::AlreadyExists => io::Error::from_raw_os_error(libc::ENOTDIR),
+        _ => error,
+    })?;
     missing.into_iter().try_for_each(sync_name_of)
 }
 
