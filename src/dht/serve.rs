@@ -247,6 +247,7 @@ fn may_name_to(from: &SocketAddr, header: &Header, contact: &Contact) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn askers_learn_of_the_latest_others_and_not_of_private_ones_elsewhere() {
@@ -281,5 +282,16 @@ mod tests {
             .filter(|&n| dial_backs.promise(later, private, n) == Promise::New)
             .count();
         assert_eq!(new, DIAL_BACKS_MAX - 1);
+    }
+
+    #[test]
+    fn so_many_digests_are_answered_in_a_second() {
+        let now = Instant::since_epoch(Duration::from_secs(1000));
+        let mut digests = Digests::default();
+        for now in [now, now + Duration::from_secs(1)] {
+            let answered = (0..2 * DIGESTS_PER_SECOND).filter(|_| digests.take(now));
+            assert_eq!(answered.count(), DIGESTS_PER_SECOND as usize);
+            assert!(!digests.take(now + Duration::from_millis(999)));
+        }
     }
 }
