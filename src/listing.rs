@@ -579,7 +579,30 @@ mod tests {
             );
         }
         assert!(link(&[b'x'; 256]).is_err());
-        assert!(link(&b"x/".repeat(2050)[..4099]).is_err());
+    }
+
+    #[test]
+    fn paths_and_targets_have_so_many_bytes_and_no_more() {
+        // It ends within a name, and with another byte, too.
+        let long = |len: usize| ("n".repeat(NAME_MAX - 1) + "/").repeat(17)[..len].to_string();
+        let path = |path: &str| {
+            let all: Vec<(&str, Kind<'_>)> = path
+                .match_indices('/')
+                .map(|(at, _)| (&path[..at], Kind::Directory))
+                .chain([(path, file(1))])
+                .collect();
+            build(&all).map(drop)
+        };
+        assert_eq!(path(&long(PATH_MAX)), Ok(()));
+        let target = |target: &str| check_target(b"d/l", target.as_bytes());
+        assert_eq!(target(&long(LINK_TARGET_MAX)), Ok(()));
+        for too_long in [
+            path(&long(PATH_MAX + 1)).map_err(|error| error.what),
+            target(&long(LINK_TARGET_MAX + 1)),
+        ] {
+            let what = too_long.unwrap_err();
+            assert!(what.ends_with("has no bytes, or too many"), "{what}");
+        }
     }
 
     #[test]
