@@ -51,3 +51,48 @@ impl Shunned {
         self.until.get(peer).is_some_and(|&until| until > now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Different ones, of which a later one is greater.
+    fn peer(n: usize) -> NodeId {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&(n as u64).to_be_bytes());
+        NodeId(id)
+    }
+
+    #[test]
+    fn longest_list_is_bounded_and_forgets_who_would_be_free_first() {
+        let now = Instant::since_epoch(Duration::from_secs(1000));
+        let mut shunned = Shunned::default();
+        for n in 0..SHUNNED_MAX {
+            shunned.shun(now, peer(n), SHUN_FOR + Duration::from_secs(n as u64));
+        }
+        shunned.shun(now, peer(SHUNNED_MAX), SHUN_LIAR_FOR);
+        assert_eq!(shunned.until.len(), SHUNNED_MAX);
+        assert!(!shunned.is_shunned(now, &peer(0)));
+        assert!((1..=SHUNNED_MAX).all(|n| shunned.is_shunned(now, &peer(n))));
+        // Those whose time is over go before anybody else does.
+        let later = now + SHUN_FOR + Duration::from_secs(9);
+        shunned.shun(later, peer(0), SHUN_FOR);
+        assert_eq!(shunned.until.len(), SHUNNED_MAX - 8);
+    }
+
+    #[test]
+    fn liars_are_remembered_up_to_a_bound() {
+        let now = Instant::since_epoch(Duration::from_secs(1000));
+        let mut shunned = Shunned::default();
+        for n in 0..SHUNNED_MAX + 9 {
+            shunned.handle_wrong_block(now, peer(n));
+        }
+        assert_eq!(shunned.wrong_blocks.len(), SHUNNED_MAX);
+        assert_eq!(shunned.until.len(), SHUNNED_MAX);
+        // Who does it again is shunned for longer.
+        let last = peer(SHUNNED_MAX + 8);
+        shunned.handle_wrong_block(now, last);
+        assert!(shunned.is_shunned(now + SHUN_FOR, &last));
+        assert!(!shunned.is_shunned(now + SHUN_LIAR_FOR, &last));
+    }
+}
