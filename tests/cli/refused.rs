@@ -1,4 +1,4 @@
-//! What cannot be had, in more depth than a line of [`super::failures`] has: the status of the contract, a message that
+//! What cannot be had, in more depth than a line of [`super::failures`] has: the status of strew(1), a message that
 //! says what, which and what next, nothing on standard output and nothing left behind.
 
 use crate::harness::*;
