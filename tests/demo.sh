@@ -5,8 +5,10 @@ set -eu
 
 strew=$(realpath "$STREW")
 # The settings of whoever runs this are not the demo's.
-unset STREW_DIR STREW_PEERS STREW_LOG
+for name in $(env | sed -n 's/^\(STREW_[A-Z_]*\)=.*/\1/p'); do unset "$name"; done
+unset XDG_CONFIG_HOME XDG_DATA_HOME
 dir=$(mktemp -d)
+export HOME="$dir/home"
 pids=
 cleanup() {
     # shellcheck disable=SC2086 # one word a process

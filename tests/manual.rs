@@ -50,7 +50,9 @@ fn section<'a>(page: &'a str, heading: &str) -> Vec<&'a str> {
 
 fn strew(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_strew"));
+    // The settings of whoever runs this are not the test's.
     command
+        .env_clear()
         .args(args)
         .output()
         .expect("the built binary can be run")

@@ -13,7 +13,9 @@ import threading
 import time
 
 STREW = os.path.realpath(os.environ.get("STREW", "target/release/strew"))
-ENV = {name: value for name, value in os.environ.items() if not name.startswith("STREW_")}
+# The settings of whoever runs this are not the benchmark's.
+ENV = {name: value for name, value in os.environ.items() if not name.startswith(("STREW_", "XDG_"))}
+ENV["HOME"] = "/nonexistent"
 QUIET = {"stderr": subprocess.DEVNULL}
 
 PR_SET_CHILD_SUBREAPER = 36
