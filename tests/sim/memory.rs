@@ -25,14 +25,17 @@ fn count(change: isize) {
     LIVE.set(LIVE.get() + change);
 }
 
+// SAFETY: all is left to the system's allocator; the count allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(taken(layout));
+        // SAFETY: what the caller promises is what is asked for here.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         count(-taken(layout));
+        // SAFETY: the place is one that `alloc` has given for this layout.
         unsafe { System.dealloc(place, layout) }
     }
 }
