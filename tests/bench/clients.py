@@ -15,8 +15,8 @@ import sys
 import time
 
 from lab import (
-    ENV, QUIET, STREW, Echo, Files, Memory, Pings, Serve, adopt_orphans, cpu_of, cpu_of_children, forget, preload, program,
-    settle, status, timed, workplace)
+    ENV, QUIET, STREW, Echo, Files, Memory, Pings, Serve, adopt_orphans, cpu_of, cpu_of_children, forget, preload,
+    program, settle, status, timed, workplace)
 
 FORMS = ("encrypted", "plain")
 CPU_MAX = 2.6

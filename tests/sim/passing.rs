@@ -77,7 +77,10 @@ fn place(world: &mut World, blocks: &[Block], limit: Duration) -> Placed {
     let bytes = world.status(SHARER, "put_bytes") - before;
     let upload = bytes as f64 / (blocks.len() * BLOCK_LEN) as f64;
     let datagrams = (world.datagrams() - datagrams) / blocks.len() as u64;
-    println!("{} blocks: {upload:.2} copies sent, {took:?}, {settled:?}, {datagrams} datagrams of all for each block", blocks.len());
+    println!(
+        "{} blocks: {upload:.2} copies sent, {took:?}, {settled:?}, {datagrams} datagrams of all for each block",
+        blocks.len()
+    );
     Placed {
         settled,
         took,

@@ -81,7 +81,8 @@ impl Tables {
 
     pub fn print(&self, what: &str) {
         println!(
-            "{what}: {:.1} contacts, {:.2} % of what there is room for; of the 20 closest {:.2} % known, all by {:.1} %; {:.2} dead",
+            "{what}: {:.1} contacts, {:.2} % of what there is room for; of the 20 closest {:.2} % known, all by \
+             {:.1} %; {:.2} dead",
             self.held as f64 / self.peers as f64,
             self.full_percent(),
             self.near_percent(),
