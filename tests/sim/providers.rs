@@ -1,14 +1,14 @@
-//! Peers that have pinned a whole file announce it: files that only they have are fetched, others cheaply; and those that
-//! lie, die or leave do little harm.
+//! Peers that have pinned a whole file announce it: files that only they have are fetched, others cheaply; and those
+//! that lie, die or leave do little harm.
 
 use crate::client::Outcome;
 use crate::fetches::{measure_fetch, network_with, File};
 use crate::hostile::Manner;
 use crate::lookups::{internet, Census};
-use crate::network::{blocks_of, private, secs, serve, CAPACITY};
+use crate::network::{blocks_of, private, secs, serve};
 use crate::world::{seed, Links, PeerId, World};
 use std::collections::BTreeSet;
-use strew::block::Block;
+use strew::block::{Block, Role};
 use strew::id::BlockId;
 use strew::limits::*;
 use strew::store::{MemoryStore, Pin, Store, Terms};
@@ -50,6 +50,17 @@ impl World {
         let mut outside = self.alive().filter(|id| !near.contains(id));
         let outside = outside.find(|id| !but.contains(id));
         outside.expect("the network is large enough")
+    }
+
+    /// Makes a peer that is none of those one that has pinned a file.
+    fn provider(&mut self, file: &File, but: &[PeerId]) -> PeerId {
+        // Its node and root at least belong to others.
+        let last = file.blocks.iter().filter(|it| it.kind().role != Role::Leaf);
+        let ids: Vec<BlockId> = last.map(Block::id).collect();
+        let pinner = self.outsider(&ids, but);
+        let until = self.now + LIFETIME_MAX;
+        self.restart_with(pinner, &file.blocks, &[pin_of(file)], until);
+        pinner
     }
 
     /// Announcements that all others remember.
@@ -121,14 +132,7 @@ fn file_whose_holders_have_all_gone_is_fetched_whole_from_who_has_pinned_it() {
 /// Fetches a file of 1,200 leaves among a thousand; `prepare` makes one a provider, and may make it a bad one.
 fn fetch_with_provider(how: &str, prepare: impl FnOnce(&mut World, PeerId)) -> (f64, f64) {
     let (mut world, file, peer) = network_with(1000, 1200, false);
-    let ids: Vec<BlockId> = file.blocks.iter().map(Block::id).collect();
-    let pinner = world.outsider(&ids[1200..], &[peer]);
-    world.restart_with(
-        pinner,
-        &file.blocks,
-        &[pin_of(&file)],
-        world.now + LIFETIME_MAX,
-    );
+    let pinner = world.provider(&file, &[peer]);
     world.await_announced(pinner, 1);
     prepare(&mut world, pinner);
     let figures = measure_fetch(&mut world, &file, peer, how);
@@ -138,7 +142,7 @@ fn fetch_with_provider(how: &str, prepare: impl FnOnce(&mut World, PeerId)) -> (
 #[test]
 fn one_provider_gives_a_file_for_a_fraction_of_the_requests() {
     let (requests, took) = fetch_with_provider("with one provider", |_, _| {});
-    assert!(requests <= 0.2, "{requests}");
+    assert!(requests <= 0.02, "{requests}");
     assert!(took <= 20.0, "{took}");
 }
 
@@ -168,17 +172,9 @@ fn providers_that_lie_or_are_dead_cost_seconds_and_the_file_comes_as_ever() {
 #[test]
 fn as_many_silent_providers_as_are_believed_cost_seconds() {
     let (mut world, file, peer) = network_with(1000, 1200, false);
-    let ids: Vec<BlockId> = file.blocks.iter().map(Block::id).collect();
     let mut pinners = vec![peer];
     for _ in 0..PROVIDERS_USED {
-        let pinner = world.outsider(&ids[1200..], &pinners);
-        world.restart_with(
-            pinner,
-            &file.blocks,
-            &[pin_of(&file)],
-            world.now + LIFETIME_MAX,
-        );
-        pinners.push(pinner);
+        pinners.push(world.provider(&file, &pinners));
     }
     world.run_for(secs(300));
     for &pinner in &pinners[1..] {
@@ -193,14 +189,7 @@ fn as_many_silent_providers_as_are_believed_cost_seconds() {
 #[test]
 fn provider_that_dies_in_the_middle_is_replaced_by_the_holders() {
     let (mut world, file, peer) = network_with(1000, 1200, false);
-    let ids: Vec<BlockId> = file.blocks.iter().map(Block::id).collect();
-    let pinner = world.outsider(&ids[1200..], &[peer]);
-    world.restart_with(
-        pinner,
-        &file.blocks,
-        &[pin_of(&file)],
-        world.now + LIFETIME_MAX,
-    );
+    let pinner = world.provider(&file, &[peer]);
     world.await_announced(pinner, 1);
     let client = world.begin_blocks(peer, file.order.iter().copied());
     assert!(world.run_until(secs(60), |world| world.came(client) >= 400));
@@ -273,8 +262,7 @@ fn idle_peer_with_a_hundred_pins_stays_within_its_budget() {
          without pins"
     );
     assert!((25..=30).contains(&announced), "{announced}");
-    assert!(with <= 1000.0, "{with}");
-    assert!(world.status(0, "used_bytes") <= CAPACITY);
+    assert!(with <= 130.0 && without <= 40.0, "{with} {without}");
     world.run_for(secs(2 * 3600));
     assert_eq!(world.status(0, "announced"), 100);
     assert!(world.announcements() >= 90 * K as u64);
