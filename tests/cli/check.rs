@@ -129,8 +129,7 @@ impl Count {
 
 /// Copies as the peers themselves count their blocks; there is nothing but the file in this network.
 fn held(lab: &Lab, peers: &[Serve]) -> usize {
-    let blocks = |peer: &Serve| -> usize { lab.status(&peer.dir, "blocks").parse().unwrap() };
-    peers.iter().map(blocks).sum()
+    lab.sum(peers, "blocks") as usize
 }
 
 #[test]
@@ -188,7 +187,7 @@ fn block_without_a_copy_is_said_and_repair_brings_it_back() {
     let root = root_of(&address);
     // The root is on two of them; who has more than that has a leaf of which there is no other copy.
     let has_leaves = |peer: &Serve| -> bool {
-        let blocks: usize = lab.status(&peer.dir, "blocks").parse().unwrap();
+        let blocks = lab.number(&peer.dir, "blocks") as usize;
         blocks >= 2
     };
     let victim = peers

@@ -16,12 +16,7 @@ const CASES: &[(&str, &str)] = &[
 
 /// Runs a script of a shell in a lab with the completions in `script` and one file; `None` if there is no such shell.
 fn run(shell: &str, args: &[&str]) -> Option<String> {
-    if std::process::Command::new(shell)
-        .arg("-c")
-        .arg(":")
-        .output()
-        .is_err()
-    {
+    if !is_installed(shell) {
         println!("skipped: {shell} not found");
         return None;
     }

@@ -61,6 +61,11 @@ pub fn kill(pid: u32, signal: i32) {
     unsafe { libc::kill(pid as libc::pid_t, signal) };
 }
 
+/// Whether there is such a program.
+pub fn is_installed(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok()
+}
+
 /// Whether these tests may do everything, so that permissions prove nothing.
 pub fn is_root() -> bool {
     // SAFETY: cannot fail and touches no memory.
@@ -173,7 +178,7 @@ impl Lab {
     /// Waits until a peer knows all the others of a network and is reachable.
     pub fn await_joined(&self, peer: &Serve, count: usize) {
         await_true("a peer that has joined", || {
-            let contacts: usize = self.status(&peer.dir, "contacts").parse().unwrap();
+            let contacts = self.number(&peer.dir, "contacts") as usize;
             contacts + 1 >= count && (count == 1 || self.status(&peer.dir, "mode") == "peer")
         });
     }
@@ -186,6 +191,26 @@ impl Lab {
             .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {key} in {page}"))
             .to_string()
+    }
+
+    /// The same of a value that is a number.
+    pub fn number(&self, dir: &Path, key: &str) -> u64 {
+        self.status(dir, key).parse().expect("a number")
+    }
+
+    /// The sum of a number over some peers.
+    pub fn sum(&self, peers: &[Serve], key: &str) -> u64 {
+        peers.iter().map(|peer| self.number(&peer.dir, key)).sum()
+    }
+
+    /// What lies in the lab, in order, but for `data` and what belongs to peers.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path()).expect("it can be read");
+        let names = entries.map(|it| it.expect("an entry").file_name().into_string());
+        let mut names: Vec<String> = names.map(|name| name.expect("text")).collect();
+        names.retain(|name| name != "data" && !name.starts_with("peer"));
+        names.sort();
+        names
     }
 
     /// Whether nothing is left of private peers in a directory: no socket, and the lock is free.

@@ -111,7 +111,7 @@ fn killed_peer_has_what_it_acknowledged_and_nothing_else() {
         acknowledged.extend(&fresh);
 
         peer = start();
-        let blocks: usize = lab.status(&peer.dir, "blocks").parse().expect("a number");
+        let blocks = lab.number(&peer.dir, "blocks") as usize;
         assert!(blocks >= acknowledged.len() && blocks <= put.len());
         // All of them now and then, else those of this round.
         let wanted = match round % 10 == 9 || round + 1 == kills {

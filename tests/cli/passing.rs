@@ -33,7 +33,7 @@ fn sharer_sends_its_file_little_more_than_once() {
 fn sharer_keeps_no_copy_that_it_does_not_want_and_all_that_were_there_before() {
     let lab = Lab::new();
     let peers = lab.network(4);
-    let here = |key: &str| -> u64 { lab.status(&peers[0].dir, key).parse().expect("a number") };
+    let here = |key: &str| lab.number(&peers[0].dir, key);
     let share = |name: &str, seed: u64| {
         let content = random_bytes(3 << 20, seed);
         let run = lab.strew(["share", "-q", "--no-store", "-d"]);

@@ -33,10 +33,7 @@ fn share_into_a_halted_peer_ends_in_the_time_given() {
     run.command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut share = run.start();
     await_true("a share under way", || {
-        lab.status(&serve.dir, "tcp_bytes_received")
-            .parse::<u64>()
-            .expect("a number")
-            > 1 << 20
+        lab.number(&serve.dir, "tcp_bytes_received") > 1 << 20
     });
     kill(serve.pid(), libc::SIGSTOP);
     let status = share.wait(Duration::from_secs(20)).expect("it ends");

@@ -132,7 +132,7 @@ fn pinned_file_stays_whole_in_a_full_pack_and_another_does_not() {
         let share = ["share", "-q", "-d", "far", "-p", &small.addr()];
         lab.strew(share).arg(&file).run();
     }
-    let number = |key: &str| -> u64 { lab.status(&small.dir, key).parse().expect("a number") };
+    let number = |key: &str| lab.number(&small.dir, key);
     assert!(number("blocks_taken") > 10, "{}", number("blocks_taken"));
     assert_eq!(number("pinned_blocks"), 5);
     other.stop();

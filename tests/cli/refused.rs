@@ -12,18 +12,6 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-/// What is in a lab beside the data directories, which all lie in `data`.
-fn listing(lab: &Lab) -> Vec<String> {
-    let entries = fs::read_dir(lab.path("")).expect("it can be read");
-    let names = entries.map(|entry| entry.expect("an entry").file_name());
-    let mut names: Vec<String> = names
-        .map(|name| name.to_string_lossy().into_owned())
-        .filter(|name| name != "data" && !name.starts_with("peer"))
-        .collect();
-    names.sort();
-    names
-}
-
 /// An address where nobody listens, and nobody will while the value lives: bound, but never answered.
 fn silent_addr() -> (UdpSocket, SocketAddr) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("bound");
@@ -53,7 +41,7 @@ fn texts_that_are_no_addresses_are_refused_before_anything_is_touched() {
         let outcome = lab.strew(["fetch", "-d", "d", "-o", "out", address]).run();
         outcome.expect_failure(2, &[address]);
     }
-    assert_eq!(listing(&lab), [""; 0], "not even the data directory");
+    assert_eq!(lab.names(), [""; 0], "not even the data directory");
 }
 
 #[test]
@@ -73,7 +61,7 @@ fn help_and_version_are_answers() {
         let version = concat!("strew ", env!("CARGO_PKG_VERSION"));
         assert_eq!(lab.strew(args).run().text(), version);
     }
-    assert_eq!(listing(&lab), [""; 0]);
+    assert_eq!(lab.names(), [""; 0]);
 }
 
 #[test]
@@ -90,7 +78,7 @@ fn inputs_that_cannot_be_read_are_named() {
         !lab.path("data").exists(),
         "no peer was started for nothing"
     );
-    assert_eq!(listing(&lab), [""; 0]);
+    assert_eq!(lab.names(), [""; 0]);
 }
 
 /// Permissions mean nothing to root, so that the program is run as somebody else then.
@@ -144,7 +132,7 @@ fn permissions_that_are_missing_are_named() {
         !lab.path("data").exists(),
         "no peer was started for nothing"
     );
-    assert_eq!(listing(&lab), ["secret", "shut", "strew"]);
+    assert_eq!(lab.names(), ["secret", "shut", "strew"]);
 }
 
 #[test]
@@ -190,12 +178,12 @@ fn outputs_that_cannot_be_used_are_left_alone() {
     let status = full.start().wait(LIMIT).expect("it ends");
     assert_eq!(status.code(), Some(8));
     assert_eq!(fs::read(lab.path("old")).expect("it is there"), b"old");
-    assert_eq!(listing(&lab), ["dir", "old"]);
+    assert_eq!(lab.names(), ["dir", "old"]);
     assert!(lab.is_released(&lab.path("data/b")));
     assert_eq!(fetch("old").arg("-f").run().bytes(), b"");
     assert!(fs::read(lab.path("old")).expect("it is there") == content);
     assert_eq!(fetch("/dev/null").run().bytes(), b"");
-    assert_eq!(listing(&lab), ["dir", "old"]);
+    assert_eq!(lab.names(), ["dir", "old"]);
 }
 
 #[test]
@@ -241,7 +229,7 @@ fn unknown_addresses_and_wrong_keys_are_said_soon() {
                 let outcome = lab.strew(fetch).run();
                 outcome.expect_failure(*status, &[said, &address[..64]]);
                 assert!(outcome.took < Duration::from_secs(10), "{:?}", outcome.took);
-                assert_eq!(listing(&lab), [""; 0]);
+                assert_eq!(lab.names(), [""; 0]);
             }
         }
     }
@@ -285,7 +273,7 @@ fn nobody_to_be_reached_is_status_7() {
     ];
     let outcome = lab.strew(named).run();
     outcome.expect_failure(7, &["no-such-host.invalid:1"]);
-    assert_eq!(listing(&lab), ["f"]);
+    assert_eq!(lab.names(), ["f"]);
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn full_peer_takes_what_is_closer_and_says_how_often_it_refused() {
         addresses.push(lab.strew(share).arg(&file).run().text());
         assert!(disk_usage(&small.dir) <= 2 << 20);
     }
-    let number = |key: &str| -> u64 { lab.status(&small.dir, key).parse().expect("a number") };
+    let number = |key: &str| lab.number(&small.dir, key);
     assert!(number("used_bytes") <= 2 << 20);
     assert!(number("blocks_taken") > number("blocks"), "some had to go");
     assert!(number("refused_full") > 0, "and some were refused");
@@ -94,7 +94,7 @@ fn begin_share(lab: &Lab, peer: &Serve, content: &[u8]) -> Process {
     stdin.write_all(content).expect("it is taken");
     let least = content.len() as u64 / 262_144;
     await_true("blocks in the store", || {
-        let blocks: u64 = lab.status(&peer.dir, "blocks").parse().expect("a number");
+        let blocks: u64 = lab.number(&peer.dir, "blocks");
         blocks >= least
     });
     client

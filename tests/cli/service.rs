@@ -87,11 +87,7 @@ fn unit_is_valid_and_hardened() {
         unit.contains(&format!("\nExecStart={program} serve\n")),
         "{unit}"
     );
-    if Command::new("systemd-analyze")
-        .arg("--version")
-        .output()
-        .is_err()
-    {
+    if !is_installed("systemd-analyze") {
         return println!("skipped: systemd-analyze not found");
     }
     let path = lab.file("strew.service", unit.as_bytes());

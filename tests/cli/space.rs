@@ -210,7 +210,7 @@ fn allotment_holds_while_more_is_shared_than_fits() {
     let lab = Lab::new();
     let capacity = 3 << 20;
     let small = overfill(&lab, "small", disk_usage, capacity);
-    let number = |key: &str| -> u64 { lab.status(&small.dir, key).parse().expect("a number") };
+    let number = |key: &str| lab.number(&small.dir, key);
     assert!(number("blocks_taken") > number("blocks"), "some had to go");
     assert!(number("used_bytes") > capacity / 2);
     assert_eq!(number("halved"), 0);
@@ -226,7 +226,7 @@ fn where_holes_are_impossible_half_is_used_and_blocks_go_for_others() {
     let dir = disk.path.join("peer");
     let capacity = 5 << 20;
     let small = overfill(&lab, dir.to_str().expect("text"), bytes_of, capacity);
-    let number = |key: &str| -> u64 { lab.status(&small.dir, key).parse().expect("a number") };
+    let number = |key: &str| lab.number(&small.dir, key);
     assert_eq!(number("halved"), 1);
     assert!(small.said().contains("half of --capacity is used"));
     assert!(number("blocks_taken") > number("blocks"), "some had to go");

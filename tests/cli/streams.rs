@@ -106,16 +106,7 @@ fn slow_reader_is_waited_for_in_bounded_memory() {
     // What is fetched ahead is bounded: the peer comes to rest while nobody reads. That takes longer than the
     // stall clock, which must not run, as nothing is outstanding.
     let taken = |pid| memory_of(pid, "RssAnon").expect("it runs");
-    let given = || {
-        let key = "blocks_given";
-        let counts = shared
-            .peers
-            .iter()
-            .map(|peer| shared.lab.status(&peer.dir, key));
-        counts
-            .map(|count| count.parse::<u64>().expect("a number"))
-            .sum::<u64>()
-    };
+    let given = || shared.lab.sum(&shared.peers, "blocks_given");
     let mut last = given();
     let mut quiet = 0;
     await_true("a fetch at rest", || {
@@ -332,13 +323,7 @@ fn range_is_given_out_and_only_its_blocks_are_fetched() {
     for len in [1_000_000, 1000] {
         let shared = Shared::new(len);
         let content = &shared.content;
-        let given = || -> u64 {
-            let peers = shared.peers.iter();
-            let given = peers.map(|peer| shared.lab.status(&peer.dir, "blocks_given"));
-            given
-                .map(|given| given.parse::<u64>().expect("a number"))
-                .sum()
-        };
+        let given = || shared.lab.sum(&shared.peers, "blocks_given");
         let middle = format!("{}-{}", len / 2, len / 2 + 9);
         let before = given();
         let outcome = shared.fetch(&["--range", &middle]).run();

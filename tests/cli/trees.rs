@@ -173,22 +173,7 @@ impl Net {
 
     /// The sum of one value over the peers' status.
     fn sum(&self, key: &str) -> u64 {
-        let values = self
-            .peers
-            .iter()
-            .map(|peer| self.lab.status(&peer.dir, key));
-        values
-            .map(|value| value.parse::<u64>().expect("a number"))
-            .sum()
-    }
-
-    fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.lab.path("")).expect("it can be read");
-        let names = entries.map(|it| it.expect("an entry").file_name().into_string());
-        let mut names: Vec<String> = names.map(|name| name.expect("text")).collect();
-        names.retain(|name| !name.starts_with("peer"));
-        names.sort();
-        names
+        self.lab.sum(&self.peers, key)
     }
 }
 
@@ -340,7 +325,7 @@ fn directory_is_not_written_where_a_file_could_be() {
     make(&lab.path("tree"), tree.iter());
     let address = net.share("tree");
     lab.file("old", b"old");
-    let before = net.names();
+    let before = lab.names();
     for args in [&[][..], &["-o", "-"], &["-o", "/dev/null"]] {
         let outcome = net.run("fetch", args).arg(&address).run();
         outcome.expect_failure(2, &["is a directory", "-o DIR", "/PATH", "strew ls"]);
@@ -358,7 +343,7 @@ fn directory_is_not_written_where_a_file_could_be() {
     }
     let outcome = net.run("fetch", &["-o", "none/out", &address]).run();
     outcome.expect_failure(1, &["none/out", "No such file"]);
-    assert_eq!(net.names(), [&["data".to_string()][..], &before].concat());
+    assert_eq!(lab.names(), before);
     assert_eq!(fs::read(lab.path("old")).expect("there"), b"old");
     // What is in the place of the part stays, with -f, too.
     let others: [&dyn Fn(&Path); 4] = [
@@ -628,7 +613,7 @@ fn hostile_directory_is_refused_by_name_and_leaves_nothing() {
             "something between its files",
         ),
     ];
-    let before = net.names();
+    let before = lab.names();
     for (stream, said) in cases {
         let address = put(&stream);
         for args in [&["fetch", "-o", "out"][..], &["ls"]] {
@@ -639,9 +624,7 @@ fn hostile_directory_is_refused_by_name_and_leaves_nothing() {
                 false => outcome.expect_failure(6, &["a damaged", said]),
             }
         }
-        let names = net.names();
-        let names: Vec<&String> = names.iter().filter(|name| *name != "data").collect();
-        assert_eq!(names, before.iter().collect::<Vec<_>>(), "{said}");
+        assert_eq!(lab.names(), before, "{said}");
     }
     assert!(lab.path("data").exists());
 }
@@ -672,10 +655,7 @@ fn file_that_changes_while_it_is_shared_is_refused_by_name() {
     let mut run = lab.strew(share).arg(&peer.dir);
     run.command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut share = run.start();
-    await_true("blocks of it", || {
-        let blocks = lab.status(&peer.dir, "blocks");
-        blocks.parse::<u64>().expect("a number") > 3
-    });
+    await_true("blocks of it", || lab.number(&peer.dir, "blocks") > 3);
     large.set_len(600_000).expect("shorter");
     let status = share.wait(LIMIT).expect("it ends");
     let mut said = String::new();

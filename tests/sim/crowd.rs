@@ -214,11 +214,7 @@ impl Crowd for Real {
     }
 
     fn sum(&self, key: &str) -> u64 {
-        let value = |peer: &Serve| self.lab.status(&peer.dir, key).parse::<u64>();
-        self.peers
-            .iter()
-            .map(|peer| value(peer).expect("a number"))
-            .sum()
+        self.lab.sum(&self.peers, key)
     }
 
     fn elapsed(&self) -> Duration {
