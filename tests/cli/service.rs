@@ -36,7 +36,8 @@ fn service_manager_is_told_when_it_is_ready_well_and_stopping() {
             assert_eq!(next(socket), "WATCHDOG=1");
         }
         kill(serve.id(), libc::SIGTERM);
-        while next(socket) != "STOPPING=1" {}
+        // It may say some times that it is well before.
+        assert!((0..1000).any(|_| next(socket) == "STOPPING=1"));
         assert_eq!(serve.wait(LIMIT).expect("it ends").code(), Some(0));
     }
 }
