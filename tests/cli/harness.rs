@@ -203,6 +203,15 @@ impl Lab {
         peers.iter().map(|peer| self.number(&peer.dir, key)).sum()
     }
 
+    /// Writes the user's configuration; its path.
+    pub fn configure(&self, text: &str) -> PathBuf {
+        let dir = self.path("home/.config/strew");
+        fs::create_dir_all(&dir).expect("made");
+        let path = dir.join("config");
+        fs::write(&path, text).expect("written");
+        path
+    }
+
     /// What lies in the lab, in order, but for `data` and what belongs to peers.
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path()).expect("it can be read");

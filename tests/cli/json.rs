@@ -52,11 +52,7 @@ fn in_order(names: &str) -> String {
 
 #[test]
 fn every_line_is_an_object_with_the_members_of_the_manual() {
-    if std::process::Command::new("python3")
-        .arg("-V")
-        .output()
-        .is_err()
-    {
+    if !is_installed("python3") {
         return println!("skipped: python3 not found");
     }
     let lab = Lab::new();

@@ -1,33 +1,22 @@
 //! Rates: how fast a peer sends and takes, and that they can be changed while it runs.
 
 use crate::harness::*;
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// One number of a peer's status page.
-fn number(lab: &Lab, dir: &Path, key: &str) -> u64 {
-    lab.status(dir, key).parse().expect("a number")
-}
-
 /// Bytes a second by which two numbers together grow, over some seconds.
 fn measured(lab: &Lab, dir: &Path, keys: [&str; 2], span: Duration) -> f64 {
-    let sum = || keys.iter().map(|key| number(lab, dir, key)).sum::<u64>();
+    let sum = || keys.iter().map(|key| lab.number(dir, key)).sum::<u64>();
     let (begun, before) = (Instant::now(), sum());
     std::thread::sleep(span);
     let after = sum();
     (after - before) as f64 / begun.elapsed().as_secs_f64()
 }
 
-fn configure(lab: &Lab, text: &str) {
-    fs::create_dir_all(lab.path("home/.config/strew")).expect("made");
-    fs::write(lab.path("home/.config/strew/config"), text).expect("written");
-}
-
 #[test]
 fn rates_are_kept_and_can_be_changed() {
     let lab = Lab::new();
-    configure(&lab, "up-rate = 1M\n");
+    lab.configure("up-rate = 1M\n");
     let source = lab.serve("source", &[]);
     lab.file("f", &random_bytes(80 << 20, 5));
     let share = ["share", "-q", "--min-copies", "0", "-d", "source", "f"];
@@ -39,7 +28,7 @@ fn rates_are_kept_and_can_be_changed() {
     let sent = ["tcp_bytes_sent", "udp_bytes_sent"];
     let sends = |span| measured(&lab, &source.dir, sent, Duration::from_secs(span));
     await_true("a fetch under way", || {
-        number(&lab, &source.dir, "tcp_bytes_sent") > 1 << 20
+        lab.number(&source.dir, "tcp_bytes_sent") > 1 << 20
     });
     let mib = (1 << 20) as f64;
     let slow = sends(10);
@@ -48,12 +37,12 @@ fn rates_are_kept_and_can_be_changed() {
         (0.95..1.05).contains(&(slow / mib)),
         "{slow} bytes a second"
     );
-    let told = number(&lab, &source.dir, "sent_per_second") as f64;
+    let told = lab.number(&source.dir, "sent_per_second") as f64;
     assert!((0.9..1.1).contains(&(told / mib)), "{told} are told");
     // What a command gave it came from no other peer.
-    assert!(number(&lab, &source.dir, "tcp_bytes_received") > 80 << 20);
-    assert!(number(&lab, &source.dir, "bytes_received") < 1 << 20);
-    configure(&lab, "up-rate = 4M\n");
+    assert!(lab.number(&source.dir, "tcp_bytes_received") > 80 << 20);
+    assert!(lab.number(&source.dir, "bytes_received") < 1 << 20);
+    lab.configure("up-rate = 4M\n");
     kill(source.pid(), libc::SIGHUP);
     await_true("the new rate", || sends(1) > 2.0 * mib);
     let faster = sends(10);
@@ -62,7 +51,7 @@ fn rates_are_kept_and_can_be_changed() {
         "{faster} bytes a second"
     );
     // A configuration that cannot be read changes nothing, and ends nothing.
-    configure(&lab, "up-rate = soon\n");
+    lab.configure("up-rate = soon\n");
     kill(source.pid(), libc::SIGHUP);
     await_true("a warning", || {
         source.said().contains("up-rate = soon: not a size")
@@ -73,7 +62,7 @@ fn rates_are_kept_and_can_be_changed() {
 #[test]
 fn what_comes_is_slowed_down_as_well() {
     let lab = Lab::new();
-    configure(&lab, "down-rate = 1M\n");
+    lab.configure("down-rate = 1M\n");
     let taker = lab.serve("taker", &[]);
     let addr = taker.addr();
     let giver = lab.serve("giver", &["-p", &addr]);
@@ -85,7 +74,7 @@ fn what_comes_is_slowed_down_as_well() {
     share.command.stdout(std::process::Stdio::null());
     let _share = share.start();
     await_true("a share under way", || {
-        number(&lab, &taker.dir, "tcp_bytes_received") > 1 << 20
+        lab.number(&taker.dir, "tcp_bytes_received") > 1 << 20
     });
     let came = ["tcp_bytes_received", "udp_bytes_received"];
     let rate = measured(&lab, &taker.dir, came, Duration::from_secs(5));
@@ -94,7 +83,7 @@ fn what_comes_is_slowed_down_as_well() {
         (0.95..1.05).contains(&(rate / mib)),
         "{rate} bytes a second"
     );
-    configure(&lab, "down-rate = 4M\n");
+    lab.configure("down-rate = 4M\n");
     kill(taker.pid(), libc::SIGHUP);
     let takes = |span| measured(&lab, &taker.dir, came, Duration::from_secs(span));
     await_true("the new rate", || takes(1) > 2.0 * mib);
@@ -108,18 +97,18 @@ fn what_comes_is_slowed_down_as_well() {
 #[test]
 fn capacity_and_log_level_are_read_again() {
     let lab = Lab::new();
-    configure(&lab, "capacity = 20M\n");
+    lab.configure("capacity = 20M\n");
     let peer = lab.serve("peer", &[]);
-    assert_eq!(number(&lab, &peer.dir, "capacity_bytes"), 20 << 20);
+    assert_eq!(lab.number(&peer.dir, "capacity_bytes"), 20 << 20);
     let share = ["share", "-q", "--min-copies", "0", "-d", "peer"];
     lab.strew(share)
         .input(random_bytes(10 << 20, 7))
         .run()
         .text();
-    configure(&lab, "capacity = 8M\nlog = info\n");
+    lab.configure("capacity = 8M\nlog = info\n");
     kill(peer.pid(), libc::SIGHUP);
     await_true("the new capacity", || {
-        number(&lab, &peer.dir, "capacity_bytes") == 8 << 20
+        lab.number(&peer.dir, "capacity_bytes") == 8 << 20
     });
     await_true("a line of the log", || {
         peer.said().contains("the settings were read again")
@@ -127,10 +116,10 @@ fn capacity_and_log_level_are_read_again() {
     // What a share has held on stays; all else may go, and nothing comes.
     let refused = lab.strew(share).input(random_bytes(10 << 20, 8)).run();
     refused.expect_failure(8, &["allotted"]);
-    configure(&lab, "capacity = 40M\n");
+    lab.configure("capacity = 40M\n");
     kill(peer.pid(), libc::SIGHUP);
     await_true("more capacity", || {
-        number(&lab, &peer.dir, "capacity_bytes") == 40 << 20
+        lab.number(&peer.dir, "capacity_bytes") == 40 << 20
     });
     lab.strew(share)
         .input(random_bytes(10 << 20, 8))
@@ -150,11 +139,11 @@ fn what_is_to_be_left_free_is_read_again() {
         lab.strew(share).input(random_bytes(1 << 20, seed)).run()
     };
     shares().text();
-    configure(&lab, "min-free = 1000T\n");
+    lab.configure("min-free = 1000T\n");
     kill(peer.pid(), libc::SIGHUP);
     await_true("a refusal", || shares().status.code() == Some(8));
     shares().expect_failure(8, &["--min-free"]);
-    configure(&lab, "min-free = 1M\n");
+    lab.configure("min-free = 1M\n");
     kill(peer.pid(), libc::SIGHUP);
     await_true("room again", || shares().status.code() == Some(0));
     peer.stop();
@@ -164,8 +153,8 @@ fn what_is_to_be_left_free_is_read_again() {
 fn peers_that_are_configured_while_one_runs_are_met() {
     let lab = Lab::new();
     let (lone, other) = (lab.serve("lone", &[]), lab.serve("other", &[]));
-    assert_eq!(number(&lab, &lone.dir, "contacts"), 0);
-    configure(&lab, &format!("peer = {}\n", other.addr()));
+    assert_eq!(lab.number(&lone.dir, "contacts"), 0);
+    lab.configure(&format!("peer = {}\n", other.addr()));
     kill(lone.pid(), libc::SIGHUP);
     lab.await_joined(&lone, 2);
     lab.await_joined(&other, 2);
@@ -174,14 +163,14 @@ fn peers_that_are_configured_while_one_runs_are_met() {
 #[test]
 fn settings_of_which_one_is_wrong_change_nothing() {
     let lab = Lab::new();
-    configure(&lab, "capacity = 20M\n");
+    lab.configure("capacity = 20M\n");
     let peer = lab.serve("peer", &[]);
-    configure(&lab, "log = trace\ncapacity = 8M\nup-rate = 0\n");
+    lab.configure("log = trace\ncapacity = 8M\nup-rate = 0\n");
     kill(peer.pid(), libc::SIGHUP);
     await_true("a complaint", || {
         peer.said().contains("up-rate = 0: not a rate")
     });
-    assert_eq!(number(&lab, &peer.dir, "capacity_bytes"), 20 << 20);
+    assert_eq!(lab.number(&peer.dir, "capacity_bytes"), 20 << 20);
     let said = peer.said();
     assert!(
         !said.contains("debug:") && !said.contains("trace:"),

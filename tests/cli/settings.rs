@@ -2,16 +2,6 @@
 
 use crate::harness::*;
 use std::fs;
-use std::path::PathBuf;
-
-/// Writes the user's configuration.
-fn configure(lab: &Lab, text: &str) -> PathBuf {
-    let dir = lab.path("home/.config/strew");
-    fs::create_dir_all(&dir).expect("made");
-    let path = dir.join("config");
-    fs::write(&path, text).expect("written");
-    path
-}
 
 /// What `strew config` says of a setting, value and source, one for each line.
 fn said(page: &str, name: &str) -> Vec<(String, String)> {
@@ -32,7 +22,7 @@ fn first_source_that_says_something_holds() {
         [("30s".to_string(), "default".to_string())]
     );
     assert!(page.contains("# timeout"), "{page}");
-    let path = configure(&lab, "stall = 1m # slow disks\n\npeer = a:1\npeer = b:2\n");
+    let path = lab.configure("stall = 1m # slow disks\n\npeer = a:1\npeer = b:2\n");
     let line = |number| format!("{} line {number}", path.display());
     let page = lab.strew(["config"]).run().text();
     assert_eq!(said(&page, "stall"), [("1m".to_string(), line(1))]);
@@ -57,7 +47,7 @@ fn first_source_that_says_something_holds() {
         [("e:5".to_string(), "command line".to_string())]
     );
     // What it prints is a configuration that says the same.
-    configure(&lab, &page);
+    lab.configure(&page);
     let again = lab.strew(["config"]).run().text();
     assert_eq!(said(&again, "stall")[0].0, "3m");
     assert!(!lab.path("home/data").exists(), "nothing was made");
@@ -66,7 +56,7 @@ fn first_source_that_says_something_holds() {
 #[test]
 fn configuration_of_the_machine_comes_last() {
     let lab = Lab::new();
-    configure(&lab, "stall = 1m\n");
+    lab.configure("stall = 1m\n");
     let script = "mount -t tmpfs none /etc && mkdir /etc/strew &&
         printf 'stall = 2m\\ntimeout = 5m\\n' > /etc/strew/config && exec \"$STREW\" config";
     let args = ["-Urm", "sh", "-c", script];
@@ -106,7 +96,7 @@ fn bad_settings_are_refused_with_their_place() {
         ("json = yes", "json: no such setting"),
     ];
     for (text, said) in cases {
-        configure(&lab, text);
+        lab.configure(text);
         lab.strew(["share", "f"]).run().expect_failure(2, &[said]);
     }
     assert!(lab
@@ -114,7 +104,7 @@ fn bad_settings_are_refused_with_their_place() {
         .run()
         .text()
         .contains("--copies"));
-    let path = configure(&lab, "");
+    let path = lab.configure("");
     let run = lab.strew(["share", "f"]).env("STREW_COPIES", "many");
     run.run()
         .expect_failure(2, &["STREW_COPIES=many: not a number from 1 to 20"]);
@@ -136,13 +126,10 @@ fn bad_settings_are_refused_with_their_place() {
 fn settings_are_heeded() {
     let lab = Lab::new();
     let peers = lab.network(2);
-    configure(
-        &lab,
-        &format!(
-            "peer = {}\ncopies = 1\nquiet = yes\ncapacity = 20M\n",
-            peers[0].addr()
-        ),
-    );
+    lab.configure(&format!(
+        "peer = {}\ncopies = 1\nquiet = yes\ncapacity = 20M\n",
+        peers[0].addr()
+    ));
     let share = lab.strew(["share", "-d", "data"]).input("abc").run();
     assert_eq!(share.stderr, "");
     let address = share.text();
@@ -164,7 +151,7 @@ fn settings_are_heeded() {
 #[test]
 fn paths_are_told_and_whether_they_are_there() {
     let lab = Lab::new();
-    let config = configure(&lab, "");
+    let config = lab.configure("");
     let page = lab.strew(["paths", "-d", "data"]).run().text();
     let line = |line: String| assert!(page.lines().any(|it| it == line), "{line} in {page}");
     line(format!("config there {}", config.display()));
