@@ -153,12 +153,16 @@ pub struct World {
     pub trace: Trace,
 }
 
+/// A number from the environment, for another run or a shorter one.
+pub fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    let number = text.parse();
+    Some(number.unwrap_or_else(|_| panic!("{name} is no number")))
+}
+
 /// The seed of a test: its own, or the one in `STREW_SEED`.
 pub fn seed(default: u64) -> u64 {
-    match std::env::var("STREW_SEED") {
-        Ok(text) => text.parse().expect("STREW_SEED is a number"),
-        Err(_) => default,
-    }
+    number("STREW_SEED").unwrap_or(default)
 }
 
 impl World {
