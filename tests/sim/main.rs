@@ -5,6 +5,7 @@
 //! those `make sim` lives through, and from which on.
 
 mod access;
+mod churn;
 mod client;
 mod counts;
 mod crowd;

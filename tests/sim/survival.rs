@@ -5,7 +5,7 @@
 
 use crate::client::Outcome;
 use crate::network::{private, secs, serve, table_of};
-use crate::world::{seed, Links, PeerId, World};
+use crate::world::{number, seed, Links, PeerId, World};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 use strew::block::address::Address;
@@ -24,15 +24,11 @@ const AWAY: Duration = secs(4 * 3600);
 const HAD: f64 = 0.25;
 
 /// For how long blocks are kept.
-const LIFETIME: Duration = secs(20 * 86_400);
-
-/// Copies of each block that may be moved in a day of churn: what is aimed at, and what holds.
-const MOVED_WANTED: f64 = 6.0;
-const MOVED_MAX: f64 = 8.0;
+pub const LIFETIME: Duration = secs(20 * 86_400);
 
 /// How long peers stay.
 #[derive(Clone, Copy, Debug)]
-enum Sessions {
+pub enum Sessions {
     /// A Weibull distribution of this shape and scale in minutes.
     Weibull(f64, f64),
     /// An exponential distribution of this mean in minutes.
@@ -42,10 +38,10 @@ enum Sessions {
 }
 
 /// A fit to the sessions of a large Kademlia network (Steiner, En-Najjary and Biersack 2009).
-const WEIBULL: Sessions = Sessions::Weibull(0.54, 357.0);
+pub const WEIBULL: Sessions = Sessions::Weibull(0.54, 357.0);
 
 /// A tenth leaves in an hour.
-const EXPONENTIAL: Sessions = Sessions::Exponential(600.0);
+pub const EXPONENTIAL: Sessions = Sessions::Exponential(600.0);
 
 impl Sessions {
     fn draw(self, rng: &mut Rng) -> Duration {
@@ -80,21 +76,21 @@ fn uniform(rng: &mut Rng) -> f64 {
 
 /// Who of a neighbourhood has the blocks at the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Placing {
+pub enum Placing {
     /// Those who have been there for longest, of the closest of it.
     Oldest,
     /// Anybody.
     Random,
 }
 
-struct Trial {
-    peers: usize,
-    blocks: usize,
-    role: Role,
-    copies: usize,
-    sessions: Sessions,
-    placing: Placing,
-    lifetime: Duration,
+pub struct Trial {
+    pub peers: usize,
+    pub blocks: usize,
+    pub role: Role,
+    pub copies: usize,
+    pub sessions: Sessions,
+    pub placing: Placing,
+    pub lifetime: Duration,
 }
 
 enum Event {
@@ -105,13 +101,13 @@ enum Event {
 
 /// Who has what.
 #[derive(Default, Debug)]
-struct Count {
+pub struct Count {
     /// Blocks by how many of their neighbourhood have them.
-    copies: [usize; K + 1],
+    pub copies: [usize; K + 1],
     /// Blocks that nobody has who is there.
-    away: usize,
+    pub away: usize,
     /// Blocks that nobody has who is there or will return.
-    lost: usize,
+    pub lost: usize,
     /// Copies with others than the neighbourhood.
     outside: usize,
 }
@@ -122,8 +118,8 @@ impl Count {
     }
 }
 
-struct Survival {
-    world: World,
+pub struct Survival {
+    pub world: World,
     rng: Rng,
     blocks: Vec<BlockId>,
     sessions: Sessions,
@@ -144,7 +140,7 @@ fn closest(all: &[u64], place: u64, count: usize) -> Vec<usize> {
     order.into_iter().map(|(_, nth)| nth).collect()
 }
 
-/// The `n`th block of some bytes, a file if it is a root.
+/// A block of random bytes, a file if it is a root.
 fn block(rng: &mut Rng, role: Role) -> Block {
     let form = Form::Plain;
     let mut payload = vec![1, 0];
@@ -161,7 +157,7 @@ fn commit(stores: &mut [MemoryStore]) {
 }
 
 impl Survival {
-    fn new(trial: &Trial, seed: u64) -> Survival {
+    pub fn new(trial: &Trial, seed: u64) -> Survival {
         let mut world = World::new(seed, Links::good());
         world.copies = Some(match trial.role {
             Role::Leaf => trial.copies as u8,
@@ -258,7 +254,7 @@ impl Survival {
     }
 
     /// Lets time pass.
-    fn run_for(&mut self, span: Duration) {
+    pub fn run_for(&mut self, span: Duration) {
         let until = self.at + span;
         while let Some((&(at, _), _)) = self.agenda.first_key_value() {
             if at > until {
@@ -312,7 +308,7 @@ impl Survival {
     }
 
     /// Copies given to others so far.
-    fn moved(&self) -> u64 {
+    pub fn moved(&self) -> u64 {
         self.moved + self.sum("upkeep_moved")
     }
 
@@ -322,7 +318,7 @@ impl Survival {
         alive.map(|id| self.world.status(id, key)).sum()
     }
 
-    fn count(&self) -> Count {
+    pub fn count(&self) -> Count {
         let mut ids: Vec<u64> = Vec::new();
         // By the place of a block: those of who has it.
         let mut live: HashMap<u64, Vec<u64>> = HashMap::new();
@@ -353,108 +349,6 @@ impl Survival {
         }
         count
     }
-}
-
-/// A number from the environment, for shorter runs.
-fn env(name: &str, default: usize) -> usize {
-    std::env::var(name).map_or(default, |it| it.parse().expect("a number"))
-}
-
-/// A day of churn; prints a line. Blocks lost, and copies moved of each.
-fn day(trial: &Trial, seed: u64) -> (usize, f64) {
-    let hours = env("STREW_HOURS", 24);
-    let began = std::time::Instant::now();
-    let mut survival = Survival::new(trial, seed);
-    let (mut least, mut away) = (K, 0);
-    for hour in 1..=hours {
-        survival.run_for(secs(3600));
-        if hour % 6 == 0 || hour == hours {
-            let count = survival.count();
-            let moved = survival.moved() as f64 / trial.blocks as f64;
-            println!(
-                "    {hour} h: {} peers, moved {moved:.2}, {count:?}, {} datagrams; {:.0?}",
-                survival.world.alive().count(),
-                survival.world.datagrams(),
-                began.elapsed(),
-            );
-            least = least.min(count.copies.iter().position(|&it| it > 0).unwrap_or(K));
-            away = away.max(count.away);
-        }
-    }
-    let count = survival.count();
-    let blocks = trial.blocks as f64;
-    let copies = count.copies.iter().zip(0..);
-    let mean = copies.map(|(&it, n)| it * n).sum::<usize>() as f64 / blocks;
-    let moved = survival.moved() as f64 / blocks;
-    println!(
-        "{} copies with the {:?}, {:?}: {} of {} blocks lost; {moved:.2} copies moved of each; at the end {mean:.2} \
-         copies, seen at least {least}; {away} blocks were away at once at most",
-        trial.copies, trial.placing, trial.sessions, count.lost, trial.blocks,
-    );
-    (count.lost, moved)
-}
-
-fn trial(copies: usize, sessions: Sessions, placing: Placing) -> Trial {
-    Trial {
-        peers: env("STREW_PEERS", 1000),
-        blocks: env("STREW_BLOCKS", 200_000),
-        role: Role::Leaf,
-        copies,
-        sessions,
-        placing,
-        lifetime: LIFETIME,
-    }
-}
-
-#[test]
-#[ignore = "long: make sim"]
-fn day_of_churn_loses_no_block_of_eight_copies() {
-    let (lost, moved) = day(&trial(8, WEIBULL, Placing::Oldest), seed(60));
-    assert_eq!(lost, 0);
-    let verdict = if moved <= MOVED_WANTED {
-        "within"
-    } else {
-        "over"
-    };
-    println!("{moved:.2} copies moved of each, {verdict} the target of {MOVED_WANTED}");
-    assert!(moved <= MOVED_MAX, "{moved}");
-}
-
-#[test]
-#[ignore = "long: make sim"]
-fn day_of_churn_from_a_random_placing() {
-    let (lost, _) = day(&trial(8, WEIBULL, Placing::Random), seed(60));
-    assert_eq!(lost, 0);
-}
-
-#[test]
-#[ignore = "long: make sim"]
-fn day_of_churn_with_five_copies() {
-    day(&trial(5, WEIBULL, Placing::Oldest), seed(60));
-}
-
-#[test]
-#[ignore = "long: make sim"]
-fn day_of_churn_with_three_copies() {
-    day(&trial(3, WEIBULL, Placing::Oldest), seed(60));
-}
-
-#[test]
-#[ignore = "long: make sim"]
-fn day_of_exponential_churn_with_eight_copies() {
-    day(&trial(8, EXPONENTIAL, Placing::Oldest), seed(60));
-}
-
-#[test]
-#[ignore = "long: make sim"]
-fn day_of_exponential_churn_with_five_copies() {
-    day(&trial(5, EXPONENTIAL, Placing::Oldest), seed(60));
-}
-
-#[test]
-#[ignore = "long: make sim"]
-fn day_of_exponential_churn_with_three_copies() {
-    day(&trial(3, EXPONENTIAL, Placing::Oldest), seed(60));
 }
 
 /// Half of the peers go at once: what can be fetched then, and what has its copies two periods later.
@@ -613,13 +507,13 @@ fn million_blocks_and_nothing_changed_cost_less_than_a_kilobyte_a_second() {
         lifetime: LIFETIME,
     };
     let mut survival = Survival::new(&trial, seed(63));
-    let count = env("STREW_BLOCKS", 1_000_000);
+    let count = number("STREW_BLOCKS").unwrap_or(1_000_000);
     // The first peer holds them all, and seven others each of them.
     let terms = Terms::until((survival.world.now + LIFETIME).as_secs());
     let mut stores: Vec<MemoryStore> = (0..24).map(|_| MemoryStore::new(u64::MAX)).collect();
     let peers = survival.world.peers.iter();
     let places: Vec<u64> = peers.map(|it| place_of_node(&it.key.id())).collect();
-    while stores[0].usage().blocks < count as u64 {
+    while stores[0].usage().blocks < count {
         let block = block(&mut survival.rng, Role::Leaf);
         let mut others = closest(&places, place_of(&block.id()), K);
         if !others.contains(&0) {
@@ -658,7 +552,8 @@ fn million_blocks_and_nothing_changed_cost_less_than_a_kilobyte_a_second() {
         let looked = survival.world.status(0, "upkeep_looked") - looked;
         let [sent, received] = [0, 1].map(|nth| (after[nth] - before[nth]) as f64 / 3600.0);
         println!(
-            "hour {hour}: {sent:.0} bytes sent and {received:.0} received a second; {looked} of {count} blocks looked at"
+            "hour {hour}: {sent:.0} bytes sent and {received:.0} received a second; {looked} of {count} blocks \
+             looked at"
         );
         if hour == 4 {
             assert!(looked as f64 >= count as f64 * 0.9 && looked as f64 <= count as f64 * 1.1);
