@@ -6,6 +6,7 @@
 mod answers;
 mod check;
 mod completions;
+mod crafted;
 mod failures;
 mod files;
 mod harness;
