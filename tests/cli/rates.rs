@@ -56,6 +56,11 @@ fn rates_are_kept_and_can_be_changed() {
     await_true("a warning", || {
         source.said().contains("up-rate = soon: not a size")
     });
+    let still = sends(3);
+    assert!(
+        (3.8..4.2).contains(&(still / mib)),
+        "{still} bytes a second"
+    );
     source.stop();
 }
 
