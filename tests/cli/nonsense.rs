@@ -2,10 +2,10 @@
 //! serves everybody else.
 
 use crate::harness::*;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of anonymous memory, in kB, that no peer exceeds.
 const MEMORY_MAX: u64 = 64 << 10;
@@ -114,10 +114,19 @@ fn broken_streams(role: u8) -> Vec<Vec<u8>> {
     streams
 }
 
-/// Waits until the other side has closed, or has nothing more to say for a moment.
-fn drain(stream: &mut (impl Read + ?Sized)) {
+/// Waits until the other side has closed, whose read time-out is set.
+fn await_end(stream: &mut impl Read, said: &[u8]) {
+    let deadline = Instant::now() + LIMIT;
     let mut bytes = [0; 4096];
-    while matches!(stream.read(&mut bytes), Ok(len) if len > 0) {}
+    while Instant::now() < deadline {
+        match stream.read(&mut bytes) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+            Err(error) => panic!("{error} after {said:02x?}"),
+        }
+    }
+    panic!("it talks on after {said:02x?}");
 }
 
 #[test]
@@ -167,7 +176,7 @@ fn nonsense_by_tcp_ends_with_its_connection() {
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let limit = Some(Duration::from_secs(20));
         stream.set_read_timeout(limit).expect("set");
-        drain(&mut stream);
+        await_end(&mut stream, &bytes);
     }
     victim.expect_sound();
     victim.end();
@@ -183,7 +192,7 @@ fn nonsense_by_the_control_socket_ends_with_its_connection() {
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let limit = Some(Duration::from_secs(20));
         stream.set_read_timeout(limit).expect("set");
-        drain(&mut stream);
+        await_end(&mut stream, &bytes);
     }
     victim.expect_sound();
     victim.end();
