@@ -6,6 +6,8 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -407,10 +409,15 @@ fn serve_waits_for_what_one_that_was_killed_has_left() {
     // As its child does, which has the lock until it is another program.
     let lock = fs::File::open(dir.join("lock")).expect("it is there");
     lock.lock().expect("nobody else has it");
+    let is_unlocked = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&is_unlocked);
     let unlocked = thread::spawn(move || {
         thread::sleep(Duration::from_millis(500));
+        seen.store(true, Ordering::Relaxed);
         drop(lock);
     });
-    lab.serve("d", &[]).stop();
+    let serve = lab.serve("d", &[]);
+    assert!(is_unlocked.load(Ordering::Relaxed), "it has waited");
+    serve.stop();
     unlocked.join().expect("it ends");
 }
