@@ -92,12 +92,9 @@ pub fn blocks_of(data: &[u8]) -> (Address, Vec<Block>) {
         take(&mut encoder);
     }
     encoder.finish();
-    loop {
-        take(&mut encoder);
-        if let Some(address) = encoder.outcome() {
-            return (address, blocks);
-        }
-    }
+    take(&mut encoder);
+    let address = encoder.outcome().expect("all its blocks were taken");
+    (address, blocks)
 }
 
 impl World {
