@@ -15,8 +15,8 @@ import sys
 import time
 
 from lab import (
-    ENV, QUIET, STREW, Echo, Files, Memory, Pings, Serve, adopt_orphans, cpu_of, cpu_of_children, forget, preload,
-    program, settle, status, timed, workplace)
+    ENV, QUIET, STREW, Echo, Files, Memory, Pings, Serve, adopt_orphans, await_true, cpu_of, cpu_of_children, forget,
+    preload, program, settle, status, timed, workplace)
 
 FORMS = ("encrypted", "plain")
 CPU_MAX = 2.6
@@ -235,8 +235,8 @@ class Bench:
             peers = [Serve(self.path("peer0"))]
             peers += [Serve(self.path(f"peer{n}"), "-p", peers[0].address) for n in range(1, 4)]
             try:
-                while any(peer.status()["mode"] != "peer" or peer.status()["contacts"] < 3 for peer in peers):
-                    time.sleep(0.1)
+                await_true("four peers that know each other", lambda: all(
+                    peer.status()["mode"] == "peer" and peer.status()["contacts"] >= 3 for peer in peers))
                 settle(self.directory)
                 client = self.path("client")
                 seeds = [word for peer in peers for word in ("-p", peer.address)]
@@ -290,8 +290,7 @@ class Bench:
     @staticmethod
     def listens(client):
         """Where the private peer listens that a client is starting."""
-        while not os.path.exists(os.path.join(client, "control.sock")):
-            time.sleep(0.01)
+        await_true("a private peer", lambda: os.path.exists(os.path.join(client, "control.sock")))
         return status(client)["listen"].replace("[::]", "127.0.0.1").replace("0.0.0.0", "127.0.0.1")
 
     @staticmethod
@@ -315,8 +314,7 @@ class Bench:
         try:
             for n in range(NEIGHBOURS):
                 peers.append(Serve(self.path(f"near{n}"), "-p", peers[0].address, prefix=pin[0]))
-            while peers[0].status()["contacts"] < NEIGHBOURS:
-                time.sleep(0.2)
+            await_true("its neighbours", lambda: peers[0].status()["contacts"] >= NEIGHBOURS)
             for _ in range(self.runs):
                 before = cpu_of(peers[0].child.pid)
                 rate, size, lost = self.ask(pin[1], peers[0].address)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -97,6 +98,15 @@ def timed(command, library=None, **options):
     began = time.monotonic()
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True, **options)
     return time.monotonic() - began, done.stdout.decode().strip()
+
+
+def await_true(what, look):
+    """Waits until something is so, and fails if it does not come to be in a minute."""
+    deadline = time.monotonic() + 60
+    while not look():
+        if time.monotonic() > deadline:
+            sys.exit(f"bench: waited in vain for {what}")
+        time.sleep(0.05)
 
 
 def settle(path):
