@@ -28,6 +28,7 @@ size() { stat -L -c %s "$1"; }
 start() {
     name=$1
     shift
+    : >"$name.ready"
     "$strew" serve -d "$name" -l 127.0.0.1:0 --capacity 1G "$@" >"$name.ready" 2>"$name.log" &
     pid=$!
     pids="$pids $pid"
