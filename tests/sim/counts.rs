@@ -117,5 +117,6 @@ fn nobody_to_ask_is_said_of_every_block() {
     let alone = world.visitor(private(9));
     let blocks: BTreeSet<BlockId> = (0..100).map(|n| BlockId([n; 32])).collect();
     let counted = count(&mut world, alone, &blocks);
+    assert_eq!(counted.len(), 100);
     assert!(counted.iter().all(|it| it.answered == 0 && !it.own));
 }

@@ -12,7 +12,7 @@ use strew::store::Store;
 use strew::wire::frame::Settled;
 
 /// Payload that a sharer may send for each byte of a file, in copies.
-const UPLOAD_MAX: f64 = 2.2;
+const UPLOAD_MAX: f64 = 1.2;
 
 /// Bytes of a block: small, so that thousands of peers fit a machine.
 const BLOCK_LEN: usize = 64;
@@ -118,8 +118,8 @@ fn sharer_sends_little_more_than_once_and_the_copies_are_where_they_belong() {
     let placed = place(&mut world, &blocks, secs(60));
     assert!(placed.settled.least >= COPIES_DEFAULT);
     assert!(placed.upload <= UPLOAD_MAX);
-    assert!(placed.took < secs(10));
-    assert!(placed.datagrams < 150);
+    assert!(placed.took < secs(4));
+    assert!(placed.datagrams < 120);
     check_copies(&world, &blocks, 0);
 
     // Nobody is sent it again.
@@ -138,7 +138,7 @@ fn dead_fifth_costs_little_more() {
     let placed = place(&mut world, &blocks, secs(120));
     assert!(placed.settled.least >= COPIES_DEFAULT);
     assert!(placed.upload <= UPLOAD_MAX);
-    assert!(placed.took < secs(60));
+    assert!(placed.took < secs(30));
     for block in &blocks {
         let (copies, wanted) = (copies(&world, block.id()), wanted(block));
         // Who knows 20 that are closer, and has not noticed that some of them are dead, refuses.
@@ -159,7 +159,7 @@ fn fifth_that_passes_nothing_on_costs_a_second_copy_now_and_then() {
     });
     let placed = place(&mut world, &blocks, secs(120));
     assert!(placed.settled.least >= COPIES_DEFAULT);
-    assert!(placed.upload > 1.1 && placed.upload <= UPLOAD_MAX);
+    assert!(placed.upload > 1.1 && placed.upload <= 1.7);
     assert!(placed.took < secs(30));
     check_copies(&world, &blocks, 0);
 }

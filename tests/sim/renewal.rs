@@ -197,7 +197,7 @@ fn file_that_is_pinned_by_who_fetched_it_is_renewed_within_hours() {
     let renewed = world.alive().filter_map(|id| world.days_left(id, &blocks));
     let renewed: Vec<(u64, u64)> = renewed.collect();
     println!("days left after it was pinned: {renewed:?}");
-    assert!(renewed.iter().all(|it| it.0 >= 28), "{renewed:?}");
+    assert!(renewed.len() >= 3 && renewed.iter().all(|it| it.0 >= 28));
 }
 
 #[test]

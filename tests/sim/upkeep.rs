@@ -6,15 +6,15 @@ use crate::world::{seed, Links, PeerId, World};
 use strew::id::Point;
 use strew::limits::K;
 
-/// Datagrams that one join may cost all peers together: some 10 times K, for the lookup for itself, the refresh of
+/// Datagrams that one join may cost all peers together: some 30 times K, for the lookup for itself, the refresh of
 /// each bucket, and the pings of those who then take the newcomer in.
-const JOIN_DATAGRAMS_MAX: u64 = 1200;
+const JOIN_DATAGRAMS_MAX: u64 = 600;
 
 /// Datagrams that one lookup may cost all together: each of the K closest asked and answering, and as many on the way.
-const LOOKUP_DATAGRAMS_MAX: u64 = 8 * K as u64;
+const LOOKUP_DATAGRAMS_MAX: u64 = 4 * K as u64;
 
 /// Datagrams that a peer may send in an hour in which nobody wants anything: pings and refreshes, and their answers.
-const IDLE_HOUR_DATAGRAMS_MAX: u64 = 4_000;
+const IDLE_HOUR_DATAGRAMS_MAX: u64 = 600;
 
 /// How many living peers have this one in their tables.
 fn known_by(world: &World, id: PeerId) -> usize {
