@@ -107,8 +107,8 @@ fn put_and_commit(runs: usize, mib: usize) {
     let (dd, put) = (median(&mut dds), median(&mut puts));
     let ratio = put.as_secs_f64() / dd.as_secs_f64();
     println!(
-        "put and commit {mib} MiB in blocks of 256 KiB: {:.2} s; dd bs=256K conv=fdatasync: {:.2} s; {ratio:.2} x, at most \
-         {PUT_MAX}: {} (median of {runs})",
+        "put and commit {mib} MiB in blocks of 256 KiB: {:.2} s; dd bs=256K conv=fdatasync: {:.2} s; {ratio:.2} x, \
+         at most {PUT_MAX}: {} (median of {runs})",
         put.as_secs_f64(),
         dd.as_secs_f64(),
         verdict(ratio, PUT_MAX)

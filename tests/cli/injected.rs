@@ -15,8 +15,8 @@ pub struct Injection {
     tracer: Process,
 }
 
-/// Makes calls of this peer and of the process that syncs for it fail, as `strace -e inject=` is told; `None`, and a line that says so, where that is
-/// not possible.
+/// Makes calls of this peer and of the process that syncs for it fail, as `strace -e inject=` is told; `None`, and a
+/// line that says so, where that is not possible.
 pub fn inject(peer: &Serve, what: &str) -> Option<Injection> {
     let mut command = Command::new("strace");
     command.args(["-f", "-o", "/dev/null", "-e"]);
@@ -137,7 +137,8 @@ fn peer_whose_disk_fails_to_sync_is_read_only_and_serves_on() {
     kept.end();
 }
 
-/// Shares some bytes while each sync takes so long, and asks for another block all the time: the longest that this took.
+/// Shares some bytes while each sync takes so long, and asks for another block all the time: the longest that this
+/// took.
 #[track_caller]
 fn longest_answer_during(sync: Duration, shared: usize) -> Option<Duration> {
     let kept = Kept::new();
