@@ -27,7 +27,7 @@ check clippy clippy --quiet --all-targets -- -D warnings
 
 # Skips are told by tests that pass, whose output is shown only when asked for.
 status=0
-{ "$cargo" test -- --show-output 2>&1 || echo "failed: cargo test"; } | tee -a "$log" |
+{ "$cargo" test --no-fail-fast -- --show-output 2>&1 || echo "failed: cargo test"; } | tee -a "$log" |
     grep -E -e '^(test .* (FAILED|ignored)|test result|failed:|skipped:|error|thread .* panicked)' \
         -e '^(     Running|warning)' || true
 if grep -q '^failed: cargo test' "$log"; then
