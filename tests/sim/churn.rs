@@ -113,5 +113,5 @@ fn day_of_exponential_churn_loses_no_block_of_five_copies() {
 #[test]
 #[ignore = "long: make sim"]
 fn day_of_exponential_churn_loses_few_blocks_of_three_copies() {
-    row(3, EXPONENTIAL, [(200, 4.6), (5, 4.9)]);
+    row(3, EXPONENTIAL, [(120, 4.6), (5, 4.9)]);
 }
