@@ -33,6 +33,11 @@ impl Passers {
         job
     }
 
+    /// Whether a peer is to pass on a block, and has not said yet that it has.
+    pub fn is_passing(&self, peer: NodeId, block: BlockId) -> bool {
+        self.given.contains_key(&(peer, block))
+    }
+
     /// How many blocks a peer is passing on. Linear in them.
     pub fn load(&self, peer: &NodeId) -> usize {
         self.of(peer).count()

@@ -351,7 +351,10 @@ impl Keep {
             }
             Outcome::Stores if is_passer => {
                 job.holders.insert(peer);
-                job.awaited.insert(peer);
+                // Others may have stored it sooner than this one, which has said then that they have it.
+                if self.passers.is_passing(peer, job.block) {
+                    job.awaited.insert(peer);
+                }
                 job.passed_at.get_or_insert(tools.now);
                 job.grown = (tools.now, job.holders.len());
                 job.has_grown = false;

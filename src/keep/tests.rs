@@ -351,6 +351,26 @@ fn block_is_sent_once_and_counted_when_it_has_been_passed_on() {
 }
 
 #[test]
+fn block_that_is_passed_on_before_it_is_stored_is_counted_once_it_is() {
+    let mut world = World::of(19);
+    let client = world.client(8);
+    let block = leaf(1);
+    world.add(client, &block);
+    world.count(&[]);
+    let (conn, peer) = *world.conns().last().expect("connections");
+    world.open((conn, peer));
+    world.hears(conn, &Frame::Want(vec![Answer::Want]));
+    world.hears(conn, &Frame::Passed(block.id()));
+    assert_eq!(world.keep.asking.asked.len(), 0);
+    let (id, lifetime) = (block.id(), 0);
+    world.hears(conn, &Frame::Stored { id, lifetime });
+    assert_eq!(world.keep.asking.asked.len(), 18, "the others are asked");
+    let others: Vec<u8> = (1..=19).filter(|n| *n != peer).collect();
+    world.count(&others[..7]);
+    assert_eq!(world.jobs(client), 0);
+}
+
+#[test]
 fn block_that_is_not_passed_on_is_given_to_another_and_then_to_all() {
     let mut world = World::of(19);
     let client = world.client(8);
