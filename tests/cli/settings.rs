@@ -170,7 +170,7 @@ fn paths_are_told_and_whether_they_are_there() {
 fn setting_that_a_running_peer_does_not_heed_is_no_reason_to_warn() {
     let lab = Lab::new();
     let serve = lab.serve("data", &[]);
-    configure(&lab, "capacity = 20M\n");
+    lab.configure("capacity = 20M\n");
     let status = |args: &[&str]| {
         let run = lab.strew(["status", "-d", "data"]).args(args);
         run.env("STREW_MIN_FREE", "1M").run().stderr
