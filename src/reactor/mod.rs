@@ -34,7 +34,7 @@ use sockets::Sockets;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -128,8 +128,10 @@ pub struct Reactor {
     reload: Option<Reload>,
     up: Rate,
     down: Rate,
-    /// Whose turn to write comes first, as the rate may not do for all.
+    /// Whose turn comes first, as there may not be time for all.
     first_writer: ConnId,
+    /// Where what was sent first went last time, as the rate may not do for all.
+    last_place: Option<IpAddr>,
     /// When to accept again, after descriptors had run out: the system says nothing when there are some again.
     accept_at: Option<crate::time::Instant>,
     conns: BTreeMap<ConnId, Conn>,
@@ -244,6 +246,7 @@ impl Reactor {
             up: Rate::new(now, rates.up),
             down: Rate::new(now, rates.down),
             first_writer: ConnId(0),
+            last_place: None,
             accept_at: None,
             conns: BTreeMap::new(),
             resolving: BTreeMap::new(),

@@ -8,8 +8,9 @@ use crate::wire::contact::normalise;
 use log::{debug, warn};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub(super) enum Socket {
 /// A connection as the loop knows it.
 pub(super) struct Conn {
     pub(super) socket: Socket,
+    /// Where the other side is; `None` for a client of this machine.
+    pub(super) place: Option<IpAddr>,
     /// For a connection that we open: the system has not said that it is there.
     pub(super) connecting: bool,
     /// The system has not said `WouldBlock` since it last said that there is something.
@@ -48,7 +51,12 @@ pub(super) struct Conn {
 impl Conn {
     /// Whether rates are kept for it: not for clients of this machine.
     pub(super) fn is_limited(&self) -> bool {
-        matches!(self.socket, Socket::Tcp(_))
+        self.place.is_some()
+    }
+
+    /// Whether it could be written to.
+    fn is_waiting(&self) -> bool {
+        self.writable && self.flush && !self.connecting
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -82,12 +90,18 @@ impl Conn {
 impl Reactor {
     pub(super) fn connect(&mut self, id: ConnId, to: SocketAddr) {
         match TcpStream::connect(to) {
-            Ok(socket) => self.insert(id, Socket::Tcp(socket), true),
+            Ok(socket) => self.insert(id, Socket::Tcp(socket), Some(to.ip()), true),
             Err(error) => self.lost(id, &error.to_string()),
         }
     }
 
-    pub(super) fn insert(&mut self, id: ConnId, mut socket: Socket, connecting: bool) {
+    pub(super) fn insert(
+        &mut self,
+        id: ConnId,
+        mut socket: Socket,
+        place: Option<IpAddr>,
+        connecting: bool,
+    ) {
         let token = Token(FIRST_CONN + id.0 as usize);
         let both = Interest::READABLE | Interest::WRITABLE;
         let registry: &Registry = self.poll.registry();
@@ -99,6 +113,7 @@ impl Reactor {
             Ok(()) => {
                 let conn = Conn {
                     socket,
+                    place,
                     connecting,
                     readable: false,
                     writable: false,
@@ -138,8 +153,9 @@ impl Reactor {
                 Ok((socket, from)) => {
                     let _ = socket.set_nodelay(true);
                     let now = self.clock.now();
-                    let id = self.node.accept(now, Origin::Remote(normalise(from)));
-                    self.insert(id, Socket::Tcp(socket), false);
+                    let from = normalise(from);
+                    let id = self.node.accept(now, Origin::Remote(from));
+                    self.insert(id, Socket::Tcp(socket), Some(from.ip()), false);
                 }
                 Err(error) => self.tcp_readable = self.keep_accepting(&error),
             }
@@ -164,7 +180,7 @@ impl Reactor {
                     }
                     let now = self.clock.now();
                     let id = self.node.accept(now, Origin::Local);
-                    self.insert(id, Socket::Unix(socket), false);
+                    self.insert(id, Socket::Unix(socket), None, false);
                 }
                 Err(error) => self.control_readable = self.keep_accepting(&error),
             }
@@ -185,20 +201,21 @@ impl Reactor {
         }
     }
 
-    /// Gives each connection its turn, or as many as there is time for. Those that share a limited rate have equal parts
-    /// of what it leaves, and another one comes first each time.
+    /// Gives each connection its turn, or as many as there is time for.
     pub(super) fn serve_conns(&mut self) {
         let now = self.clock.now();
-        let allowance = self.up.allowance(now);
-        let writes = |conn: &&Conn| conn.is_limited() && conn.writable && conn.flush;
-        let writers = self.conns.values().filter(writes).count();
-        let share = (allowance / writers.max(1)).max(SHARE_MIN);
         let later = self.conns.range(self.first_writer..).map(|(&id, _)| id);
         let mut ids: Vec<ConnId> = later.collect();
         ids.extend(self.conns.range(..self.first_writer).map(|(&id, _)| id));
         self.first_writer = ids.get(1).copied().unwrap_or(ConnId(0));
+        let mut left = self.up.allowance(now);
+        let shares = (left < usize::MAX).then(|| self.shares(left, &mut ids));
         for (nth, &id) in ids.iter().enumerate() {
-            self.serve_conn(id, share);
+            // Who has got something to write just now waits for the next turn.
+            let share = shares
+                .as_ref()
+                .map_or(left, |it| it.get(&id).copied().unwrap_or(0));
+            left = left.saturating_sub(self.serve_conn(id, share.min(left)));
             if self.clock.now().since(now) > CONNS_BUDGET {
                 let next = ids.get(nth + 1).or(ids.first());
                 self.first_writer = next.copied().unwrap_or(ConnId(0));
@@ -207,16 +224,44 @@ impl Reactor {
         }
     }
 
-    /// Reads and writes what one connection's budget allows.
-    fn serve_conn(&mut self, id: ConnId, share: usize) {
+    /// What each connection with something to write may write of what the rate allows, and who comes first: all places
+    /// have equal parts, and the connections to one of them divide its part. Another place begins each time, as there may
+    /// not be enough for all.
+    fn shares(&mut self, allowance: usize, ids: &mut [ConnId]) -> BTreeMap<ConnId, usize> {
+        let mut places: BTreeMap<IpAddr, Vec<ConnId>> = BTreeMap::new();
+        for &id in ids.iter() {
+            let conn = self.conns.get(&id).filter(|conn| conn.is_waiting());
+            if let Some(place) = conn.and_then(|conn| conn.place) {
+                places.entry(place).or_default().push(id);
+            }
+        }
+        let mut turns = BTreeMap::new();
+        let mut shares = BTreeMap::new();
+        for (place, conns) in &places {
+            let share = (allowance / places.len() / conns.len()).max(SHARE_MIN);
+            for (nth, &id) in conns.iter().enumerate() {
+                turns.insert(id, (nth, Some(*place) <= self.last_place, *place));
+                shares.insert(id, share);
+            }
+        }
+        // Stable: the others keep their order, and come later.
+        ids.sort_by_key(|id| (!turns.contains_key(id), turns.get(id).copied()));
+        if let Some((_, _, place)) = ids.first().and_then(|id| turns.get(id)) {
+            self.last_place = Some(*place);
+        }
+        shares
+    }
+
+    /// Reads what one connection's budget allows, and writes that or, of a limited rate, its share; how many bytes of it.
+    fn serve_conn(&mut self, id: ConnId, share: usize) -> usize {
         let Some(conn) = self.conns.get_mut(&id) else {
-            return;
+            return 0;
         };
         if conn.connecting {
             if conn.writable {
                 self.finish_connecting(id);
             }
-            return;
+            return 0;
         }
         let is_limited = conn.is_limited();
         let may_read = match is_limited {
@@ -225,7 +270,10 @@ impl Reactor {
         };
         if conn.readable && may_read > 0 && self.node.wants_read(id) {
             match conn.read(&mut self.buffer[..may_read]) {
-                Ok(0) => return self.lost(id, "closed by the other side"),
+                Ok(0) => {
+                    self.lost(id, "closed by the other side");
+                    return 0;
+                }
                 Ok(len) => {
                     let now = self.clock.now();
                     if is_limited {
@@ -239,11 +287,20 @@ impl Reactor {
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => conn.readable = false,
                     io::ErrorKind::Interrupted => {}
-                    _ => return self.lost(id, &error.to_string()),
+                    _ => {
+                        self.lost(id, &error.to_string());
+                        return 0;
+                    }
                 },
             }
         }
-        self.write(id, share);
+        match is_limited {
+            true => self.write(id, share.min(WRITE_BUDGET)),
+            false => {
+                self.write(id, WRITE_BUDGET);
+                0
+            }
+        }
     }
 
     pub(super) fn finish_connecting(&mut self, id: ConnId) {
@@ -268,37 +325,32 @@ impl Reactor {
         }
     }
 
-    /// Writes to a connection what its budget allows, and its share where a rate is limited.
-    pub(super) fn write(&mut self, id: ConnId, share: usize) {
-        let mut budget = WRITE_BUDGET;
-        loop {
+    /// Writes so many bytes to a connection at most; how many it has.
+    pub(super) fn write(&mut self, id: ConnId, budget: usize) -> usize {
+        let mut written = 0;
+        while written < budget {
             let Some(conn) = self.conns.get_mut(&id) else {
-                return;
+                return written;
             };
-            let is_limited = conn.is_limited();
-            let allowance = match is_limited {
-                true => self.up.allowance(self.clock.now()).min(share),
-                false => usize::MAX,
-            };
-            let may_write = budget.min(allowance);
-            if may_write == 0 {
-                return;
-            }
             if !conn.writable || !conn.flush {
-                return;
+                return written;
             }
+            let is_limited = conn.is_limited();
             let mut slices = [IoSlice::new(&[]); SLICES];
             let used = match self.node.egress(id, &mut slices) {
                 Some(0) => {
                     conn.flush = false;
-                    return;
+                    return written;
                 }
                 Some(used) => used,
-                None => return self.lost(id, "a block that was being sent is lost"),
+                None => {
+                    self.lost(id, "a block that was being sent is lost");
+                    return written;
+                }
             };
-            match conn.write(&slices[..used], may_write) {
+            match conn.write(&slices[..used], budget - written) {
                 Ok(sent) => {
-                    budget = budget.saturating_sub(sent);
+                    written += sent;
                     if is_limited {
                         self.up.pass(sent);
                     }
@@ -309,9 +361,13 @@ impl Reactor {
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => conn.writable = false,
                     io::ErrorKind::Interrupted => {}
-                    _ => return self.lost(id, &error.to_string()),
+                    _ => {
+                        self.lost(id, &error.to_string());
+                        return written;
+                    }
                 },
             }
         }
+        written
     }
 }

@@ -8,6 +8,7 @@ mod check;
 mod completions;
 mod crafted;
 mod failures;
+mod fairness;
 mod files;
 mod harness;
 mod hostile;

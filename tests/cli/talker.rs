@@ -17,7 +17,11 @@ pub struct Talker {
 impl Talker {
     /// Connects to a peer, and greets it.
     pub fn new(addr: SocketAddr, rng: &mut Rng) -> Talker {
-        let stream = TcpStream::connect(addr).expect("connected");
+        Talker::over(TcpStream::connect(addr).expect("connected"), rng)
+    }
+
+    /// Greets a peer over this connection.
+    pub fn over(stream: TcpStream, rng: &mut Rng) -> Talker {
         let mut talker = Talker {
             stream,
             decoder: FrameDecoder::new(false),
