@@ -260,6 +260,10 @@ pub const INBOUND_MAX: usize = 192;
 /// small office behind one address has room, and one host cannot take all.
 pub const INBOUND_PER_SOURCE: usize = 16;
 
+/// Connections that have come from one IPv4 /24 or IPv6 /48 at most, private ranges exempt: four networks have to
+/// conspire to take all.
+pub const INBOUND_PER_NETWORK: usize = 48;
+
 /// Connections of local clients at most, beside those of peers.
 pub const CLIENTS_MAX: usize = 128;
 
@@ -805,6 +809,8 @@ const _: () = assert!(
     "who is watched for silence is also watched for frames"
 );
 const _: () = assert!(
-    INBOUND_MAX + CONNECTING_MAX <= CONNECTIONS_MAX && INBOUND_PER_SOURCE < INBOUND_MAX,
+    INBOUND_MAX + CONNECTING_MAX <= CONNECTIONS_MAX
+        && INBOUND_PER_SOURCE < INBOUND_PER_NETWORK
+        && INBOUND_PER_NETWORK < INBOUND_MAX,
     "whoever comes, others can be reached and can come"
 );

@@ -259,3 +259,39 @@ fn holders_are_looked_for_when_providers_are_too_busy_for_too_long() {
     assert!(lookups(&alone) + asked >= blocks.len(), "{asked}");
     assert!(lookups(&alone) > 0);
 }
+
+#[test]
+fn nobody_is_asked_for_more_than_may_be_on_its_way_and_no_client_asks_for_more() {
+    let (mut alone, _) = with_provider(1);
+    let id = |n: usize| {
+        let mut id = [10; 32];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        BlockId(id)
+    };
+    // It is fast, and has the whole file.
+    for nth in 0..10u8 {
+        let kind = Kind {
+            role: crate::block::Role::Leaf,
+            form: crate::block::Form::Plain,
+        };
+        let block = Block::new(kind, vec![nth]).expect("a block");
+        alone.with(|fetch, tools| fetch.want(tools, CLIENT, block.id()));
+        alone.now = alone.now + Duration::from_millis(1);
+        let conn = alone.source(1);
+        alone.with(|fetch, tools| fetch.handle_block(tools, conn, block));
+    }
+    for nth in 0..4 * GETS_PER_CONNECTION {
+        alone.with(|fetch, tools| fetch.want(tools, CLIENT, id(nth)));
+        alone.fetch.check();
+    }
+    assert_eq!(alone.source_owes(1), GETS_PER_CONNECTION);
+    let local = alone
+        .transfer
+        .accept(alone.now, crate::transfer::Origin::Local);
+    for nth in 0..WANTS_PER_CLIENT {
+        alone.with(|fetch, tools| fetch.want(tools, local, id(nth)));
+    }
+    assert!(alone.transfer.wants_read(local));
+    alone.with(|fetch, tools| fetch.want(tools, local, id(WANTS_PER_CLIENT)));
+    assert!(!alone.transfer.wants_read(local), "it is told to be gone");
+}

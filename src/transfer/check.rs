@@ -3,7 +3,7 @@
 use super::conn::Stage;
 use super::{source, Timer, Transfer};
 use crate::limits::*;
-use crate::wire::contact::is_private;
+use crate::wire::contact::{is_private, network};
 use std::collections::BTreeMap;
 
 /// What a driver gives a connection at once may bring it so far beyond the limit at which it is no longer read from:
@@ -23,13 +23,15 @@ impl Transfer {
         assert!(remote <= CONNECTIONS_MAX + DIAL_BACKS_MAX);
         assert!(live().count() - remote <= CLIENTS_MAX);
         assert!(live().filter(|conn| conn.inbound).count() <= INBOUND_MAX);
-        let mut sources = BTreeMap::new();
+        let (mut sources, mut networks) = (BTreeMap::new(), BTreeMap::new());
         for conn in live().filter(|conn| conn.inbound) {
             if let Some(ip) = conn.addr.map(|addr| addr.ip()).filter(|ip| !is_private(ip)) {
                 *sources.entry(source(&ip)).or_insert(0) += 1;
+                *networks.entry(network(&ip)).or_insert(0) += 1;
             }
         }
         assert!(sources.into_values().all(|n| n <= INBOUND_PER_SOURCE));
+        assert!(networks.into_values().all(|n| n <= INBOUND_PER_NETWORK));
         let mut connecting = 0;
         for (id, conn) in &self.conns {
             let waits = self.dial_queue.contains(id);

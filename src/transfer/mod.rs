@@ -229,11 +229,15 @@ impl Transfer {
     /// Room for one that has come from there.
     fn make_room_for(&mut self, from: SocketAddr) -> bool {
         let from = from.ip();
-        let is_neighbour = |conn: &Conn| {
-            let addr = conn.addr.filter(|_| conn.inbound);
-            addr.is_some_and(|addr| source(&addr.ip()) == source(&from))
+        let shares_with = |of: fn(&IpAddr) -> IpAddr| {
+            move |conn: &Conn| {
+                let addr = conn.addr.filter(|_| conn.inbound);
+                addr.is_some_and(|addr| of(&addr.ip()) == of(&from))
+            }
         };
-        (is_private(&from) || self.make_room_among(INBOUND_PER_SOURCE, is_neighbour))
+        (is_private(&from)
+            || self.make_room_among(INBOUND_PER_SOURCE, shares_with(source))
+                && self.make_room_among(INBOUND_PER_NETWORK, shares_with(network)))
             && self.make_room_among(INBOUND_MAX, |conn| conn.inbound)
             && self.make_room()
     }

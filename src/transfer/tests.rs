@@ -1,5 +1,7 @@
 //! Connections whose other ends the tests play, frame by frame, on a clock of their own.
 
+mod limits;
+
 use super::*;
 use crate::id::BlockId;
 use crate::store::MemoryStore;
@@ -34,6 +36,7 @@ struct World {
     begun: Vec<ConnId>,
     closed: Vec<ConnId>,
     events: Vec<Event>,
+    written: BTreeMap<ConnId, Vec<u8>>,
 }
 
 impl World {
@@ -45,6 +48,7 @@ impl World {
             begun: Vec::new(),
             closed: Vec::new(),
             events: Vec::new(),
+            written: BTreeMap::new(),
         }
     }
 
@@ -67,12 +71,25 @@ impl World {
             let mut slices = [IoSlice::new(&[]); 8];
             let used = self.transfer.egress(&self.store, conn, &mut slices);
             let used = used.expect("no block is lost");
-            let sent = slices[..used].iter().map(|slice| slice.len()).sum();
-            if sent == 0 {
+            let bytes: Vec<u8> = slices[..used]
+                .iter()
+                .flat_map(|it| it.iter().copied())
+                .collect();
+            if bytes.is_empty() {
                 return;
             }
+            let sent = bytes.len();
+            self.written.entry(conn).or_default().extend(bytes);
             self.transfer.consume(self.now, conn, sent);
         }
+    }
+
+    /// What has been written to a connection.
+    fn frames(&self, conn: ConnId) -> Vec<Frame> {
+        let mut bytes = &self.written[&conn][..];
+        let mut decoder = FrameDecoder::new(false);
+        let next = || decoder.take(&mut bytes).expect("well formed");
+        std::iter::from_fn(next).collect()
     }
 
     /// Lets time pass, through every deadline.
