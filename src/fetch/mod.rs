@@ -26,6 +26,7 @@ use plan::Plan;
 use source::{Source, Sources};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 use want::{Turn, Want};
 
 /// The machines that fetching uses, lent for one call.
@@ -331,6 +332,7 @@ impl Fetch {
         want.asked.insert(contact.id, contact);
         want.late = false;
         want.due = tools.now + patience;
+        want.last = Some((contact.id, tools.now, source.outstanding.len() as u32));
         self.timers
             .set(Timer::Hedge(id), tools.now + pause.min(patience));
         true
@@ -528,6 +530,13 @@ impl Fetch {
         let Some(want) = self.wants.get_mut(&id) else {
             return false;
         };
+        if let Some((peer, asked, place)) = &want.last {
+            // It may have begun with a burst, and goes on as fast as its line is.
+            let source = self.sources.of_peer(peer);
+            let gives = source.map_or(Duration::ZERO, |it| it.measured() * 2 * *place);
+            let patience = (gives + HEDGE_AFTER_MIN).min(HEDGE_AFTER);
+            want.due = want.due.max(*asked + patience);
+        }
         // A peer that sends something is slow, or our own line is: to ask ever faster would clog it.
         let silent_for = want.pause / 2;
         let is_silent = |peer: &NodeId| {

@@ -60,6 +60,11 @@ impl Source {
         self.outstanding.len() >= depth.clamp(GETS_MIN, GETS_PER_CONNECTION)
     }
 
+    /// How long it takes for a block, of the last ones; zero if none has come.
+    pub fn measured(&self) -> Duration {
+        self.pace.unwrap_or_default()
+    }
+
     /// Whether it has given a block.
     pub fn is_measured(&self) -> bool {
         self.pace.is_some()

@@ -8,7 +8,6 @@ use crate::transfer::Command;
 use crate::wire::contact::Age;
 use crate::wire::frame::{Hello, PeerRole};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 /// A fetch with machines that reach nobody: what lookups find is said by the test.
 struct Alone {

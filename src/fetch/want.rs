@@ -39,6 +39,8 @@ pub struct Want {
     pub late: bool,
     /// Until when the last that was asked should have given it.
     pub due: Instant,
+    /// Who was asked last, when, and how many blocks it owed then with this one.
+    pub last: Option<(NodeId, Instant, u32)>,
     /// How long the next that is asked has before it is late.
     pub pause: Duration,
     /// The most peers that answered one of its lookups.
@@ -62,6 +64,7 @@ impl Want {
             found: false,
             late: false,
             due: Instant::EPOCH,
+            last: None,
             pause: HEDGE_AFTER,
             answered: 0,
         }
