@@ -4,7 +4,9 @@
 //! `STREW_SIM_SEED` of a world of which everything is drawn. `STREW_SIM_SEEDS` and `STREW_SIM_FIRST` say how many of
 //! those `make sim` lives through, and from which on.
 
+mod absent;
 mod access;
+mod again;
 mod churn;
 mod client;
 mod counts;
@@ -13,6 +15,7 @@ mod drawn;
 mod fetches;
 mod files;
 mod hostile;
+mod latencies;
 mod links;
 mod lookups;
 mod memory;
