@@ -124,7 +124,7 @@ fn one_host_with_many_connections_leaves_others_their_share_and_pings_are_answer
         form: Form::Plain,
     };
     let leaf = |bytes: &[u8]| Block::new(kind, bytes.to_vec()).expect("a leaf").id();
-    let blocks: Vec<BlockId> = content.chunks(LEAF_SIZE as usize).map(leaf).collect();
+    let blocks: Vec<BlockId> = content.chunks(LEAF_SIZE).map(leaf).collect();
     let share = ["share", "-q", "--plain", "--min-copies", "0", "-d", "peer"];
     lab.strew(share).input(content).run().expect_status(0);
     let to = peer.addr;

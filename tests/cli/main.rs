@@ -13,6 +13,7 @@ mod files;
 mod harness;
 mod hostile;
 mod injected;
+mod interrupted;
 mod json;
 mod kills;
 mod life;
