@@ -29,6 +29,10 @@ sim:
 crowd:
 	$(CARGO) test --test sim crowd -- --include-ignored --nocapture
 
+# A file from twenty real peers behind slow lines, nearer and farther.
+sources:
+	$(CARGO) test --test cli latencies -- --include-ignored --nocapture
+
 # How small the program is, and how soon it is built from nothing.
 budgets:
 	$(CARGO) test --test budgets -- --include-ignored --nocapture --test-threads=1
@@ -58,4 +62,4 @@ install: all
 clean:
 	$(CARGO) clean
 
-.PHONY: all demo test lint bench sim crowd budgets torture install clean
+.PHONY: all demo test lint bench sim crowd sources budgets torture install clean

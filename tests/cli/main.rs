@@ -16,6 +16,7 @@ mod injected;
 mod interrupted;
 mod json;
 mod kills;
+mod latencies;
 mod life;
 mod lines;
 mod nonsense;
