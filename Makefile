@@ -59,7 +59,12 @@ install: all
 			install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/$${file#*:} || exit; \
 	done
 
+# The service for systemd, of the program that is installed there.
+install-unit:
+	$(DESTDIR)$(PREFIX)/bin/strew unit | sed 's|^ExecStart=[^ ]*|ExecStart=$(PREFIX)/bin/strew|' | \
+		install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/strew.service
+
 clean:
 	$(CARGO) clean
 
-.PHONY: all demo test lint bench sim crowd sources budgets torture install clean
+.PHONY: all demo test lint bench sim crowd sources budgets torture install install-unit clean

@@ -6,6 +6,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 fn next(socket: &UnixDatagram) -> String {
@@ -106,6 +107,33 @@ fn unit_is_valid_and_hardened() {
     let security = ["security", "--offline=true", "--threshold=20", path];
     let security = lab.program("systemd-analyze", security).run();
     assert!(security.status.success(), "{security:?}");
+}
+
+#[test]
+fn unit_is_installed_for_the_program_that_is() {
+    if !is_installed("make") {
+        return println!("skipped: make not found");
+    }
+    let lab = Lab::new();
+    let program = Path::new(env!("CARGO_BIN_EXE_strew"));
+    let bin = lab.path("root/usr/bin");
+    fs::create_dir_all(&bin).expect("made");
+    std::os::unix::fs::symlink(program, bin.join("strew")).expect("made");
+    let root = lab.path("root");
+    let mut make = lab.program("make", ["-C", env!("CARGO_MANIFEST_DIR"), "install-unit"]);
+    make = make.arg(format!("DESTDIR={}", root.display()));
+    let done = make.arg("PREFIX=/usr").run();
+    assert!(done.status.success(), "{done:?}");
+    let path = root.join("usr/lib/systemd/system/strew.service");
+    let unit = fs::read_to_string(path).expect("installed");
+    let printed = lab.strew(["unit"]).run().text();
+    let of = |unit: &str, wants: bool| -> Vec<String> {
+        let lines = unit.lines();
+        let lines = lines.filter(|line| line.starts_with("ExecStart=") == wants);
+        lines.map(String::from).collect()
+    };
+    assert_eq!(of(&unit, true), ["ExecStart=/usr/bin/strew serve"]);
+    assert_eq!(of(&unit, false), of(&printed, false));
 }
 
 #[test]
