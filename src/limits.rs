@@ -674,14 +674,18 @@ pub const CAPACITY_DEFAULT: u64 = 10 << 30;
 
 // The store.
 
-/// Requests for blocks that wait for the disk at most; the next are answered at once, though the loop waits then.
-pub const COLD_MAX: usize = 1024;
+/// Requests of one peer for blocks that wait to be answered at most: far more than [`GETS_PER_CONNECTION`], that it may
+/// ask for by its own rules. Who asks for more is told to be gone.
+pub const GETS_WAITING_MAX: usize = 256;
 
-/// Pause between two looks at whether the disk has brought them: shorter than most reads take.
-pub const COLD_PAUSE: Duration = Duration::from_millis(1);
+/// Blocks that are given in one go at most: to read one and to compare its checksum takes some 0.1 ms.
+pub const GETS_AT_ONCE: usize = 4;
 
-/// How many of them are looked at together: each takes a few microseconds.
-pub const COLD_PER_LOOK: usize = 64;
+/// Pause before the next are, and between two looks at whether the disk has brought some: shorter than most reads take.
+pub const GETS_PAUSE: Duration = Duration::from_millis(1);
+
+/// How many of those that wait are looked at together: each takes a few microseconds.
+pub const GETS_PER_LOOK: usize = 64;
 
 /// How long the disk is waited for without being asked to read at once: what it brings may be dropped again before it
 /// is looked for, where memory is short.

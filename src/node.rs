@@ -6,9 +6,9 @@
 
 mod acks;
 mod check;
-mod cold;
 mod found;
 mod frames;
+mod gets;
 mod pins;
 mod status;
 mod verify;
@@ -28,7 +28,7 @@ use crate::time::Instant;
 use crate::transfer::{self, ConnId, Origin, Transfer};
 use crate::wire::contact::Contact;
 use crate::wire::frame::{Answer, Frame, Hello, PeerRole};
-use cold::Cold;
+use gets::Gets;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -182,7 +182,7 @@ pub struct Node<S> {
     /// A client's block for which there is no room as long as nothing is counted that others have.
     waiting: BTreeMap<ConnId, Block>,
     /// Who waits for blocks that come from the disk.
-    cold: Cold,
+    gets: Gets,
     /// Blocks refused, by reason.
     refused: BTreeMap<Answer, u64>,
     /// A few, for clients that ask why nobody was reached; one for each IP address and version.
@@ -245,7 +245,7 @@ impl<S: Store> Node<S> {
             rng: own_rng,
             dht: Dht::new(now, config.key, dht_config, rng),
             waiting: BTreeMap::new(),
-            cold: Cold::default(),
+            gets: Gets::default(),
             refused: BTreeMap::new(),
             other_versions: Vec::new(),
             sent: Meter::new(now),
@@ -344,7 +344,8 @@ impl<S: Store> Node<S> {
             Input::Datagram { from, payload } => {
                 self.received.pass(now, payload.len());
                 let (store, volatile) = (&self.store, &self.volatile);
-                let has = |id: &BlockId| store.has(id) && !volatile.contains(id);
+                // A flood of questions must not have the disk seek for each.
+                let has = |id: &BlockId| store.names(id) && !volatile.contains(id);
                 self.dht.handle_datagram(now, from, payload, &has);
             }
             Input::Connected { conn } => self.transfer.handle_connected(conn),
@@ -402,7 +403,7 @@ impl<S: Store> Node<S> {
             of_store[0],
             of_store[1],
             self.pins_at,
-            self.cold.next_timeout(),
+            self.gets.next_timeout(),
             Some(self.pins.next_recheck()),
             self.verifier.next_scrub(),
             self.has_verifying().then_some(Instant::EPOCH),
@@ -551,8 +552,8 @@ impl<S: Store> Node<S> {
                 self.pins.work(now, &mut self.store);
             } else if let Some(block) = self.keep.poll_renewed() {
                 self.handle_renewed(now, &block);
-            } else if self.cold.next_timeout().is_some_and(|at| at <= now) {
-                self.answer_cold(now);
+            } else if self.gets.next_timeout().is_some_and(|at| at <= now) {
+                self.answer_gets(now);
             } else if self.keep.take_progress() {
                 self.add_waiting(now);
             } else if !self.give_some(now) {
@@ -647,7 +648,7 @@ impl<S: Store> Node<S> {
                 self.next_acks.retain(|&(waiting, _)| waiting != conn);
                 self.putters.remove(&conn);
                 self.waiting.remove(&conn);
-                self.cold.handle_closed(conn);
+                self.gets.handle_closed(conn);
                 self.verifier.handle_closed(conn);
                 self.pins.handle_closed(conn);
                 let (keep, mut tools) = self.keep_tools(now);

@@ -60,6 +60,54 @@ fn greeted(node: &mut Node<MemoryStore>, now: Instant) -> ConnId {
 }
 
 #[test]
+fn blocks_are_given_a_few_at_a_time_and_who_asks_for_very_many_is_told_to_be_gone() {
+    let now = Instant::EPOCH;
+    let mut node = node(now);
+    let (conn, other) = (greeted(&mut node, now), greeted(&mut node, now));
+    let kind = Kind {
+        role: Role::Leaf,
+        form: Form::Plain,
+    };
+    let block = Block::new(kind, vec![1; 100]).expect("a block");
+    let terms = crate::store::Terms::default();
+    node.store.put(&block, terms).expect("room");
+    let ask = |node: &mut Node<MemoryStore>, conn, count| {
+        let mut bytes = Vec::new();
+        (0..count).for_each(|_| Frame::Get(block.id()).encode(&mut bytes));
+        let bytes = &bytes;
+        node.handle_input(now, Input::Received { conn, bytes });
+    };
+    ask(&mut node, conn, 3 * GETS_AT_ONCE);
+    let mut at = now;
+    for given in [1, 2, 3, 3] {
+        assert_eq!(node.served_blocks, (given * GETS_AT_ONCE) as u64);
+        at = at + GETS_PAUSE;
+        node.handle_input(at, Input::Timeout);
+    }
+    assert!(node.gets.next_timeout().is_none());
+    let (served, max) = (node.served_blocks, GETS_AT_ONCE + GETS_WAITING_MAX);
+    ask(&mut node, conn, max);
+    assert!(node.transfer.is_open(conn));
+    ask(&mut node, other, GETS_WAITING_MAX + 1);
+    assert!(!node.transfer.is_open(other), "it had no turn");
+    ask(&mut node, conn, 1);
+    assert!(!node.transfer.is_open(conn));
+    assert_eq!(node.served_blocks - served, GETS_AT_ONCE as u64);
+    node.handle_input(at, Input::Closed { conn, reason: "" });
+    let gone = Input::Closed {
+        conn: other,
+        reason: "",
+    };
+    node.handle_input(at, gone);
+    at = at + GETS_PAUSE;
+    node.handle_input(at, Input::Timeout);
+    assert!(
+        node.gets.next_timeout().is_none(),
+        "nobody is left who waits"
+    );
+}
+
+#[test]
 fn commit_has_the_answers_that_waited_for_it_sent() {
     let now = Instant::EPOCH;
     let mut node = node(now);

@@ -161,6 +161,10 @@ impl Store for MemoryStore {
         self.blocks.contains_key(id)
     }
 
+    fn names(&self, id: &BlockId) -> bool {
+        self.has(id)
+    }
+
     fn digests(&mut self, cell: Cell, depth: u8) -> Option<Vec<Digest>> {
         let digest = |part: Cell| {
             let held = self.blocks.range(addresses(part));
@@ -187,6 +191,8 @@ impl Store for MemoryStore {
         let range = self.blocks.range(addresses(Cell::around(place, 64)));
         range.map(|(id, _)| *id).collect()
     }
+
+    fn start_reading(&self, _id: &BlockId) {}
 
     fn is_warm(&self, _id: &BlockId) -> bool {
         true

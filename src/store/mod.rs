@@ -312,6 +312,10 @@ pub trait Store {
     /// Whether the block is here. Says nothing of its being durable yet.
     fn has(&self, id: &BlockId) -> bool;
 
+    /// The same without waiting for the disk: if that would have to be asked, by the first 8 bytes of the address alone.
+    /// It takes some 2^64 hashes to make a block that is then taken for another.
+    fn names(&self, id: &BlockId) -> bool;
+
     /// What the blocks in each part of a cell come to that shares `depth` more bits, by a key of this store's own;
     /// `None` if that is not known yet. Then the call has found out some of it: to be asked again, after an opening
     /// some hundred times. Takes a millisecond or two at most.
@@ -323,9 +327,11 @@ pub trait Store {
     /// The blocks whose addresses begin so: one, but for addresses that were made to agree.
     fn at_place(&self, place: u64) -> Vec<BlockId>;
 
-    /// Whether all of a block can be read without waiting for the disk, or it is not here; if not, the disk has been
-    /// asked for it. What it has read may be dropped again at any time.
+    /// Whether all of a block can be read without waiting for the disk, or it is not here.
     fn is_warm(&self, id: &BlockId) -> bool;
+
+    /// Asks the disk for a block, without waiting. What it has read may be dropped again at any time.
+    fn start_reading(&self, id: &BlockId);
 
     /// Kind and length of the block's payload, after its checksum has been compared; to be asked before the
     /// payload is queued to anybody. A damaged block is set aside, reported, and from then on absent. Reads the

@@ -315,6 +315,13 @@ impl Store for PackStore {
         self.find(id).is_some()
     }
 
+    fn names(&self, id: &BlockId) -> bool {
+        self.index.candidates(id).any(|it| {
+            !self.disk.is_warm(it.offset, RECORD_HEADER_LEN as u64)
+                || self.address(&it).is_ok_and(|it| it == Some(*id))
+        })
+    }
+
     fn digests(&mut self, cell: Cell, depth: u8) -> Option<Vec<Digest>> {
         let mut budget = DIGEST_PLACES_PER_CALL;
         let parts = cell.parts(depth);
@@ -343,14 +350,14 @@ impl Store for PackStore {
     }
 
     fn is_warm(&self, id: &BlockId) -> bool {
-        self.index.candidates(id).all(|entry| {
-            let len = record::extent(entry.len);
-            let is_warm = self.disk.is_warm(entry.offset, len);
-            if !is_warm {
-                self.disk.start_reading(entry.offset, len);
-            }
-            is_warm
-        })
+        let mut candidates = self.index.candidates(id);
+        candidates.all(|it| self.disk.is_warm(it.offset, record::extent(it.len)))
+    }
+
+    fn start_reading(&self, id: &BlockId) {
+        for it in self.index.candidates(id) {
+            self.disk.start_reading(it.offset, record::extent(it.len));
+        }
     }
 
     fn check(&mut self, id: &BlockId) -> Option<(Kind, u32)> {
