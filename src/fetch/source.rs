@@ -17,6 +17,8 @@ pub struct Source {
     pub outstanding: BTreeMap<BlockId, Instant>,
     /// When it last gave a block.
     gave: Instant,
+    /// How many it has given.
+    given: usize,
     /// How long it takes for a block, of the last ones; whether that is its line or the way to it.
     pace: Option<Duration>,
 }
@@ -36,6 +38,7 @@ impl Source {
             let took = now.since(asked.max(self.gave));
             self.pace = Some(self.pace.map_or(took, |pace| (pace * 3 + took) / 4));
             self.gave = now;
+            self.given += 1;
         }
         true
     }
@@ -53,11 +56,13 @@ impl Source {
     }
 
     /// Whether it owes as much as it should: what it gives in some time, so that its line is never idle; little as long
-    /// as it is not known how fast it is, or for how long the next block has been waited for. The rest is for others.
+    /// as it is not known how fast it is, or for how long the next block has been waited for. The rest is for others. One
+    /// more for each that it has given: a short first block, or a burst, does not tell how fast a line is.
     pub fn is_busy(&self, now: Instant) -> bool {
         let pace = self.pace(now, HEDGE_AFTER).as_micros().max(1);
         let depth = (HEDGE_AFTER.as_micros() / pace) as usize;
-        self.outstanding.len() >= depth.clamp(GETS_MIN, GETS_PER_CONNECTION)
+        let known = (GETS_MIN + self.given).min(GETS_PER_CONNECTION);
+        self.outstanding.len() >= depth.clamp(GETS_MIN, known)
     }
 
     /// How long it takes for a block, of the last ones; zero if none has come.
@@ -116,6 +121,7 @@ impl Sources {
                 conn,
                 outstanding: BTreeMap::new(),
                 gave: Instant::EPOCH,
+                given: 0,
                 pace: None,
             }
         })
