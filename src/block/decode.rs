@@ -1,7 +1,6 @@
 //! From blocks to a file: says which blocks are wanted, takes them in any order, gives the bytes in theirs.
 //!
-//! Memory is bounded whatever the tree: the leaves of a window that the caller chooses, and two nodes for each
-//! level. Does no I/O and no hashing but of what is offered. Where blocks come from, how many are asked for at
+//! Memory is bounded whatever the tree: as many leaves as the caller chooses, and two nodes for each level. Does no I/O and no hashing but of what is offered. Where blocks come from, how many are asked for at
 //! once and when to ask again is the caller's to decide: `fetch` and `check`.
 
 use super::address::Address;
@@ -9,8 +8,8 @@ use super::cipher::apply;
 use super::tree::{parse_node, Content, Item, Link, Root, Shape, TreeError, LEAF_SIZE};
 use super::{Block, Form, Kind, Role};
 use crate::id::BlockId;
-use crate::limits::{FAN_OUT, NODES_PER_LEVEL};
-use std::collections::{BTreeMap, VecDeque};
+use crate::limits::{FAN_OUT, NODES_PER_LEVEL, WINDOW_MAX};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 /// A place in the tree, for which a block was asked.
@@ -42,17 +41,17 @@ enum LeafState {
     /// Decrypted.
     Held(Vec<u8>),
     /// The caller has it.
-    Skipped,
+    Passed,
 }
 
 /// Reassembles one file.
 ///
 /// **Ask for what [`poll_want`](Decoder::poll_want) says, give what comes to
-/// [`handle_block`](Decoder::handle_block), take what [`poll_data`](Decoder::poll_data) has, in whatever order,
-/// until [`is_done`](Decoder::is_done).** After an error the file cannot be completed: give it up.
+/// [`handle_block`](Decoder::handle_block), take what [`poll_data`](Decoder::poll_data) or
+/// [`poll_any`](Decoder::poll_any) has, in whatever order, until [`is_done`](Decoder::is_done).** After an error the file cannot be completed: give it up.
 pub struct Decoder {
     address: Address,
-    /// Bytes of leaves beyond those given out that may be wanted or held.
+    /// Bytes of leaves that may be wanted or held.
     buffer: u64,
     /// Known once the root has come.
     item: Option<Item>,
@@ -65,12 +64,18 @@ pub struct Decoder {
     levels: Vec<VecDeque<Node>>,
     /// The bytes of the file that are wanted, with the leaves in which they lie.
     range: Range<u64>,
-    /// The window: leaves taken and not given out, in the order of the file.
+    /// The window: leaves from the first on that was taken and not passed, in the order of the file.
     leaves: VecDeque<Leaf>,
     /// Index of the window's first leaf; all before it are given out, skipped or not wanted.
     first_leaf: u64,
+    /// How many of the window are wanted or held.
+    open: u64,
+    /// Indices of those that are held.
+    arrived: BTreeSet<u64>,
     /// The first leaf that has not been offered.
     offered: u64,
+    /// The first leaf that is wanted whether or not it has been offered.
+    offered_first: u64,
     /// Blocks asked for, and the positions at which each is awaited.
     wants: BTreeMap<BlockId, Vec<Position>>,
     /// Leaves held in the window, with the last index of each.
@@ -78,7 +83,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Begins a file. At most `buffer` bytes of leaves, but at least one leaf, are wanted or held at a time.
+    /// Begins a file. At most `buffer` bytes of leaves, but at least one leaf, are wanted or held at a time; and none
+    /// that is farther than that, and than [`WINDOW_MAX`] leaves, from the first that has not come.
     pub fn new(address: Address, buffer: usize) -> Decoder {
         Decoder {
             address,
@@ -90,7 +96,10 @@ impl Decoder {
             range: 0..u64::MAX,
             leaves: VecDeque::new(),
             first_leaf: 0,
+            open: 0,
+            arrived: BTreeSet::new(),
             offered: 0,
+            offered_first: 0,
             wants: BTreeMap::new(),
             held: BTreeMap::new(),
         }
@@ -118,17 +127,11 @@ impl Decoder {
             return;
         };
         let start = self.wanted_leaves(&shape).start;
-        while self.first_leaf < start {
-            let Some(leaf) = self.leaves.pop_front() else {
-                self.first_leaf = start;
-                break;
-            };
-            if self.held.get(&leaf.link.id) == Some(&self.first_leaf) {
-                self.held.remove(&leaf.link.id);
-            }
-            self.first_leaf += 1;
+        while self.first_leaf < start && !self.leaves.is_empty() {
+            self.pass(self.first_leaf);
+            self.drop_passed();
         }
-        self.drop_skipped();
+        self.first_leaf = self.first_leaf.max(start);
     }
 
     /// The next block to ask for; `None` until something else arrives or is given out. An address is not named
@@ -188,24 +191,52 @@ impl Decoder {
 
     /// The next bytes of the file and their offset. Offsets only grow, and leave out what was skipped.
     pub fn poll_data(&mut self) -> Option<(u64, Vec<u8>)> {
-        if let Some(data) = self.inline.take() {
-            return (!data.is_empty()).then_some((0, data));
+        let next = self.arrived.first().filter(|&&it| it == self.first_leaf);
+        match next {
+            Some(&index) => self.give(index),
+            None => self.poll_inline(),
         }
-        let shape = self.shape?;
-        self.drop_skipped();
-        let front = self.leaves.front_mut()?;
-        let LeafState::Held(data) = &mut front.state else {
-            return None;
-        };
-        let data = std::mem::take(data);
-        let (id, index) = (front.link.id, self.first_leaf);
-        self.leaves.pop_front();
-        self.first_leaf += 1;
-        if self.held.get(&id) == Some(&index) {
-            self.held.remove(&id);
+    }
+
+    /// The first bytes that are there, and their offset: for a caller who can put them where they belong, while others
+    /// before them are still waited for.
+    pub fn poll_any(&mut self) -> Option<(u64, Vec<u8>)> {
+        match self.arrived.first() {
+            Some(&index) => self.give(index),
+            None => self.poll_inline(),
         }
-        self.drop_skipped();
-        Some((shape.span(0, index).start, data))
+    }
+
+    fn poll_inline(&mut self) -> Option<(u64, Vec<u8>)> {
+        self.inline.take().map(|data| (0, data))
+    }
+
+    /// Gives out a leaf that is held.
+    fn give(&mut self, index: u64) -> Option<(u64, Vec<u8>)> {
+        let offset = self.shape?.span(0, index).start;
+        let data = self.pass(index);
+        self.drop_passed();
+        data.map(|data| (offset, data))
+    }
+
+    /// A leaf of the window is of no more matter; its bytes, if they are held.
+    fn pass(&mut self, index: u64) -> Option<Vec<u8>> {
+        let leaf = &mut self.leaves[(index - self.first_leaf) as usize];
+        if self.held.get(&leaf.link.id) == Some(&index) {
+            self.held.remove(&leaf.link.id);
+        }
+        self.arrived.remove(&index);
+        let state = std::mem::replace(&mut leaf.state, LeafState::Passed);
+        self.open -= u64::from(!matches!(state, LeafState::Passed));
+        match state {
+            LeafState::Held(data) => Some(data),
+            _ => None,
+        }
+    }
+
+    /// From now on leaves that end before this offset, or there, are wanted only when they have been offered, in vain.
+    pub fn offer_before(&mut self, offset: u64) {
+        self.offered_first = offset / LEAF_SIZE as u64;
     }
 
     /// The offset and length of the next leaf to be wanted, if its address is known, the window has room for
@@ -246,9 +277,9 @@ impl Decoder {
         self.take_child(&shape, 0);
         self.leaves.push_back(Leaf {
             link,
-            state: LeafState::Skipped,
+            state: LeafState::Passed,
         });
-        self.drop_skipped();
+        self.drop_passed();
         true
     }
 
@@ -347,7 +378,8 @@ impl Decoder {
     fn take_leaf(&mut self, shape: &Shape) -> Option<(BlockId, Position)> {
         loop {
             let (index, link) = self.next_child(shape, 0)?;
-            if !self.has_room(shape, index) {
+            let may_be_offered = (self.offered..self.offered_first).contains(&index);
+            if may_be_offered || !self.has_room(shape, index) {
                 return None;
             }
             self.take_child(shape, 0);
@@ -357,10 +389,12 @@ impl Decoder {
             let state = match copy {
                 Some(data) => {
                     self.held.insert(link.id, index);
+                    self.arrived.insert(index);
                     LeafState::Held(data)
                 }
                 None => LeafState::Awaited,
             };
+            self.open += 1;
             self.leaves.push_back(Leaf { link, state });
             if awaited {
                 return Some((link.id, Position::Leaf { index }));
@@ -380,14 +414,16 @@ impl Decoder {
 
     /// Whether the window has room for the leaf, the next to be taken.
     fn has_room(&self, shape: &Shape, index: u64) -> bool {
-        let start = shape.span(0, self.first_leaf).start;
-        let end = shape.span(0, index).end;
-        index == self.first_leaf || end - start <= self.buffer
+        let len = shape.leaf_len(index) as u64;
+        let open = self.open * LEAF_SIZE as u64 + len;
+        let window = shape.span(0, index).start + len - shape.span(0, self.first_leaf).start;
+        let window_max = (WINDOW_MAX * LEAF_SIZE) as u64;
+        index == self.first_leaf || open <= self.buffer && window <= window_max.max(self.buffer)
     }
 
-    fn drop_skipped(&mut self) {
+    fn drop_passed(&mut self) {
         while let Some(Leaf {
-            state: LeafState::Skipped,
+            state: LeafState::Passed,
             ..
         }) = self.leaves.front()
         {
@@ -471,6 +507,7 @@ impl Decoder {
             apply(key, &mut payload);
         }
         leaf.state = LeafState::Held(payload);
+        self.arrived.insert(index);
         // Positions come in the order of the file unless one waited for another's bytes to be given out.
         let last = self.held.entry(id).or_insert(index);
         *last = index.max(*last);

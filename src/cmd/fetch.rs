@@ -1,4 +1,5 @@
-//! `strew fetch`: collects the blocks of an address, and writes the bytes in order.
+//! `strew fetch`: collects the blocks of an address, and writes the bytes: to a file each where it belongs, else in
+//! order.
 
 use super::connect::connect;
 use super::failure::{Failure, Status};
@@ -57,6 +58,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         resuming: false,
         kept: 0,
         base: 0,
+        start: 0,
         given_out: 0,
         end: u64::MAX,
         done: 0,
@@ -112,7 +114,9 @@ struct Fetch<'a> {
     kept: u64,
     /// Where the output's first byte is.
     base: u64,
-    /// Up to here the output is written, was found, or is not wanted.
+    /// Nothing is wanted before.
+    start: u64,
+    /// Up to here the output is written, was found, or is not wanted; more of it may be, if it is a file.
     given_out: u64,
     /// Nothing is wanted from here on.
     end: u64,
@@ -252,8 +256,13 @@ impl Fetch<'_> {
             output.end_found(0)?;
         }
         for part in parts {
+            self.start = part.start;
             self.given_out = part.start;
             self.end = part.end;
+            if self.resuming {
+                let found = output.found_in_any_order();
+                self.source.decoder().offer_before(self.base + found);
+            }
             self.source.want(part);
             self.fetch_part(output)?;
         }
@@ -265,15 +274,11 @@ impl Fetch<'_> {
 
     fn fetch_part(&mut self, output: &mut Output) -> Result<(), Failure> {
         // What came with the listing, so that nothing is asked for that was found.
-        while let Some((offset, data)) = self.source.poll_data() {
-            self.write(output, offset, &data)?;
-        }
+        self.write_all(output)?;
         loop {
             self.verify_found(output)?;
             self.source.ask()?;
-            while let Some((offset, data)) = self.source.poll_data() {
-                self.write(output, offset, &data)?;
-            }
+            self.write_all(output)?;
             if self.source.is_done() {
                 return Ok(());
             }
@@ -283,42 +288,66 @@ impl Fetch<'_> {
         }
     }
 
-    /// Goes on in what an earlier attempt has left, leaf by leaf, as far as it is what it should be. Less than a leaf
-    /// has no address: it is compared with the data that comes.
-    fn verify_found(&mut self, output: &mut Output) -> Result<(), Failure> {
-        while self.resuming {
-            let Some((offset, len)) = self.source.decoder().poll_leaf() else {
+    /// Writes what is there. Of a file the first bytes come first: by them it is told whose its part is.
+    fn write_all(&mut self, output: &mut Output) -> Result<(), Failure> {
+        loop {
+            let next = match output.takes_any_order() && self.done > 0 {
+                true => self.source.poll_any(),
+                false => self.source.poll_data(),
+            };
+            let Some((offset, data)) = next else {
                 return Ok(());
             };
-            if offset != self.given_out {
+            self.write(output, offset, &data)?;
+        }
+    }
+
+    /// Goes on in what an earlier attempt has left, leaf by leaf: as far as it is what it should be, and in a file also
+    /// behind what is not. Less than a leaf has no address: at the beginning, and where it is written in order, it is
+    /// compared with the data that comes.
+    fn verify_found(&mut self, output: &mut Output) -> Result<(), Failure> {
+        while self.resuming {
+            let next = self.source.decoder().poll_leaf();
+            let Some((offset, len)) = next else {
+                return Ok(());
+            };
+            let goes_on = output.takes_any_order() && self.kept > 0;
+            if offset != self.given_out && !goes_on {
                 return Ok(());
             }
             let wanted = (self.end - offset).min(len as u64) as usize;
             let mut data = output.read_found(offset - self.base, wanted);
             if data.len() < wanted {
-                return Ok(());
+                return match goes_on {
+                    true => self.stop_resuming(output),
+                    false => Ok(()),
+                };
             }
             // What follows in the leaf, if it is a file in a directory, is padding.
             data.resize(len, 0);
-            if !self.source.decoder().offer(data) {
+            if self.source.decoder().offer(data) {
+                self.keep(output, offset, wanted);
+                self.line
+                    .update(self.done, self.total, ", verifying what is there");
+            } else if goes_on {
+                self.source.ask()?;
+            } else {
                 return Ok(());
             }
-            self.keep(output, wanted);
-            self.line
-                .update(self.done, self.total, ", verifying what is there");
         }
         Ok(())
     }
 
-    fn keep(&mut self, output: &mut Output, len: usize) {
-        output.keep_found(len);
-        self.given_out += len as u64;
+    fn keep(&mut self, output: &mut Output, offset: u64, len: usize) {
+        output.keep_found(offset - self.base, len);
+        self.given_out = offset + len as u64;
         self.done += len as u64;
         self.kept += len as u64;
     }
 
     fn stop_resuming(&mut self, output: &mut Output) -> Result<(), Failure> {
         self.resuming = false;
+        self.source.decoder().offer_before(0);
         output.end_found(self.given_out - self.base)?;
         if self.kept > 0 {
             let text = format!("{} were there already", human(self.kept));
@@ -329,22 +358,28 @@ impl Fetch<'_> {
 
     fn write(&mut self, output: &mut Output, offset: u64, data: &[u8]) -> Result<(), Failure> {
         let end = self.end.min(offset + data.len() as u64);
-        if self.given_out >= end {
+        let mut start = self.start.max(offset);
+        if start >= end {
             return Ok(());
         }
-        let mut data = &data[(self.given_out - offset) as usize..(end - offset) as usize];
-        if self.resuming {
-            let found = output.read_found(self.given_out - self.base, data.len());
+        let mut data = &data[(start - offset) as usize..(end - offset) as usize];
+        let is_compared = self.kept == 0 || !output.takes_any_order();
+        if self.resuming && is_compared {
+            let found = output.read_found(start - self.base, data.len());
             if data.starts_with(&found) {
-                self.keep(output, found.len());
+                self.keep(output, start, found.len());
+                start += found.len() as u64;
                 data = &data[found.len()..];
             }
             if data.is_empty() {
                 return Ok(());
             }
-            self.stop_resuming(output)?;
+            // In a file what follows may yet be of use.
+            if self.kept == 0 || !output.takes_any_order() {
+                self.stop_resuming(output)?;
+            }
         }
-        output.write(self.given_out - self.base, data)?;
+        output.write(start - self.base, data)?;
         self.done += data.len() as u64;
         self.given_out = end;
         Ok(())

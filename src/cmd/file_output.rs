@@ -5,8 +5,9 @@ use super::part::{lock, parent_of, part_path, sync_parent};
 use crate::limits::WRITE_BACK_STEP;
 use crate::sys;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Lets all execute a file who may read it.
@@ -24,11 +25,14 @@ pub struct FileOutput {
     /// Made when there is something to be written.
     file: Option<File>,
     /// Bytes that are in it, verified.
+    kept: u64,
+    /// Where the last of them ends.
     len: u64,
     /// Bytes that were in it at the start.
     found: u64,
-    /// Write-back has been started for everything before.
-    written_back: u64,
+    /// What was written since write-back was started: from the first to the last byte, and how many.
+    fresh: Range<u64>,
+    fresh_len: u64,
     force: bool,
     /// Whoever may read it may execute it.
     pub is_executable: bool,
@@ -44,9 +48,11 @@ impl FileOutput {
             target: target.to_path_buf(),
             path,
             file: None,
+            kept: 0,
             len: 0,
             found: 0,
-            written_back: 0,
+            fresh: 0..0,
+            fresh_len: 0,
             force,
             is_executable: false,
             is_range: false,
@@ -69,66 +75,70 @@ impl FileOutput {
         Ok(part)
     }
 
-    /// Whether anything was found, none of it verified.
-    pub fn is_found(&self) -> bool {
-        self.found > 0
+    /// Bytes that were found, none of them verified.
+    pub fn found(&self) -> u64 {
+        self.found
     }
 
     /// Reads what was found at an offset, as far as there is so much.
     pub fn read_found(&mut self, offset: u64, len: usize) -> Option<Vec<u8>> {
         let left = self.found.saturating_sub(offset);
         let mut bytes = vec![0; left.min(len as u64) as usize];
-        let file = self.file.as_mut()?;
-        file.seek(SeekFrom::Start(offset)).ok()?;
-        file.read_exact(&mut bytes).ok()?;
+        let file = self.file.as_ref()?;
+        file.read_exact_at(&mut bytes, offset).ok()?;
         Some(bytes)
     }
 
-    /// The next bytes of what was found are verified: they stay.
-    pub fn keep_found(&mut self, len: usize) {
-        self.len += len as u64;
+    /// These bytes of what was found are verified: they stay.
+    pub fn keep_found(&mut self, bytes: Range<u64>) {
+        self.kept += bytes.end - bytes.start;
+        self.len = self.len.max(bytes.end);
     }
 
     /// No more of what was found is of use. If none was, what was found is somebody else's.
     pub fn end_found(&mut self) -> Result<(), Failure> {
-        if self.found == 0 {
+        if self.found == 0 || self.kept > 0 {
             return Ok(());
         }
-        if self.len == 0 && !self.force {
+        if !self.force {
             let path = self.path.display();
             let message =
                 format!("{path}: exists and is not a part of this; remove it, or give -f");
             return Err(Failure::new(Status::Exists, message));
         }
         self.found = 0;
-        let (path, len) = (self.path.clone(), self.len);
-        let file = self.open()?;
-        let cut = file
-            .set_len(len)
-            .and_then(|()| file.seek(SeekFrom::Start(len)));
-        cut.map(|_| ())
-            .map_err(|error| Failure::file(&path, &error))
+        let path = self.path.clone();
+        let cut = self.open()?.set_len(0);
+        cut.map_err(|error| Failure::file(&path, &error))
     }
 
-    /// Writes the next bytes.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    /// Writes bytes where they belong.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
         let path = self.path.clone();
         let file = self.open()?;
-        file.write_all(bytes)
+        file.write_all_at(bytes, offset)
             .map_err(|error| Failure::file(&path, &error))?;
-        self.len += bytes.len() as u64;
-        self.start_write_back();
+        let end = offset + bytes.len() as u64;
+        self.kept += bytes.len() as u64;
+        self.len = self.len.max(end);
+        self.start_write_back(offset..end);
         Ok(())
     }
 
     /// All bytes are written: the file gets its name, durably.
     pub fn finish(&mut self) -> Result<(), Failure> {
         let (path, is_executable) = (self.path.clone(), self.is_executable);
+        let (len, found) = (self.len, self.found);
         let file = self.open()?;
-        let made = if is_executable {
-            allow_execution(file)
+        let cut = if found > len {
+            file.set_len(len)
         } else {
             Ok(())
+        };
+        let made = if is_executable {
+            cut.and_then(|()| allow_execution(file))
+        } else {
+            cut
         };
         made.and_then(|()| file.sync_all())
             .map_err(|error| Failure::file(&path, &error))?;
@@ -158,17 +168,17 @@ impl FileOutput {
     /// not, goes.
     pub fn give_up(&mut self, failure: Failure) -> Failure {
         // Found, and never looked at: it is somebody's.
-        if self.found > 0 || self.file.is_none() {
+        if self.found > 0 && self.kept == 0 || self.file.is_none() {
             return failure;
         }
         let path = self.path.display();
-        if self.len == 0 || self.is_range {
+        if self.kept == 0 || self.is_range {
             let _ = fs::remove_file(&self.path);
             return failure;
         }
         let message = format!(
             "{}; {} verified bytes are in {path}, the same command goes on from there",
-            failure.message, self.len
+            failure.message, self.kept
         );
         Failure::new(failure.status, message)
     }
@@ -205,12 +215,17 @@ impl FileOutput {
         Ok(self.file.as_mut().expect("it was opened above"))
     }
 
-    /// Has the disk begin with what was written, so that the sync at the end is short.
-    fn start_write_back(&mut self) {
-        let len = self.len - self.written_back;
-        if let (Some(file), true) = (&self.file, len >= WRITE_BACK_STEP) {
-            sys::start_write_back(file, self.written_back, len);
-            self.written_back = self.len;
+    /// Has the disk begin with what was written, now and again, so that the sync at the end is short.
+    fn start_write_back(&mut self, written: Range<u64>) {
+        self.fresh_len += written.end - written.start;
+        self.fresh = match self.fresh.is_empty() {
+            true => written,
+            false => self.fresh.start.min(written.start)..self.fresh.end.max(written.end),
+        };
+        if let (Some(file), true) = (&self.file, self.fresh_len >= WRITE_BACK_STEP) {
+            sys::start_write_back(file, self.fresh.start, self.fresh.end - self.fresh.start);
+            self.fresh = 0..0;
+            self.fresh_len = 0;
         }
     }
 }

@@ -134,9 +134,22 @@ impl Output {
     /// Whether anything was found from an earlier attempt, none of it verified.
     pub fn is_found(&self) -> bool {
         match self {
-            Output::File(file) => file.is_found(),
+            Output::File(file) => file.found() > 0,
             Output::Tree(tree) => tree.is_found(),
             _ => false,
+        }
+    }
+
+    /// Whether bytes may be written in any order.
+    pub fn takes_any_order(&self) -> bool {
+        matches!(self, Output::File(_))
+    }
+
+    /// How many bytes an earlier attempt has left that were written in any order: some of them may be missing.
+    pub fn found_in_any_order(&self) -> u64 {
+        match self {
+            Output::File(file) => file.found(),
+            _ => 0,
         }
     }
 
@@ -149,16 +162,17 @@ impl Output {
         }
     }
 
-    /// The next bytes of what an earlier attempt has left are verified: they stay.
-    pub fn keep_found(&mut self, len: usize) {
+    /// Bytes of what an earlier attempt has left at this offset are verified: they stay.
+    pub fn keep_found(&mut self, offset: u64, len: usize) {
         match self {
-            Output::File(file) => file.keep_found(len),
+            Output::File(file) => file.keep_found(offset..offset + len as u64),
             Output::Tree(tree) => tree.keep_found(len),
             _ => {}
         }
     }
 
-    /// No more of what was found is of use from this offset on. If none was, what was found is somebody else's.
+    /// No more of what was found is of use, unless the output is a file also not before this offset. If none was, what
+    /// was found is somebody else's.
     pub fn end_found(&mut self, offset: u64) -> Result<(), Failure> {
         match self {
             Output::File(file) => file.end_found(),
@@ -167,7 +181,7 @@ impl Output {
         }
     }
 
-    /// Writes the next bytes, which belong at this offset. A reader that has gone, of standard output or of a pipe,
+    /// Writes bytes that belong at this offset, which is where the last have ended unless any order is taken. A reader that has gone, of standard output or of a pipe,
     /// ends the process as SIGPIPE does.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
         match self {
@@ -177,7 +191,7 @@ impl Output {
             Output::Direct(path, file) => {
                 write_all(file, bytes).or_else(|error| pipe_failed(&path, &error))
             }
-            Output::File(file) => file.write(bytes),
+            Output::File(file) => file.write(offset, bytes),
             Output::Tree(tree) => tree.write(offset, bytes),
         }
     }
@@ -292,10 +306,10 @@ mod tests {
         let mut output = Output::new(Some(&target), false).expect("writable");
         assert!(output.is_found());
         assert_eq!(output.read_found(0, 4), b"good");
-        output.keep_found(4);
+        output.keep_found(0, 4);
         assert_eq!(output.read_found(4, 4), b"bad");
         output.end_found(4).expect("cut");
-        output.write(0, b"er").expect("written");
+        output.write(4, b"er").expect("written");
         output.finish().expect("finished");
         assert_eq!(fs::read(&target).expect("there"), b"gooder");
     }

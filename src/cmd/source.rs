@@ -159,6 +159,11 @@ impl Source {
         self.ahead.take().or_else(|| self.decoder.poll_data())
     }
 
+    /// The same, of those that are there, whatever comes before them.
+    pub fn poll_any(&mut self) -> Option<(u64, Vec<u8>)> {
+        self.ahead.take().or_else(|| self.decoder.poll_any())
+    }
+
     /// Whether all that is wanted has been taken.
     pub fn is_done(&self) -> bool {
         self.ahead.is_none() && self.decoder.is_done()

@@ -229,6 +229,32 @@ fn whole_part_of_a_fetch_that_did_not_rename_is_enough() {
 }
 
 #[test]
+fn part_with_gaps_is_filled_up() {
+    const LEAF: usize = 262_144;
+    let shared = Shared::new(24 * LEAF + 1000);
+    let mut part = shared.content[..20 * LEAF].to_vec();
+    for gap in [
+        3 * LEAF..4 * LEAF,
+        7 * LEAF + 5..7 * LEAF + 6,
+        18 * LEAF..20 * LEAF,
+    ] {
+        part[gap].fill(0);
+    }
+    shared.lab.file("out.part", &part);
+    let sent = || -> u64 {
+        let sent = shared.peers.iter();
+        let sent = sent.map(|peer| shared.lab.status(&peer.dir, "tcp_bytes_sent"));
+        sent.map(|it| it.parse::<u64>().expect("a number")).sum()
+    };
+    let before = sent();
+    let outcome = shared.fetch(&["-o", "out"]).run();
+    outcome.expect_said(&["4.0 MiB were there already"]);
+    assert!(fs::read(shared.lab.path("out")).expect("it is there") == shared.content);
+    let sent = (sent() - before) as usize;
+    assert!((8 * LEAF..10 * LEAF).contains(&sent), "{sent}");
+}
+
+#[test]
 fn part_of_something_else_is_left_alone() {
     for len in [1000, 1_000_000] {
         let shared = Shared::new(len);

@@ -196,6 +196,82 @@ fn window_bounds_what_is_wanted_and_held() {
 }
 
 #[test]
+fn what_has_come_is_given_out_whatever_is_missing_before_it() {
+    let data = some_data(20 * LEAF_SIZE + 5);
+    let mut blocks = Blocks::default();
+    let address = blocks.share(Form::Encrypted, [&data[..]].into_iter());
+    let mut decoder = Decoder::new(address, 3 * LEAF_SIZE);
+    decoder.poll_want().unwrap();
+    decoder.handle_block(blocks.0[&address.id].clone()).unwrap();
+    let first = decoder.poll_want().unwrap();
+    let mut offsets = Vec::new();
+    while let Some(id) = decoder.poll_want() {
+        assert!(decoder.outstanding() <= 3);
+        decoder.handle_block(blocks.0[&id].clone()).unwrap();
+        assert!(decoder.poll_data().is_none());
+        let (offset, bytes) = decoder.poll_any().unwrap();
+        assert!(data[offset as usize..].starts_with(&bytes));
+        offsets.push(offset);
+    }
+    assert!(offsets.into_iter().eq((1..=20).map(|nth| nth * LEAF)));
+    assert!(!decoder.is_done());
+    decoder.handle_block(blocks.0[&first].clone()).unwrap();
+    assert_eq!(decoder.poll_any().unwrap().0, 0);
+    assert!(decoder.is_done() && decoder.poll_any().is_none());
+}
+
+#[test]
+fn no_leaf_is_wanted_that_is_far_from_the_first_that_is_missing() {
+    let mut blocks = Blocks::default();
+    let (first, other) = (vec![1; LEAF_SIZE], vec![2; LEAF_SIZE]);
+    let leaves = std::iter::once(&first).chain(std::iter::repeat_n(&other, WINDOW_MAX + 9));
+    let address = blocks.share(Form::Plain, leaves.map(|leaf| &leaf[..]));
+    let mut decoder = Decoder::new(address, 2 * LEAF_SIZE);
+    let mut given = 0;
+    while let Some(id) = decoder.poll_want() {
+        let block = blocks.0[&id].clone();
+        if block.payload() != first {
+            decoder.handle_block(block).unwrap();
+            given += usize::from(decoder.poll_any().is_some());
+        }
+    }
+    assert_eq!((given, decoder.outstanding()), (WINDOW_MAX - 1, 1));
+}
+
+#[test]
+fn leaves_behind_one_that_was_offered_in_vain_are_offered_before_they_are_wanted() {
+    let data = some_data(10 * LEAF_SIZE);
+    let mut blocks = Blocks::default();
+    let address = blocks.share(Form::Encrypted, [&data[..]].into_iter());
+    let mut found = data[..8 * LEAF_SIZE + 100].to_vec();
+    found[2 * LEAF_SIZE] ^= 1;
+    found[5 * LEAF_SIZE..6 * LEAF_SIZE].fill(0);
+    let mut decoder = Decoder::new(address, WINDOW);
+    decoder.poll_want().unwrap();
+    decoder.handle_block(blocks.0[&address.id].clone()).unwrap();
+    decoder.offer_before(found.len() as u64);
+    assert_eq!(decoder.poll_want(), None);
+    let mut wanted = Vec::new();
+    while let Some((offset, len)) = decoder.poll_leaf() {
+        let bytes = found[offset as usize..].iter().copied().take(len).collect();
+        if !decoder.offer(bytes) {
+            wanted.extend(std::iter::from_fn(|| decoder.poll_want()));
+        }
+    }
+    assert_eq!(
+        wanted.len(),
+        4,
+        "two that are wrong, and two that are missing"
+    );
+    for id in wanted.iter().rev() {
+        decoder.handle_block(blocks.0[id].clone()).unwrap();
+    }
+    let given = std::iter::from_fn(|| decoder.poll_any());
+    assert!(given.map(|it| it.0 / LEAF).eq([2, 5, 8, 9]));
+    assert!(decoder.is_done());
+}
+
+#[test]
 fn block_that_is_not_wanted_is_ignored() {
     let mut blocks = Blocks::default();
     let address = blocks.share(Form::Plain, [&b"data"[..]].into_iter());
