@@ -763,7 +763,7 @@ pub const LOG_MAX: u64 = 64 << 10;
 
 /// Leaves from the first that has not come to the last that is asked for, where they are written to where they belong:
 /// those below one node. One that is late must not keep all sources waiting.
-pub const WINDOW_MAX: usize = FAN_OUT;
+pub const LEAVES_AHEAD_MAX: usize = FAN_OUT;
 
 /// Bytes of blocks that a fetch holds beyond what it has put out, by default (`--buffer`).
 pub const BUFFER_DEFAULT: usize = 16 << 20;

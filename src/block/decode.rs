@@ -3,14 +3,17 @@
 //! Memory is bounded whatever the tree: as many leaves as the caller chooses, and two nodes for each level. Does no I/O and no hashing but of what is offered. Where blocks come from, how many are asked for at
 //! once and when to ask again is the caller's to decide: `fetch` and `check`.
 
+mod window;
+
 use super::address::Address;
 use super::cipher::apply;
 use super::tree::{parse_node, Content, Item, Link, Root, Shape, TreeError, LEAF_SIZE};
 use super::{Block, Form, Kind, Role};
 use crate::id::BlockId;
-use crate::limits::{FAN_OUT, NODES_PER_LEVEL, WINDOW_MAX};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use crate::limits::{FAN_OUT, NODES_PER_LEVEL};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use window::Window;
 
 /// A place in the tree, for which a block was asked.
 #[derive(Clone, Copy)]
@@ -30,29 +33,14 @@ struct Node {
     taken: usize,
 }
 
-/// A leaf of the window.
-struct Leaf {
-    link: Link,
-    state: LeafState,
-}
-
-enum LeafState {
-    Awaited,
-    /// Decrypted.
-    Held(Vec<u8>),
-    /// The caller has it.
-    Passed,
-}
-
 /// Reassembles one file.
 ///
 /// **Ask for what [`poll_want`](Decoder::poll_want) says, give what comes to
 /// [`handle_block`](Decoder::handle_block), take what [`poll_data`](Decoder::poll_data) or
-/// [`poll_any`](Decoder::poll_any) has, in whatever order, until [`is_done`](Decoder::is_done).** After an error the file cannot be completed: give it up.
+/// [`poll_any`](Decoder::poll_any) has, in whatever order, until [`is_done`](Decoder::is_done).** After an error the
+/// file cannot be completed: give it up.
 pub struct Decoder {
     address: Address,
-    /// Bytes of leaves that may be wanted or held.
-    buffer: u64,
     /// Known once the root has come.
     item: Option<Item>,
     /// Known once the root has come.
@@ -64,44 +52,31 @@ pub struct Decoder {
     levels: Vec<VecDeque<Node>>,
     /// The bytes of the file that are wanted, with the leaves in which they lie.
     range: Range<u64>,
-    /// The window: leaves from the first on that was taken and not passed, in the order of the file.
-    leaves: VecDeque<Leaf>,
-    /// Index of the window's first leaf; all before it are given out, skipped or not wanted.
-    first_leaf: u64,
-    /// How many of the window are wanted or held.
-    open: u64,
-    /// Indices of those that are held.
-    arrived: BTreeSet<u64>,
+    /// The leaves that were taken. All before it are given out, skipped or not wanted.
+    window: Window,
     /// The first leaf that has not been offered.
     offered: u64,
     /// The first leaf that is wanted whether or not it has been offered.
     offered_first: u64,
     /// Blocks asked for, and the positions at which each is awaited.
     wants: BTreeMap<BlockId, Vec<Position>>,
-    /// Leaves held in the window, with the last index of each.
-    held: BTreeMap<BlockId, u64>,
 }
 
 impl Decoder {
     /// Begins a file. At most `buffer` bytes of leaves, but at least one leaf, are wanted or held at a time; and none
-    /// that is farther than that, and than [`WINDOW_MAX`] leaves, from the first that has not come.
+    /// that is farther than that, and than `LEAVES_AHEAD_MAX` leaves, from the first that has not come.
     pub fn new(address: Address, buffer: usize) -> Decoder {
         Decoder {
             address,
-            buffer: buffer as u64,
             item: None,
             shape: None,
             inline: None,
             levels: Vec::new(),
             range: 0..u64::MAX,
-            leaves: VecDeque::new(),
-            first_leaf: 0,
-            open: 0,
-            arrived: BTreeSet::new(),
+            window: Window::new(buffer as u64),
             offered: 0,
             offered_first: 0,
             wants: BTreeMap::new(),
-            held: BTreeMap::new(),
         }
     }
 
@@ -127,11 +102,7 @@ impl Decoder {
             return;
         };
         let start = self.wanted_leaves(&shape).start;
-        while self.first_leaf < start && !self.leaves.is_empty() {
-            self.pass(self.first_leaf);
-            self.drop_passed();
-        }
-        self.first_leaf = self.first_leaf.max(start);
+        self.window.pass_before(start);
     }
 
     /// The next block to ask for; `None` until something else arrives or is given out. An address is not named
@@ -183,7 +154,7 @@ impl Decoder {
             match position {
                 Position::Root => self.handle_root(kind, payload)?,
                 Position::Node { level, index } => self.handle_node(kind, level, index, payload)?,
-                Position::Leaf { index } => self.handle_leaf(id, kind, index, payload)?,
+                Position::Leaf { index } => self.handle_leaf(kind, index, payload)?,
             }
         }
         Ok(())
@@ -191,18 +162,18 @@ impl Decoder {
 
     /// The next bytes of the file and their offset. Offsets only grow, and leave out what was skipped.
     pub fn poll_data(&mut self) -> Option<(u64, Vec<u8>)> {
-        let next = self.arrived.first().filter(|&&it| it == self.first_leaf);
-        match next {
-            Some(&index) => self.give(index),
-            None => self.poll_inline(),
+        let first = self.window.first();
+        match self.window.first_held() {
+            Some(index) if index == first => self.give(index),
+            _ => self.poll_inline(),
         }
     }
 
     /// The first bytes that are there, and their offset: for a caller who can put them where they belong, while others
     /// before them are still waited for.
     pub fn poll_any(&mut self) -> Option<(u64, Vec<u8>)> {
-        match self.arrived.first() {
-            Some(&index) => self.give(index),
+        match self.window.first_held() {
+            Some(index) => self.give(index),
             None => self.poll_inline(),
         }
     }
@@ -214,24 +185,8 @@ impl Decoder {
     /// Gives out a leaf that is held.
     fn give(&mut self, index: u64) -> Option<(u64, Vec<u8>)> {
         let offset = self.shape?.span(0, index).start;
-        let data = self.pass(index);
-        self.drop_passed();
-        data.map(|data| (offset, data))
-    }
-
-    /// A leaf of the window is of no more matter; its bytes, if they are held.
-    fn pass(&mut self, index: u64) -> Option<Vec<u8>> {
-        let leaf = &mut self.leaves[(index - self.first_leaf) as usize];
-        if self.held.get(&leaf.link.id) == Some(&index) {
-            self.held.remove(&leaf.link.id);
-        }
-        self.arrived.remove(&index);
-        let state = std::mem::replace(&mut leaf.state, LeafState::Passed);
-        self.open -= u64::from(!matches!(state, LeafState::Passed));
-        match state {
-            LeafState::Held(data) => Some(data),
-            _ => None,
-        }
+        let data = self.window.pass(index)?;
+        Some((offset, data))
     }
 
     /// From now on leaves that end before this offset, or there, are wanted only when they have been offered, in vain.
@@ -244,7 +199,7 @@ impl Decoder {
     pub fn poll_leaf(&mut self) -> Option<(u64, usize)> {
         let shape = self.shape?;
         let (index, _) = self.next_child(&shape, 0)?;
-        if index < self.offered || !self.has_room(&shape, index) {
+        if index < self.offered || !self.window.has_room(&shape, index) {
             return None;
         }
         Some((shape.span(0, index).start, shape.leaf_len(index)))
@@ -275,11 +230,7 @@ impl Decoder {
             return false;
         }
         self.take_child(&shape, 0);
-        self.leaves.push_back(Leaf {
-            link,
-            state: LeafState::Passed,
-        });
-        self.drop_passed();
+        self.window.add_passed(link);
         true
     }
 
@@ -297,7 +248,7 @@ impl Decoder {
     pub fn is_done(&self) -> bool {
         match &self.shape {
             Some(shape) => {
-                self.first_leaf >= self.wanted_leaves(shape).end && self.inline.is_none()
+                self.window.first() >= self.wanted_leaves(shape).end && self.inline.is_none()
             }
             None => false,
         }
@@ -379,56 +330,13 @@ impl Decoder {
         loop {
             let (index, link) = self.next_child(shape, 0)?;
             let may_be_offered = (self.offered..self.offered_first).contains(&index);
-            if may_be_offered || !self.has_room(shape, index) {
+            if may_be_offered || !self.window.has_room(shape, index) {
                 return None;
             }
             self.take_child(shape, 0);
-            let len = shape.leaf_len(index);
-            let copy = self.held_copy(&link, len);
-            let awaited = copy.is_none();
-            let state = match copy {
-                Some(data) => {
-                    self.held.insert(link.id, index);
-                    self.arrived.insert(index);
-                    LeafState::Held(data)
-                }
-                None => LeafState::Awaited,
-            };
-            self.open += 1;
-            self.leaves.push_back(Leaf { link, state });
-            if awaited {
+            if self.window.add(link, shape.leaf_len(index)) {
                 return Some((link.id, Position::Leaf { index }));
             }
-        }
-    }
-
-    /// The bytes of a leaf that is held at another position, too.
-    fn held_copy(&self, link: &Link, len: usize) -> Option<Vec<u8>> {
-        let index = *self.held.get(&link.id)?;
-        let leaf = &self.leaves[(index - self.first_leaf) as usize];
-        match &leaf.state {
-            LeafState::Held(data) if leaf.link == *link && data.len() == len => Some(data.clone()),
-            _ => None,
-        }
-    }
-
-    /// Whether the window has room for the leaf, the next to be taken.
-    fn has_room(&self, shape: &Shape, index: u64) -> bool {
-        let len = shape.leaf_len(index) as u64;
-        let open = self.open * LEAF_SIZE as u64 + len;
-        let window = shape.span(0, index).start + len - shape.span(0, self.first_leaf).start;
-        let window_max = (WINDOW_MAX * LEAF_SIZE) as u64;
-        index == self.first_leaf || open <= self.buffer && window <= window_max.max(self.buffer)
-    }
-
-    fn drop_passed(&mut self) {
-        while let Some(Leaf {
-            state: LeafState::Passed,
-            ..
-        }) = self.leaves.front()
-        {
-            self.leaves.pop_front();
-            self.first_leaf += 1;
         }
     }
 
@@ -487,30 +395,12 @@ impl Decoder {
         Ok(())
     }
 
-    fn handle_leaf(
-        &mut self,
-        id: BlockId,
-        kind: Kind,
-        index: u64,
-        mut payload: Vec<u8>,
-    ) -> Result<(), TreeError> {
+    fn handle_leaf(&mut self, kind: Kind, index: u64, payload: Vec<u8>) -> Result<(), TreeError> {
         let shape = self.expect_kind(kind, Role::Leaf)?;
         if payload.len() != shape.leaf_len(index) {
             return Err(TreeError::BadShape("a leaf has the wrong length"));
         }
-        let Some(at) = index.checked_sub(self.first_leaf) else {
-            // Another range is wanted since it was asked for.
-            return Ok(());
-        };
-        let leaf = &mut self.leaves[at as usize];
-        if let Some(key) = &leaf.link.key {
-            apply(key, &mut payload);
-        }
-        leaf.state = LeafState::Held(payload);
-        self.arrived.insert(index);
-        // Positions come in the order of the file unless one waited for another's bytes to be given out.
-        let last = self.held.entry(id).or_insert(index);
-        *last = index.max(*last);
+        self.window.fill(index, payload);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use super::*;
 use crate::block::cipher::{seal, BlockKey, Secret};
 use crate::block::encode::Encoder;
 use crate::block::tree::{self, Plaintext, LEAF_SIZE};
+use crate::limits::LEAVES_AHEAD_MAX;
 use crate::rng::Rng;
 
 const FORMS: [Form; 2] = [Form::Plain, Form::Encrypted];
@@ -224,7 +225,7 @@ fn what_has_come_is_given_out_whatever_is_missing_before_it() {
 fn no_leaf_is_wanted_that_is_far_from_the_first_that_is_missing() {
     let mut blocks = Blocks::default();
     let (first, other) = (vec![1; LEAF_SIZE], vec![2; LEAF_SIZE]);
-    let leaves = std::iter::once(&first).chain(std::iter::repeat_n(&other, WINDOW_MAX + 9));
+    let leaves = std::iter::once(&first).chain(std::iter::repeat_n(&other, LEAVES_AHEAD_MAX + 9));
     let address = blocks.share(Form::Plain, leaves.map(|leaf| &leaf[..]));
     let mut decoder = Decoder::new(address, 2 * LEAF_SIZE);
     let mut given = 0;
@@ -235,7 +236,7 @@ fn no_leaf_is_wanted_that_is_far_from_the_first_that_is_missing() {
             given += usize::from(decoder.poll_any().is_some());
         }
     }
-    assert_eq!((given, decoder.outstanding()), (WINDOW_MAX - 1, 1));
+    assert_eq!((given, decoder.outstanding()), (LEAVES_AHEAD_MAX - 1, 1));
 }
 
 #[test]
