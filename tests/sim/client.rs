@@ -21,7 +21,8 @@ const ADDS_MAX: usize = 16;
 /// Bytes of blocks that a fetch asks for ahead.
 const BUFFER: usize = 4 << 20;
 
-/// Blocks that a client asks for at once, as `fetch` does.
+/// From the first block that has not come to the last that is asked for, as many at most: as `fetch` does, which puts
+/// them out in their order.
 const BLOCKS_AT_ONCE: usize = 64;
 
 /// Which client: its place in the order of their coming.
@@ -46,7 +47,8 @@ enum Task {
     Blocks {
         /// What has not been asked for, each with a block that must have come before.
         rest: VecDeque<(BlockId, Option<BlockId>)>,
-        outstanding: usize,
+        /// What has been, from the first on that has not come.
+        asked: VecDeque<BlockId>,
         came: BTreeMap<BlockId, Duration>,
     },
     Count {
@@ -126,7 +128,7 @@ impl World {
     ) -> ClientId {
         let task = Task::Blocks {
             rest: blocks.into_iter().collect(),
-            outstanding: 0,
+            asked: VecDeque::new(),
             came: BTreeMap::new(),
         };
         self.begin(peer, task, Vec::new())
@@ -269,21 +271,17 @@ impl World {
                     frames.push(Frame::Add { kind, payload });
                 }
             }
-            Task::Blocks {
-                rest,
-                outstanding,
-                came,
-            } => {
+            Task::Blocks { rest, asked, came } => {
                 while let Some(&(block, needs)) = rest.front() {
                     let is_known = needs.is_none_or(|it| came.contains_key(&it));
-                    if *outstanding >= BLOCKS_AT_ONCE || !is_known {
+                    if asked.len() >= BLOCKS_AT_ONCE || !is_known {
                         break;
                     }
                     rest.pop_front();
                     frames.push(Frame::Fetch(block));
-                    *outstanding += 1;
+                    asked.push_back(block);
                 }
-                if rest.is_empty() && *outstanding == 0 {
+                if rest.is_empty() && asked.is_empty() {
                     outcome = Some(Outcome::Came(std::mem::take(came)));
                 }
             }
@@ -361,15 +359,12 @@ impl World {
                 decoder.handle_block(block).expect("the tree is sound");
                 None
             }
-            (
-                Frame::Block { id, kind, payload },
-                Task::Blocks {
-                    outstanding, came, ..
-                },
-            ) => {
+            (Frame::Block { id, kind, payload }, Task::Blocks { asked, came, .. }) => {
                 Block::verify(id, kind, payload).expect("a peer passes on no wrong block");
-                *outstanding -= 1;
                 came.insert(id, took);
+                while asked.front().is_some_and(|first| came.contains_key(first)) {
+                    asked.pop_front();
+                }
                 None
             }
             (Frame::Missing { reason, asked, .. }, Task::Fetch { .. } | Task::Blocks { .. }) => {
