@@ -423,6 +423,11 @@ pub const HOLDERS_FOR: Duration = Duration::from_secs(300);
 /// Regions whose inhabitants are remembered at most, some 30 of 100 bytes in each; more are not.
 pub const AREAS_MAX: usize = 1024;
 
+/// Pauses between lookups for a block that some who live did not answer about begin with [`HEDGE_AFTER`] and double up
+/// to this: the lines are full, and each lookup fills them more. Shorter than [`STALL_DEFAULT`], so that it is looked
+/// for once more before a client gives up.
+pub const LOOK_AGAIN_MAX: Duration = Duration::from_secs(16);
+
 /// How often a block's holders are looked up again when all of them failed to give it: each finds a holder not
 /// asked before or is the last, and there is room for a neighbourhood of them.
 pub const RELOCATE_MAX: u32 = K as u32;

@@ -164,6 +164,12 @@ impl Dht {
         self.fail(now, outstanding);
     }
 
+    /// A contact lives, as a stream from it shows: it is not passed over although datagrams have been lost.
+    pub fn handle_alive(&mut self, now: Instant, contact: &Contact) {
+        self.silent.remove(&contact.addr);
+        self.table.handle_alive(now, contact);
+    }
+
     /// A request has come to nothing: tells whoever wanted it.
     pub(super) fn fail(&mut self, now: Instant, outstanding: Outstanding) {
         match outstanding.purpose {

@@ -277,6 +277,7 @@ impl Dht {
                         lookup: id,
                         asked: lookup.asked(),
                         answered: lookup.answered(),
+                        heard: lookup.heard(),
                     },
                 });
             }

@@ -146,6 +146,13 @@ impl Lookup {
         self.answered
     }
 
+    /// Who has answered, whether or not the lookup may name it.
+    pub fn heard(&self) -> BTreeSet<NodeId> {
+        let has_answered = |it: &&Candidate| matches!(it.state, State::Answered | State::Excluded);
+        let heard = self.candidates.values().filter(has_answered);
+        heard.map(|it| it.contact.id).collect()
+    }
+
     /// Takes in a contact that was named. Beyond LOOKUP_CONTACTS_MAX the farthest not yet asked is forgotten.
     pub fn add(&mut self, contact: Contact) {
         let distance = self.target().distance(&contact.id.into());

@@ -109,6 +109,8 @@ pub enum Event {
         asked: usize,
         /// Contacts that answered.
         answered: usize,
+        /// Who they are, and who answered in client-mode.
+        heard: BTreeSet<NodeId>,
     },
     /// Blocks of a call of [`Dht::locate`] have been located.
     Located(Located),

@@ -272,6 +272,20 @@ impl Table {
         self.enter(now, index, contact)
     }
 
+    /// A contact lives, as is known otherwise than by an answer: what it has left unanswered is not held against it.
+    pub fn handle_alive(&mut self, now: Instant, contact: &Contact) {
+        let Some(index) = self.bucket_of(&contact.id) else {
+            return;
+        };
+        let mut entries = self.bucket_mut(index).entries.iter_mut();
+        let is_it =
+            |it: &&mut Entry| it.contact.id == contact.id && it.contact.addr == contact.addr;
+        if let Some(entry) = entries.find(is_it) {
+            entry.failures = 0;
+            entry.silent_until = now;
+        }
+    }
+
     /// Finds a place for a contact that is in no bucket.
     fn enter(&mut self, now: Instant, index: usize, contact: Contact) -> Answered {
         let (id, addr) = (contact.id, contact.addr);
@@ -594,6 +608,21 @@ mod tests {
             assert_eq!(table.answered(NOW, one), Answered::Known);
         }
         assert_eq!(table.closest(NOW, &one.id.into(), 1, |_| true), [one]);
+    }
+
+    #[test]
+    fn contact_known_to_live_is_not_passed_over_nor_dropped_for_lost_datagrams() {
+        let mut rng = Rng::new([3; 32]);
+        let one = contact(&mut rng, 1);
+        let mut table = Table::new(NOW, NodeId([0; 32]));
+        table.answered(NOW, one);
+        let closest = |table: &Table| table.closest(NOW, &one.id.into(), 1, |_| true);
+        for _ in 0..10 {
+            assert_eq!(table.failed(NOW, NOW, &one.id, &one.addr), Failed::Kept);
+            assert_eq!(closest(&table), []);
+            table.handle_alive(NOW, &one);
+            assert_eq!(closest(&table), [one]);
+        }
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub enum Arrival {
 enum Timer {
     /// Ask another holder as well; or, as long as nobody has been asked, look for one no longer by region only.
     Hedge(BlockId),
+    /// Look again for holders of a block, as some who live were not heard.
+    Again(BlockId),
     /// Tell a client what is waited for.
     Tell(ConnId),
 }
@@ -265,21 +267,19 @@ impl Fetch {
                 // Each further lookup is for those whom the failed ones hid; when there are none, that is all.
                 if self.holders.is_seeking(&id) && !want.late {
                     // Whom it finds is asked, and it is not waited for longer than for a holder.
-                } else if want.lookups == 0
-                    || want.lookups <= RELOCATE_MAX && (want.found || self.is_drowned(tools, want))
-                {
+                } else if want.lookups == 0 || want.found && want.lookups <= RELOCATE_MAX {
                     self.locate(tools, id);
+                } else if want.is_unheard {
+                    if !self.timers.is_set(Timer::Again(id)) {
+                        let doubled = want.lookups.saturating_sub(1).min(8);
+                        let pause = (HEDGE_AFTER * 2u32.pow(doubled)).min(LOOK_AGAIN_MAX);
+                        self.timers.set(Timer::Again(id), tools.now + pause);
+                    }
                 } else if want.asked.is_empty() && !self.holders.is_seeking(&id) {
                     self.give_up(tools, id);
                 }
             }
         }
-    }
-
-    /// Whether nobody has answered who was asked for holders, while blocks come in: the lines are full of them.
-    fn is_drowned(&self, tools: &Tools<'_>, want: &Want) -> bool {
-        let mut owing = self.sources.all().filter(|it| !it.outstanding.is_empty());
-        want.answered == 0 && owing.any(|source| !is_silent(tools, source))
     }
 
     /// Asks the holder of those not asked that will have given the block first, one that is silent only if there is no
@@ -329,7 +329,7 @@ impl Fetch {
             self.drop_provider(tools, &contact.id);
             return false;
         };
-        let source = self.sources.reach(contact.id, conn);
+        let source = self.sources.reach(contact, conn);
         let (pause, patience) = match source.is_measured() {
             _ if is_silent(tools, source) => (HEDGE_AFTER_MIN, HEDGE_AFTER_MIN),
             true => {
@@ -407,6 +407,7 @@ impl Fetch {
         let want = self.wants.remove(&id)?;
         self.waiting.remove(&(want.turn, id));
         self.timers.stop(Timer::Hedge(id));
+        self.timers.stop(Timer::Again(id));
         if let Some(lookup) = want.lookup {
             self.lookups.remove(&lookup);
             tools.dht.cancel(tools.now, lookup);
@@ -422,6 +423,9 @@ impl Fetch {
         let id = block.id();
         if !self.handle_answer(tools, conn, id, true) {
             return;
+        }
+        if let Some(source) = self.sources.of_conn(conn) {
+            tools.dht.handle_alive(tools.now, &source.contact);
         }
         if let Some(want) = self.take(tools, id) {
             let block = Rc::new(block);
@@ -536,6 +540,7 @@ impl Fetch {
         while let Some(timer) = self.timers.pop_expired(tools.now) {
             match timer {
                 Timer::Tell(client) => self.tell(tools, client),
+                Timer::Again(id) => self.look_again(tools, id),
                 Timer::Hedge(id) => is_any_late |= self.hedge(tools, id),
             }
         }

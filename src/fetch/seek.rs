@@ -113,6 +113,7 @@ impl Fetch {
         want.lookup = Some(lookup);
         want.found = false;
         want.lookups += 1;
+        want.looked_up = tools.now;
         self.lookups.insert(lookup, id);
     }
 
@@ -128,12 +129,13 @@ impl Fetch {
         self.advance(tools, id);
     }
 
-    /// A lookup has ended, with this many peers having answered. One that is not ours is ignored.
+    /// A lookup has ended, with this many peers having answered; who they are, and more. One that is not ours is ignored.
     pub fn handle_holders_done(
         &mut self,
         tools: &mut Tools<'_>,
         lookup: LookupId,
         answered: usize,
+        heard: &BTreeSet<NodeId>,
     ) {
         let Some(id) = self.lookups.remove(&lookup) else {
             return;
@@ -141,7 +143,27 @@ impl Fetch {
         if let Some(want) = self.wants.get_mut(&id) {
             want.lookup = None;
             want.answered = want.answered.max(answered);
+            want.heard.extend(heard);
+            let sources = &self.sources;
+            want.heard.retain(|peer| sources.of_peer(peer).is_some());
+            // Who has sent something meanwhile lives: the lines are full, and its silence is no "no".
+            let is_alive = |source: &Source| {
+                let heard = tools.transfer.last_heard(source.conn);
+                tools.transfer.is_open(source.conn) && heard.is_some_and(|at| at > want.looked_up)
+            };
+            let mut alive = sources.all().filter(|source| is_alive(source));
+            want.is_unheard =
+                answered < K && alive.any(|source| !want.heard.contains(&source.contact.id));
         }
         self.advance(tools, id);
+    }
+
+    /// It is time to look again for a block that some who live were not heard on.
+    pub(super) fn look_again(&mut self, tools: &mut Tools<'_>, id: BlockId) {
+        let want = self.wants.get(&id);
+        let is_open = |want: &Want| want.lookup.is_none() && (want.asked.is_empty() || want.late);
+        if want.is_some_and(is_open) {
+            self.locate(tools, id);
+        }
     }
 }

@@ -4,6 +4,7 @@ use crate::id::{BlockId, NodeId};
 use crate::limits::{GETS_MIN, GETS_PER_CONNECTION, HEDGE_AFTER};
 use crate::time::Instant;
 use crate::transfer::ConnId;
+use crate::wire::contact::Contact;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ const PACE_UNKNOWN: Duration = Duration::from_millis(500);
 
 /// A peer that blocks are asked of.
 pub struct Source {
+    pub contact: Contact,
     pub conn: ConnId,
     /// With when each was asked. At most `GETS_PER_CONNECTION`.
     pub outstanding: BTreeMap<BlockId, Instant>,
@@ -114,10 +116,11 @@ impl Sources {
     }
 
     /// The source that a peer is, or becomes by this connection.
-    pub fn reach(&mut self, peer: NodeId, conn: ConnId) -> &mut Source {
-        self.by_peer.entry(peer).or_insert_with(|| {
-            self.by_conn.insert(conn, peer);
+    pub fn reach(&mut self, contact: Contact, conn: ConnId) -> &mut Source {
+        self.by_peer.entry(contact.id).or_insert_with(|| {
+            self.by_conn.insert(conn, contact.id);
             Source {
+                contact,
                 conn,
                 outstanding: BTreeMap::new(),
                 gave: Instant::EPOCH,

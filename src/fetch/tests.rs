@@ -76,7 +76,28 @@ impl Alone {
         for &holder in holders {
             self.with(|fetch, tools| fetch.handle_holder(tools, lookup, holder));
         }
-        self.with(|fetch, tools| fetch.handle_holders_done(tools, lookup, 20));
+        self.with(|fetch, tools| fetch.handle_holders_done(tools, lookup, 20, &BTreeSet::new()));
+    }
+
+    /// The lookup under way ends with nobody found, and no more than these having answered.
+    fn lookup_hears(&mut self, heard: &[Contact]) {
+        let lookup = self.want().lookup.expect("a lookup is under way");
+        let heard = heard.iter().map(|it| it.id).collect();
+        self.with(|fetch, tools| fetch.handle_holders_done(tools, lookup, 1, &heard));
+    }
+
+    /// A holder is there, and sends something.
+    fn sends(&mut self, n: u8) {
+        let (now, conn) = (self.now, self.source(n));
+        let mut bytes = Vec::new();
+        if !self.transfer.is_open(conn) {
+            self.connects();
+            self.transfer.handle_connected(conn);
+            let (key, port, role) = (NodeKey([n; 32]), 7, PeerRole::Peer);
+            Frame::Hello(Hello { key, port, role }).encode(&mut bytes);
+        }
+        Frame::Absent(OTHER).encode(&mut bytes);
+        self.transfer.handle_received(now, conn, &bytes);
     }
 
     fn pass(&mut self, span: Duration) {
@@ -96,6 +117,7 @@ impl Alone {
 }
 
 const BLOCK: BlockId = BlockId([9; 32]);
+const OTHER: BlockId = BlockId([8; 32]);
 const CLIENT: ConnId = ConnId(u64::MAX);
 
 fn holder(n: u8) -> Contact {
@@ -190,6 +212,50 @@ fn holder_that_sends_something_gives_the_next_the_full_time() {
     alone.pass(HEDGE_AFTER / 20);
     assert_eq!(alone.want().asked.len(), 4);
     assert_eq!(alone.want().pause, HEDGE_AFTER);
+}
+
+/// Another block is asked of the first holder.
+fn with_source() -> Alone {
+    let mut alone = Alone::new();
+    alone.with(|fetch, tools| fetch.want(tools, CLIENT, OTHER));
+    let lookup = alone.fetch.wants[&OTHER].lookup.expect("it is sought");
+    alone.with(|fetch, tools| fetch.handle_holder(tools, lookup, holder(1)));
+    alone.with(|fetch, tools| fetch.want(tools, CLIENT, BLOCK));
+    alone
+}
+
+#[test]
+fn silence_of_who_sends_blocks_is_no_answer_and_it_is_asked_again_after_ever_longer_pauses() {
+    let mut alone = with_source();
+    let mut pauses = Vec::new();
+    for _ in 0..5 {
+        alone.now = alone.now + HEDGE_AFTER_MIN;
+        alone.sends(1);
+        alone.lookup_hears(&[holder(2)]);
+        assert!(alone.want().lookup.is_none());
+        let again = alone.fetch.timers.deadline(Timer::Again(BLOCK));
+        let pause = again.expect("it is looked up again").since(alone.now);
+        pauses.push(pause.as_secs());
+        alone.pass(pause);
+    }
+    assert_eq!(pauses, [2, 4, 8, 16, 16]);
+    // Once it has said no that is all, whatever it sends.
+    alone.now = alone.now + HEDGE_AFTER_MIN;
+    alone.sends(1);
+    alone.lookup_hears(&[holder(1)]);
+    assert!(!alone.fetch.wants.contains_key(&BLOCK), "given up");
+}
+
+#[test]
+fn who_sends_nothing_any_more_is_not_waited_for() {
+    let mut alone = with_source();
+    alone.now = alone.now + HEDGE_AFTER_MIN;
+    alone.sends(1);
+    alone.lookup_hears(&[]);
+    alone.pass(HEDGE_AFTER);
+    alone.now = alone.now + HEDGE_AFTER_MIN;
+    alone.lookup_hears(&[]);
+    assert!(!alone.fetch.wants.contains_key(&BLOCK), "given up");
 }
 
 /// Wants a block whose lookup names somebody as having the whole file, and then another; the lookup goes on.

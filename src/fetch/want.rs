@@ -45,6 +45,12 @@ pub struct Want {
     pub pause: Duration,
     /// The most peers that answered one of its lookups.
     pub answered: usize,
+    /// When the latest lookup began.
+    pub looked_up: Instant,
+    /// Peers that blocks are asked of, and that have answered a lookup for it.
+    pub heard: BTreeSet<NodeId>,
+    /// The latest lookup has not heard some that live: that it is not found is no answer yet.
+    pub is_unheard: bool,
 }
 
 impl Want {
@@ -67,6 +73,9 @@ impl Want {
             last: None,
             pause: HEDGE_AFTER,
             answered: 0,
+            looked_up: Instant::EPOCH,
+            heard: BTreeSet::new(),
+            is_unheard: false,
         }
     }
 

@@ -66,14 +66,17 @@ impl<S: Store> Node<S> {
                 self.fetch.handle_provider(lookup, contact);
             }
             dht::Event::HoldersDone {
-                lookup, answered, ..
+                lookup,
+                answered,
+                heard,
+                ..
             } => {
                 let (counts, mut tools) = self.counts_tools(now);
                 if counts.handle_holders_done(&mut tools, lookup) {
                     return;
                 }
                 let (fetch, mut tools) = self.fetch_tools(now);
-                fetch.handle_holders_done(&mut tools, lookup, answered);
+                fetch.handle_holders_done(&mut tools, lookup, answered, &heard);
             }
             dht::Event::DialBack { to, nonce } => {
                 let conn = self.transfer.dial(now, to, None);
