@@ -28,6 +28,15 @@ struct Sought {
     holders: Vec<Contact>,
 }
 
+/// What a contact is to be asked.
+struct Question {
+    contact: Contact,
+    /// Up to `HAVE_MAX`.
+    blocks: Vec<BlockId>,
+    /// It has not answered it once.
+    is_second: bool,
+}
+
 /// All who live in a region.
 struct Area {
     prefix: Prefix,
@@ -46,10 +55,10 @@ pub struct Holders {
     locate: Option<(LocateId, BTreeSet<BlockId>)>,
     /// By their first points; at most `AREAS_MAX`.
     areas: BTreeMap<Point, Area>,
-    /// To be asked, each of up to `HAVE_MAX` blocks.
-    questions: VecDeque<(Contact, Vec<BlockId>)>,
+    /// To be asked.
+    questions: VecDeque<Question>,
     /// Have been asked; at most `COUNT_REQUESTS_MAX`.
-    asked: BTreeMap<QueryId, (Contact, Vec<BlockId>)>,
+    asked: BTreeMap<QueryId, Question>,
 }
 
 impl Holders {
@@ -135,16 +144,16 @@ impl Holders {
             self.locate_waiting(tools);
         }
         while self.asked.len() < COUNT_REQUESTS_MAX {
-            let Some((contact, mut blocks)) = self.questions.pop_front() else {
+            let Some(mut question) = self.questions.pop_front() else {
                 return;
             };
-            blocks.retain(|id| self.sought.contains_key(id));
-            if blocks.is_empty() {
+            question.blocks.retain(|id| self.sought.contains_key(id));
+            if question.blocks.is_empty() {
                 continue;
             }
-            let request = Request::Have(blocks.clone());
-            let count = tools.dht.query(tools.now, contact, request);
-            self.asked.insert(count, (contact, blocks));
+            let request = Request::Have(question.blocks.clone());
+            let count = tools.dht.query(tools.now, question.contact, request);
+            self.asked.insert(count, question);
         }
     }
 
@@ -270,8 +279,11 @@ impl Holders {
                         sought.waiting += 1;
                     }
                 }
-                let ids = some.iter().map(|it| it.id).collect();
-                self.questions.push_back((around[best], ids));
+                self.questions.push_back(Question {
+                    contact: around[best],
+                    blocks: some.iter().map(|it| it.id).collect(),
+                    is_second: false,
+                });
             }
         }
     }
@@ -283,9 +295,23 @@ impl Holders {
         count: QueryId,
         bitmap: Option<Bitmap>,
     ) -> Vec<BlockId> {
-        let Some((contact, blocks)) = self.asked.remove(&count) else {
+        let Some(question) = self.asked.remove(&count) else {
             return Vec::new();
         };
+        if bitmap.is_none() && !question.is_second {
+            // More likely the datagrams were lost than that it has died since it was found, and to ask it costs less than
+            // to look up each block alone.
+            let is_second = true;
+            self.questions.push_back(Question {
+                is_second,
+                ..question
+            });
+            self.run(tools);
+            return Vec::new();
+        }
+        let Question {
+            contact, blocks, ..
+        } = question;
         let mut again = Vec::new();
         let mut around = None;
         for (index, id) in blocks.iter().enumerate() {
@@ -313,10 +339,14 @@ impl Holders {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dht::{Config, Dht};
     use crate::id::NodeKey;
     use crate::rng::Rng;
+    use crate::transfer::Transfer;
     use crate::wire::contact::Age;
+    use crate::wire::frame::{Hello, PeerRole};
     use std::net::SocketAddr;
+    use std::time::Duration;
 
     /// So many contacts, and the questions they are asked of so many blocks in a region.
     fn ask(contacts: usize, blocks: usize) -> (Holders, Vec<BlockId>, Rc<[Contact]>) {
@@ -342,12 +372,38 @@ mod tests {
     }
 
     #[test]
+    fn question_that_is_not_answered_is_asked_once_more() {
+        let (mut holders, blocks, _) = ask(1, 4);
+        let now = Instant::since_epoch(Duration::from_secs(1_000_000));
+        let config = Config {
+            serve: false,
+            ipv4: true,
+            ipv6: true,
+        };
+        let (key, port, role) = (NodeKey([0; 32]), 7, PeerRole::Private);
+        let mut tools = Tools {
+            now,
+            dht: &mut Dht::new(now, key, config, Rng::new([2; 32])),
+            transfer: &mut Transfer::new(Hello { key, port, role }),
+        };
+        holders.run(&mut tools);
+        for is_given_up in [false, true] {
+            let (&count, question) = holders.asked.first_key_value().expect("it is asked");
+            assert_eq!(question.blocks.len(), blocks.len());
+            let news = holders.handle_counted(&mut tools, count, None);
+            assert_eq!(news.len(), if is_given_up { blocks.len() } else { 0 });
+            assert_eq!(holders.is_seeking(&blocks[0]), !is_given_up);
+        }
+        assert!(holders.asked.is_empty());
+    }
+
+    #[test]
     fn block_alone_is_asked_of_the_closest() {
         let (holders, blocks, around) = ask(30, 1);
         let distance = |contact: &&Contact| Point::from(blocks[0]).distance(&contact.id.into());
         let closest = around.iter().min_by_key(distance);
         assert_eq!(holders.questions.len(), 1);
-        assert_eq!(Some(&holders.questions[0].0), closest);
+        assert_eq!(Some(&holders.questions[0].contact), closest);
     }
 
     #[test]
@@ -355,7 +411,7 @@ mod tests {
         let (holders, blocks, around) = ask(12, 64);
         assert_eq!(holders.questions.len(), 2 * around.len());
         let mut questions = holders.questions.iter();
-        assert!(questions.all(|(_, blocks)| blocks.len() == HAVE_MAX));
+        assert!(questions.all(|it| it.blocks.len() == HAVE_MAX));
         let asked = |id: &BlockId| holders.sought[id].asked.len();
         assert!(blocks.iter().all(|id| asked(id) == around.len()));
     }

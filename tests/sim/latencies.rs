@@ -80,3 +80,26 @@ fn twenty_far_sources_give_nine_tenths_of_what_their_lines_carry() {
     );
     assert!(part >= 0.9, "{part}");
 }
+
+#[test]
+fn far_sources_on_thin_lines_give_three_quarters_of_what_those_carry() {
+    // Datagrams are as long as outside, and fill these lines as if they were 16 times as long: many are lost.
+    let (peers, rate, leaves) = (20, RATE / 2, 1030);
+    let mut world = World::of(seed(90), Links::good(), peers, private);
+    let file = File::of(&mut world, leaves, LEAF);
+    file.spread(&mut world, false);
+    let visitor = world.visitor(private(0));
+    world.run_for(secs(100));
+    world.links.latency = (Duration::from_millis(1), Duration::from_millis(300));
+    for id in 0..peers {
+        world.slow(id, Some((rate, 25 * rate)));
+    }
+    world.slow(visitor, Some((25 * rate, 25 * rate)));
+    let client = world.begin_blocks(visitor, file.order.iter().copied());
+    let (outcome, took) = world.finish(client, secs(600));
+    assert!(matches!(outcome, Outcome::Came(_)), "{outcome:?}");
+    let ideal = (leaves * LEAF) as f64 / (peers as u64 * rate) as f64;
+    let part = ideal / took.as_secs_f64();
+    println!("{took:?}, {:.0} % of what 20 lines carry", part * 100.0);
+    assert!(part >= 0.75, "{part}");
+}
