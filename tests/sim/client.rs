@@ -9,7 +9,7 @@ use strew::block::decode::Decoder;
 use strew::block::encode::Encoder;
 use strew::block::{Block, Form};
 use strew::id::{BlockId, NodeKey};
-use strew::limits::{LIFETIME_MAX, OFFER_MAX};
+use strew::limits::{LEAVES_AHEAD_MAX, LIFETIME_MAX, OFFER_MAX};
 use strew::time::Instant;
 use strew::wire::frame::{
     Counted, Frame, FrameDecoder, Hello, MissingReason, Own, PeerRole, Settled, Wanted,
@@ -21,8 +21,8 @@ const ADDS_MAX: usize = 16;
 /// Bytes of blocks that a fetch asks for ahead.
 const BUFFER: usize = 4 << 20;
 
-/// From the first block that has not come to the last that is asked for, as many at most: as `fetch` does, which puts
-/// them out in their order.
+/// Blocks that a client asks for at once, as `fetch` does. To a file it writes each where it belongs, so that none but
+/// those far behind wait for the first that has not come.
 const BLOCKS_AT_ONCE: usize = 64;
 
 /// Which client: its place in the order of their coming.
@@ -49,6 +49,8 @@ enum Task {
         rest: VecDeque<(BlockId, Option<BlockId>)>,
         /// What has been, from the first on that has not come.
         asked: VecDeque<BlockId>,
+        /// How many of them have not come.
+        outstanding: usize,
         came: BTreeMap<BlockId, Duration>,
     },
     Count {
@@ -129,6 +131,7 @@ impl World {
         let task = Task::Blocks {
             rest: blocks.into_iter().collect(),
             asked: VecDeque::new(),
+            outstanding: 0,
             came: BTreeMap::new(),
         };
         self.begin(peer, task, Vec::new())
@@ -271,15 +274,22 @@ impl World {
                     frames.push(Frame::Add { kind, payload });
                 }
             }
-            Task::Blocks { rest, asked, came } => {
+            Task::Blocks {
+                rest,
+                asked,
+                outstanding,
+                came,
+            } => {
                 while let Some(&(block, needs)) = rest.front() {
                     let is_known = needs.is_none_or(|it| came.contains_key(&it));
-                    if asked.len() >= BLOCKS_AT_ONCE || !is_known {
+                    let is_far = asked.len() >= LEAVES_AHEAD_MAX;
+                    if *outstanding >= BLOCKS_AT_ONCE || is_far || !is_known {
                         break;
                     }
                     rest.pop_front();
                     frames.push(Frame::Fetch(block));
                     asked.push_back(block);
+                    *outstanding += 1;
                 }
                 if rest.is_empty() && asked.is_empty() {
                     outcome = Some(Outcome::Came(std::mem::take(came)));
@@ -359,9 +369,18 @@ impl World {
                 decoder.handle_block(block).expect("the tree is sound");
                 None
             }
-            (Frame::Block { id, kind, payload }, Task::Blocks { asked, came, .. }) => {
+            (
+                Frame::Block { id, kind, payload },
+                Task::Blocks {
+                    asked,
+                    outstanding,
+                    came,
+                    ..
+                },
+            ) => {
                 Block::verify(id, kind, payload).expect("a peer passes on no wrong block");
                 came.insert(id, took);
+                *outstanding -= 1;
                 while asked.front().is_some_and(|first| came.contains_key(first)) {
                     asked.pop_front();
                 }
