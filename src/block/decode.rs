@@ -56,8 +56,8 @@ pub struct Decoder {
     window: Window,
     /// The first leaf that has not been offered.
     offered: u64,
-    /// The first leaf that is wanted whether or not it has been offered.
-    offered_first: u64,
+    /// The leaves that are wanted only when they have been offered.
+    offered_first: Range<u64>,
     /// Blocks asked for, and the positions at which each is awaited.
     wants: BTreeMap<BlockId, Vec<Position>>,
 }
@@ -75,7 +75,7 @@ impl Decoder {
             range: 0..u64::MAX,
             window: Window::new(buffer as u64),
             offered: 0,
-            offered_first: 0,
+            offered_first: 0..0,
             wants: BTreeMap::new(),
         }
     }
@@ -189,9 +189,10 @@ impl Decoder {
         Some((offset, data))
     }
 
-    /// From now on leaves that end before this offset, or there, are wanted only when they have been offered, in vain.
-    pub fn offer_before(&mut self, offset: u64) {
-        self.offered_first = offset / LEAF_SIZE as u64;
+    /// From now on leaves that lie wholly in these bytes are wanted only when they have been offered, in vain.
+    pub fn offer_first(&mut self, bytes: Range<u64>) {
+        let leaf = LEAF_SIZE as u64;
+        self.offered_first = bytes.start.div_ceil(leaf)..bytes.end / leaf;
     }
 
     /// The offset and length of the next leaf to be wanted, if its address is known, the window has room for
@@ -329,7 +330,7 @@ impl Decoder {
     fn take_leaf(&mut self, shape: &Shape) -> Option<(BlockId, Position)> {
         loop {
             let (index, link) = self.next_child(shape, 0)?;
-            let may_be_offered = (self.offered..self.offered_first).contains(&index);
+            let may_be_offered = index >= self.offered && self.offered_first.contains(&index);
             if may_be_offered || !self.window.has_room(shape, index) {
                 return None;
             }

@@ -260,8 +260,8 @@ impl Fetch<'_> {
             self.given_out = part.start;
             self.end = part.end;
             if self.resuming {
-                let found = output.found_in_any_order();
-                self.source.decoder().offer_before(self.base + found);
+                let found = self.base..self.base + output.found_in_any_order();
+                self.source.decoder().offer_first(found);
             }
             self.source.want(part);
             self.fetch_part(output)?;
@@ -347,7 +347,7 @@ impl Fetch<'_> {
 
     fn stop_resuming(&mut self, output: &mut Output) -> Result<(), Failure> {
         self.resuming = false;
-        self.source.decoder().offer_before(0);
+        self.source.decoder().offer_first(0..0);
         output.end_found(self.given_out - self.base)?;
         if self.kept > 0 {
             let text = format!("{} were there already", human(self.kept));

@@ -498,6 +498,26 @@ fn killed_fetch_of_a_directory_is_gone_on_from() {
 }
 
 #[test]
+fn killed_fetch_of_a_file_that_begins_within_a_block_is_gone_on_from() {
+    const LEN: usize = 200_000;
+    let net = Net::new();
+    let files = (1..=3).map(|nth| {
+        let name = format!("{nth}").into_bytes();
+        (name, Node::File(random_bytes(LEN, nth), false))
+    });
+    let tree = Tree::from_iter(files);
+    make(&net.lab.path("tree"), tree.iter());
+    let last = net.share("tree") + "/3";
+    for had in [LEN, 150_000, 100_000, 1] {
+        net.lab.file("out.part", &random_bytes(LEN, 3)[..had]);
+        let outcome = net.run("fetch", &["-f", "-o", "out", &last]).run();
+        outcome.expect_status(0);
+        outcome.expect_said(&["were there already"]);
+        assert!(fs::read(net.lab.path("out")).expect("there") == random_bytes(LEN, 3));
+    }
+}
+
+#[test]
 fn file_that_changes_while_it_is_shared_is_refused_by_name() {
     let lab = Lab::new();
     let tree: Tree = [

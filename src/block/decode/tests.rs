@@ -250,7 +250,7 @@ fn leaves_behind_one_that_was_offered_in_vain_are_offered_before_they_are_wanted
     let mut decoder = Decoder::new(address, WINDOW);
     decoder.poll_want().unwrap();
     decoder.handle_block(blocks.0[&address.id].clone()).unwrap();
-    decoder.offer_before(found.len() as u64);
+    decoder.offer_first(0..found.len() as u64);
     assert_eq!(decoder.poll_want(), None);
     let mut wanted = Vec::new();
     while let Some((offset, len)) = decoder.poll_leaf() {
