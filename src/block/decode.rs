@@ -1,7 +1,8 @@
 //! From blocks to a file: says which blocks are wanted, takes them in any order, gives the bytes in theirs.
 //!
-//! Memory is bounded whatever the tree: as many leaves as the caller chooses, and two nodes for each level. Does no I/O and no hashing but of what is offered. Where blocks come from, how many are asked for at
-//! once and when to ask again is the caller's to decide: `fetch` and `check`.
+//! Memory is bounded whatever the tree: as many leaves as the caller chooses, the addresses of those between them, and
+//! two nodes for each level. Does no I/O and no hashing but of what is offered. Where blocks come from, how many are
+//! asked for at once and when to ask again is the caller's to decide: `fetch` and `check`.
 
 mod window;
 

@@ -311,7 +311,7 @@ impl Fetch<'_> {
             let Some((offset, len)) = next else {
                 return Ok(());
             };
-            let goes_on = output.takes_any_order() && self.kept > 0;
+            let goes_on = self.goes_on(output);
             if offset != self.given_out && !goes_on {
                 return Ok(());
             }
@@ -336,6 +336,11 @@ impl Fetch<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether what was found may be of use also behind what is not: in a file that is known to be a part of this.
+    fn goes_on(&self, output: &Output) -> bool {
+        output.takes_any_order() && self.kept > 0
     }
 
     fn keep(&mut self, output: &mut Output, offset: u64, len: usize) {
@@ -363,8 +368,7 @@ impl Fetch<'_> {
             return Ok(());
         }
         let mut data = &data[(start - offset) as usize..(end - offset) as usize];
-        let is_compared = self.kept == 0 || !output.takes_any_order();
-        if self.resuming && is_compared {
+        if self.resuming && !self.goes_on(output) {
             let found = output.read_found(start - self.base, data.len());
             if data.starts_with(&found) {
                 self.keep(output, start, found.len());
@@ -374,8 +378,7 @@ impl Fetch<'_> {
             if data.is_empty() {
                 return Ok(());
             }
-            // In a file what follows may yet be of use.
-            if self.kept == 0 || !output.takes_any_order() {
+            if !self.goes_on(output) {
                 self.stop_resuming(output)?;
             }
         }

@@ -181,8 +181,8 @@ impl Output {
         }
     }
 
-    /// Writes bytes that belong at this offset, which is where the last have ended unless any order is taken. A reader that has gone, of standard output or of a pipe,
-    /// ends the process as SIGPIPE does.
+    /// Writes bytes that belong at this offset, which is where the last have ended unless any order is taken. A reader
+    /// that has gone, of standard output or of a pipe, ends the process as SIGPIPE does.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
         match self {
             Output::Stdout(file) => {

@@ -493,7 +493,7 @@ impl Fetch {
         }
     }
 
-    /// Asks for those whose holders were all busy. Bounded by `WANTS_PER_CLIENT` for each client.
+    /// Asks for those whose turn had not come. Bounded by `WANTS_PER_CLIENT` for each client.
     fn serve_waiting(&mut self, tools: &mut Tools<'_>) {
         for (_, id) in self.waiting.clone() {
             self.advance(tools, id);

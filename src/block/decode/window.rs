@@ -111,7 +111,7 @@ impl Window {
         }
         leaf.state = State::Held(payload);
         self.arrived.insert(index);
-        // Leaves come in the order of the file unless one waited for another's bytes to be given out.
+        // The places of one block come in the order of the file unless one waited for another's bytes to be given out.
         let last = self.held.entry(leaf.link.id).or_insert(index);
         *last = index.max(*last);
     }
