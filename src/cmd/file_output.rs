@@ -28,7 +28,7 @@ pub struct FileOutput {
     kept: u64,
     /// Where the last of them ends.
     len: u64,
-    /// Bytes that were in it at the start.
+    /// Bytes that were in it when it was opened.
     found: u64,
     /// What was written since write-back was started: from the first to the last byte, and how many.
     fresh: Range<u64>,
@@ -64,10 +64,7 @@ impl FileOutput {
                 return Err(Failure::new(Status::Exists, message));
             }
             Ok(_) => {
-                let found = part.open()?.metadata();
-                part.found = found
-                    .map_err(|error| Failure::file(&part.path, &error))?
-                    .len();
+                part.open()?;
             }
             Err(error) if error.kind() == ErrorKind::NotFound => part.check_writable()?,
             Err(error) => return Err(Failure::file(&part.path, &error)),
@@ -115,7 +112,7 @@ impl FileOutput {
     /// Writes bytes where they belong.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
         let path = self.path.clone();
-        let file = self.open()?;
+        let file = self.begun()?;
         file.write_all_at(bytes, offset)
             .map_err(|error| Failure::file(&path, &error))?;
         let end = offset + bytes.len() as u64;
@@ -127,14 +124,10 @@ impl FileOutput {
 
     /// All bytes are written: the file gets its name, durably.
     pub fn finish(&mut self) -> Result<(), Failure> {
-        let (path, is_executable) = (self.path.clone(), self.is_executable);
-        let (len, found) = (self.len, self.found);
-        let file = self.open()?;
-        let cut = if found > len {
-            file.set_len(len)
-        } else {
-            Ok(())
-        };
+        let (path, is_executable, len) = (self.path.clone(), self.is_executable, self.len);
+        let file = self.begun()?;
+        // What was found may have been longer.
+        let cut = file.set_len(len);
         let made = if is_executable {
             cut.and_then(|()| allow_execution(file))
         } else {
@@ -200,6 +193,15 @@ impl FileOutput {
         sys::check_writable(parent).map_err(failed)
     }
 
+    /// The file to write to. One that somebody has made meanwhile is theirs.
+    fn begun(&mut self) -> Result<&mut File, Failure> {
+        if self.file.is_none() {
+            self.open()?;
+            self.end_found()?;
+        }
+        self.open()
+    }
+
     /// The file, made and locked if it is not open yet.
     fn open(&mut self) -> Result<&mut File, Failure> {
         if self.file.is_none() {
@@ -210,6 +212,9 @@ impl FileOutput {
                 .open(&self.path)
                 .map_err(|error| Failure::file(&self.path, &error))?;
             lock(&file, &self.path, &self.target)?;
+            let metadata = file.metadata();
+            let metadata = metadata.map_err(|error| Failure::file(&self.path, &error))?;
+            self.found = metadata.len();
             self.file = Some(file);
         }
         Ok(self.file.as_mut().expect("it was opened above"))

@@ -267,6 +267,30 @@ mod tests {
     }
 
     #[test]
+    fn a_part_made_meanwhile_is_left_alone_unless_forced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (target, part) = (dir.path().join("file"), dir.path().join("file.part"));
+        for is_empty in [false, true] {
+            let mut output = Output::new(Some(&target), false).expect("writable");
+            fs::write(&part, b"theirs").expect("written");
+            let refused = match is_empty {
+                false => output.write(0, b"ours"),
+                true => output.finish(),
+            };
+            let refused = refused.expect_err("refused");
+            assert_eq!(refused.status, Status::Exists);
+            output.give_up(refused);
+            assert_eq!(fs::read(&part).expect("there"), b"theirs");
+            fs::remove_file(&part).expect("removed");
+        }
+        let mut output = Output::new(Some(&target), true).expect("writable");
+        fs::write(&part, b"theirs").expect("written");
+        output.write(0, b"ours").expect("forced");
+        output.finish().expect("finished");
+        assert_eq!(fs::read(&target).expect("there"), b"ours");
+    }
+
+    #[test]
     fn a_link_in_the_place_of_the_part_is_not_followed() {
         let dir = tempfile::tempdir().expect("a directory");
         let (target, victim) = (dir.path().join("file"), dir.path().join("victim"));
