@@ -130,10 +130,8 @@ impl Fetch {
         }
         if let Some(unfound) = unfound {
             let peers = peers.len() as u32;
-            if !Asker::Client(client).has_enough(tools) {
-                let frame = Frame::Awaiting { peers, unfound };
-                tools.transfer.send(client, &frame);
-            }
+            let frame = Frame::Awaiting { peers, unfound };
+            tools.transfer.send(client, &frame);
             self.timers
                 .set(Timer::Tell(client), tools.now + AWAITING_PERIOD);
         }
@@ -206,11 +204,7 @@ impl Fetch {
             self.forget_plan(tools, asker);
         }
         match self.wants.get_mut(&id) {
-            Some(want) => {
-                want.askers.push(asker);
-                // Those who wanted it may not have taken what has come.
-                self.advance(tools, id);
-            }
+            Some(want) => want.askers.push(asker),
             None => self.begin(tools, asker, id),
         }
         if let Some(want) = self.wants.get_mut(&id) {

@@ -325,8 +325,8 @@ fn holders_are_looked_for_when_providers_are_too_busy_for_too_long() {
     assert!(lookups(&alone) > 0);
 }
 
-/// A client that wants 40 blocks of holder 1 and takes none; so that this holder owes the last that was asked of it.
-fn with_full_client() -> (Alone, ConnId, Vec<Block>) {
+#[test]
+fn nothing_more_is_asked_for_until_a_client_has_taken_what_has_come() {
     let mut alone = Alone::new();
     let origin = crate::transfer::Origin::Local;
     let client = alone.transfer.accept(alone.now, origin);
@@ -353,12 +353,6 @@ fn with_full_client() -> (Alone, ConnId, Vec<Block>) {
         came += 1;
     }
     assert!(came < blocks.len() / 2, "{came}");
-    (alone, client, blocks)
-}
-
-#[test]
-fn nothing_more_is_asked_for_until_a_client_has_taken_what_has_come() {
-    let (mut alone, client, _) = with_full_client();
     // It is not late because of that.
     alone.pass(2 * HEDGE_AFTER);
     assert_eq!(alone.source_owes(1), 1);
@@ -368,27 +362,6 @@ fn nothing_more_is_asked_for_until_a_client_has_taken_what_has_come() {
         alone.with(|fetch, tools| fetch.handle_taken(tools, client));
         assert_eq!(alone.source_owes(1) == 1, is_enough);
     }
-}
-
-#[test]
-fn client_that_takes_gets_what_one_that_does_not_take_wants_as_well() {
-    let (mut alone, _, blocks) = with_full_client();
-    let origin = crate::transfer::Origin::Local;
-    let other = alone.transfer.accept(alone.now, origin);
-    let last = blocks.last().expect("there are some").id();
-    assert!(alone.fetch.wants[&last].asked.is_empty());
-    alone.with(|fetch, tools| fetch.want(tools, other, last));
-    assert!(!alone.fetch.wants[&last].asked.is_empty());
-}
-
-#[test]
-fn client_that_takes_nothing_is_told_nothing() {
-    let (mut alone, client, _) = with_full_client();
-    let queued = alone.transfer.queued_bytes(client);
-    for _ in 0..100 {
-        alone.pass(AWAITING_PERIOD);
-    }
-    assert_eq!(alone.transfer.queued_bytes(client), queued);
 }
 
 #[test]
