@@ -392,10 +392,6 @@ pub const PLACE_RETRY: Duration = Duration::from_secs(10);
 /// Blocks that a client may have asked for and not been given at most.
 pub const WANTS_PER_CLIENT: usize = 1024;
 
-/// As long as so many bytes wait for a client that wants blocks, no more are asked of others for it: some it reads at
-/// a time. What is on its way to a client that ends is lost.
-pub const CLIENT_QUEUE_MAX: usize = 1 << 20;
-
 /// How often a client that waits for blocks is told what for: as often as somebody wants to read it.
 pub const AWAITING_PERIOD: Duration = Duration::from_millis(250);
 

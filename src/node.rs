@@ -422,12 +422,7 @@ impl<S: Store> Node<S> {
         if !self.transfer.is_local(conn) {
             self.sent.pass(now, sent);
         }
-        let queued = self.transfer.queued_bytes(conn);
         self.transfer.consume(now, conn, sent);
-        if queued >= CLIENT_QUEUE_MAX && self.transfer.is_local(conn) {
-            let (fetch, mut tools) = self.fetch_tools(now);
-            fetch.handle_taken(&mut tools, conn);
-        }
         self.pump(now);
     }
 

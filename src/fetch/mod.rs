@@ -48,16 +48,6 @@ pub enum Asker {
     Store,
 }
 
-impl Asker {
-    /// Whether it has not taken what has come for it, so that nothing more need come.
-    fn has_enough(&self, tools: &Tools<'_>) -> bool {
-        match *self {
-            Asker::Client(client) => tools.transfer.queued_bytes(client) >= CLIENT_QUEUE_MAX,
-            Asker::Store => false,
-        }
-    }
-}
-
 /// What has become of a block that the node wants for its own store.
 pub enum Arrival {
     /// It is here.
@@ -87,7 +77,7 @@ enum Timer {
 #[derive(Default)]
 pub struct Fetch {
     wants: BTreeMap<BlockId, Want>,
-    /// Wants whose turn has not come, as all holders are busy, or those who want them have not taken what has come.
+    /// Wants with holders to ask, whose turn has not come as all of those are busy.
     waiting: BTreeSet<(Turn, BlockId)>,
     lookups: BTreeMap<LookupId, BlockId>,
     plans: BTreeMap<Asker, Plan>,
@@ -240,10 +230,6 @@ impl Fetch {
         let turn = want.turn;
         self.waiting.remove(&(turn, id));
         if !want.asked.is_empty() && !want.late {
-            return;
-        }
-        if want.askers.iter().all(|asker| asker.has_enough(tools)) {
-            self.waiting.insert((turn, id));
             return;
         }
         if !self.ask(tools, id) {
@@ -480,14 +466,7 @@ impl Fetch {
         false
     }
 
-    /// A client has taken some of what waited for it.
-    pub fn handle_taken(&mut self, tools: &mut Tools<'_>, client: ConnId) {
-        if !Asker::Client(client).has_enough(tools) {
-            self.serve_waiting(tools);
-        }
-    }
-
-    /// Asks for those whose turn had not come. Bounded by `WANTS_PER_CLIENT` for each client.
+    /// Asks for those whose holders were all busy. Bounded by `WANTS_PER_CLIENT` for each client.
     fn serve_waiting(&mut self, tools: &mut Tools<'_>) {
         for (_, id) in self.waiting.clone() {
             self.advance(tools, id);
@@ -556,10 +535,6 @@ impl Fetch {
         let Some(want) = self.wants.get_mut(&id) else {
             return false;
         };
-        if want.asked.is_empty() && want.askers.iter().all(|it| it.has_enough(tools)) {
-            self.timers.set(Timer::Hedge(id), tools.now + HEDGE_AFTER);
-            return false;
-        }
         if let Some((peer, asked, place)) = &want.last {
             // It may have begun with a burst, and goes on as fast as its line is.
             let source = self.sources.of_peer(peer);

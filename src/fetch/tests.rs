@@ -326,45 +326,6 @@ fn holders_are_looked_for_when_providers_are_too_busy_for_too_long() {
 }
 
 #[test]
-fn nothing_more_is_asked_for_until_a_client_has_taken_what_has_come() {
-    let mut alone = Alone::new();
-    let origin = crate::transfer::Origin::Local;
-    let client = alone.transfer.accept(alone.now, origin);
-    let kind = Kind {
-        role: crate::block::Role::Leaf,
-        form: crate::block::Form::Plain,
-    };
-    let leaf = |n: u8| Block::new(kind, vec![n; BLOCK_SIZE_MAX]).expect("a block");
-    let blocks: Vec<Block> = (0..40).map(leaf).collect();
-    for block in &blocks {
-        alone.with(|fetch, tools| fetch.want(tools, client, block.id()));
-        let lookup = alone.fetch.wants[&block.id()].lookup;
-        let lookup = lookup.expect("a lookup is under way");
-        alone.with(|fetch, tools| fetch.handle_holder(tools, lookup, holder(1)));
-    }
-    let conn = alone.source(1);
-    let mut came = 0;
-    while alone.source_owes(1) > 1 {
-        alone.now = alone.now + Duration::from_millis(1);
-        let source = alone.fetch.sources.of_conn(conn).expect("it is asked");
-        let is_owed = |block: &&Block| source.outstanding.contains_key(&block.id());
-        let block = blocks.iter().find(is_owed).expect("one of them").clone();
-        alone.with(|fetch, tools| fetch.handle_block(tools, conn, block));
-        came += 1;
-    }
-    assert!(came < blocks.len() / 2, "{came}");
-    // It is not late because of that.
-    alone.pass(2 * HEDGE_AFTER);
-    assert_eq!(alone.source_owes(1), 1);
-    let more = alone.transfer.queued_bytes(client) - CLIENT_QUEUE_MAX;
-    for (taken, is_enough) in [(more, true), (1, false)] {
-        alone.transfer.consume(alone.now, client, taken);
-        alone.with(|fetch, tools| fetch.handle_taken(tools, client));
-        assert_eq!(alone.source_owes(1) == 1, is_enough);
-    }
-}
-
-#[test]
 fn nobody_is_asked_for_more_than_may_be_on_its_way_and_no_client_asks_for_more() {
     let (mut alone, _) = with_provider(1);
     let id = |n: usize| {
