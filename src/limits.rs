@@ -416,10 +416,6 @@ pub const PLANNED_MAX: usize = 4 * FAN_OUT;
 /// How long it is believed who holds a block, and who lives in a region, before it is looked for anew.
 pub const HOLDERS_FOR: Duration = Duration::from_secs(300);
 
-/// HAVEs of fetches on their way at once at most: 70 KiB when each names [`HAVE_MAX`] blocks, so that they are through
-/// a line of 1 MiB a second before one counts as late. A file on 10,000 peers comes as fast as with twice as many.
-pub const HAVES_MAX: usize = 64;
-
 /// Regions whose inhabitants are remembered at most, some 30 of 100 bytes in each; more are not.
 pub const AREAS_MAX: usize = 1024;
 

@@ -57,7 +57,7 @@ pub struct Holders {
     areas: BTreeMap<Point, Area>,
     /// To be asked.
     questions: VecDeque<Question>,
-    /// Have been asked; at most `HAVES_MAX`.
+    /// Have been asked; at most `COUNT_REQUESTS_MAX`.
     asked: BTreeMap<QueryId, Question>,
 }
 
@@ -135,7 +135,7 @@ impl Holders {
             assert!(!sought.askers.is_empty());
             assert!(sought.askers.iter().all(|&asker| is_wanted(id, asker)));
         }
-        assert!(self.areas.len() <= AREAS_MAX && self.asked.len() <= HAVES_MAX);
+        assert!(self.areas.len() <= AREAS_MAX && self.asked.len() <= COUNT_REQUESTS_MAX);
     }
 
     /// Asks and locates as much as may be under way.
@@ -143,7 +143,7 @@ impl Holders {
         if self.locate.is_none() && !self.waiting.is_empty() {
             self.locate_waiting(tools);
         }
-        while self.asked.len() < HAVES_MAX {
+        while self.asked.len() < COUNT_REQUESTS_MAX {
             let Some(mut question) = self.questions.pop_front() else {
                 return;
             };
