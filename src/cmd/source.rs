@@ -17,7 +17,7 @@ use std::time::Instant;
 /// before it reads no more from it.
 const OUTSTANDING_MAX: usize = EGRESS_BLOCKS_MAX;
 
-/// The bytes of an address, in order.
+/// The bytes of an address, in order or as they come.
 pub struct Source {
     peer: Peer,
     address: Address,

@@ -1,9 +1,10 @@
 //! Getting blocks from the network for clients: locating holders, choosing among them, asking another when one
 //! is late, and saying definitely when a block is nowhere. Called by the node.
 //!
-//! The client bounds what it has asked for and puts the answers in order. [`plan`] knows what it is going to want, of
-//! the nodes that have come by; [`holders`] finds out ahead who has that. What is not known by then is looked up alone.
-//! If peers have announced the file, they are asked for all of it, and nothing is located as long as they keep up.
+//! The client bounds what it has asked for and puts the answers where they belong. [`plan`] knows what it is going to
+//! want, of the nodes that have come by; [`holders`] finds out ahead who has that. What is not known by then is looked
+//! up alone. If peers have announced the file, they are asked for all of it, and nothing is located as long as they
+//! keep up.
 
 mod holders;
 mod plan;
