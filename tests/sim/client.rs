@@ -33,6 +33,8 @@ enum Task {
     Share {
         encoder: Encoder,
         rest: Vec<u8>,
+        /// More may come, as from a pipe.
+        is_open: bool,
         settling: bool,
     },
     /// Blocks that are of no file.
@@ -87,13 +89,33 @@ pub struct Client {
 impl World {
     /// Begins to share a file through a peer.
     pub fn begin_share(&mut self, peer: PeerId, data: &[u8], copies: u8) -> ClientId {
+        let client = self.begin_pipe(peer, copies);
+        self.feed(client, data, false);
+        client
+    }
+
+    /// Begins to share through a peer what [`World::feed`] gives.
+    pub fn begin_pipe(&mut self, peer: PeerId, copies: u8) -> ClientId {
         let task = Task::Share {
             encoder: Encoder::new(Form::Encrypted),
-            rest: data.to_vec(),
+            rest: Vec::new(),
+            is_open: true,
             settling: false,
         };
         let share = self.share_frame(copies);
         self.begin(peer, task, vec![share])
+    }
+
+    /// Gives a client that shares more of its file; whether there is more after it is said, too.
+    pub fn feed(&mut self, id: ClientId, data: &[u8], more: bool) {
+        let Task::Share { rest, is_open, .. } = &mut self.clients[id].task else {
+            panic!("a client that shares nothing");
+        };
+        rest.extend_from_slice(data);
+        *is_open = more;
+        if self.clients[id].greeting.is_empty() {
+            self.client_goes_on(id);
+        }
     }
 
     fn share_frame(&self, copies: u8) -> Frame {
@@ -241,11 +263,14 @@ impl World {
             Task::Share {
                 encoder,
                 rest,
+                is_open,
                 settling,
             } => {
                 while encoder.outstanding() < ADDS_MAX {
                     if let Some((kind, payload)) = encoder.poll_put() {
                         frames.push(Frame::Add { kind, payload });
+                    } else if rest.is_empty() && *is_open {
+                        break;
                     } else if rest.is_empty() {
                         encoder.finish();
                         match encoder.poll_put() {

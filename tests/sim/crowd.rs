@@ -6,6 +6,7 @@ use crate::network::{blocks_of, private, secs, serve};
 use crate::world::{seed, Born, PeerId, World};
 use harness::{random_bytes, Lab, Serve};
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::time::{Duration, Instant};
 use strew::block::address::Address;
 use strew::id::BlockId;
@@ -21,12 +22,33 @@ const LIVING: usize = 15;
 const FILE_LEN: usize = 64 << 20;
 const COPIES: u8 = 16;
 const CAPACITY: u64 = 1 << 30;
+/// The file comes through a pipe, so many bytes at a time, and so long after each other: how long it takes to share is
+/// not up to a machine that runs thirty peers, and others beside them. Where blocks come slowly, fewer questions share
+/// a datagram.
+const PIECE_LEN: usize = 256 << 10;
+const PIECE_EVERY: Duration = Duration::from_micros(31_250);
+/// The steps, and how long each takes, whatever is done and however soon: what peers do now and then both crowds do in
+/// the same step.
+const STEPS: [(&str, Duration); 5] = [
+    ("join", secs(3)),
+    ("share", secs(12)),
+    ("check", secs(2)),
+    ("fetch from half", secs(4)),
+    ("check of half", secs(6)),
+];
+/// From one process of a machine to another.
+const LOOPBACK: Links = Links {
+    latency: (Duration::from_micros(50), Duration::from_millis(2)),
+    lost: 0,
+    doubled: 0,
+    first_cut: None,
+};
 /// How much more or less one may cost than the other.
 const FACTOR: f64 = 1.5;
 /// So few requests or blocks are what peers do beside the step at hand.
-const FEW: u64 = 250;
+const FEW: u64 = 300;
 /// Bytes that such a request and its answer have, more or less.
-const REQUEST_LEN: u64 = 400;
+const REQUEST_LEN: u64 = 500;
 /// How often it is tried, if they differ in something else each time: on a machine that is busy otherwise peers answer
 /// late, and are asked again.
 const TRIES: u32 = 3;
@@ -78,11 +100,10 @@ struct Step {
 }
 
 impl Step {
-    /// Does it, and whatever else the peers do until `until` if that is later.
+    /// Does the next step, and whatever else the peers do until it is over.
     fn take<C: Crowd>(
         crowd: &mut C,
-        name: &'static str,
-        until: Duration,
+        (name, until): (&'static str, Duration),
         act: impl FnOnce(&mut C),
     ) -> Step {
         let (before, begun) = (KEYS.map(|key| crowd.sum(key)), crowd.elapsed());
@@ -100,22 +121,25 @@ impl Step {
 }
 
 /// Joins, shares, loses half of the peers, and gets them back. The steps with their costs, and the copies when there
-/// are all peers, half of them, and all again. A step ends no sooner than the same of another crowd, if there is one.
+/// are all peers, half of them, and all again. A step that took another crowd longer than it should ends no sooner here.
 fn live(crowd: &mut impl Crowd, data: &[u8], other: &[Step]) -> (Vec<Step>, [Copies; 3]) {
     let mut copies = [(0, 0.0); 3];
-    let mut ends = other.iter().map(|step| step.ended);
-    let mut until = || ends.next().unwrap_or_default();
+    let mut end = Duration::ZERO;
+    let mut steps = STEPS.iter().enumerate().map(|(nth, &(name, lasts))| {
+        let other = other.get(nth).map_or(Duration::ZERO, |step| step.ended);
+        end = other.max(end + lasts);
+        (name, end)
+    });
+    let mut next = || steps.next().expect("there are as many");
     let mut steps = vec![
-        Step::take(crowd, "join", until(), |crowd| crowd.join()),
-        Step::take(crowd, "share", until(), |crowd| crowd.share(data)),
-        Step::take(crowd, "check", until(), |crowd| copies[0] = crowd.check()),
+        Step::take(crowd, next(), |crowd| crowd.join()),
+        Step::take(crowd, next(), |crowd| crowd.share(data)),
+        Step::take(crowd, next(), |crowd| copies[0] = crowd.check()),
     ];
     crowd.kill();
     steps.extend([
-        Step::take(crowd, "fetch from half", until(), |crowd| crowd.fetch(data)),
-        Step::take(crowd, "check of half", until(), |crowd| {
-            copies[1] = crowd.check()
-        }),
+        Step::take(crowd, next(), |crowd| crowd.fetch(data)),
+        Step::take(crowd, next(), |crowd| copies[1] = crowd.check()),
     ]);
     crowd.restart();
     for _ in 0..CHECKS_MAX {
@@ -181,11 +205,21 @@ impl Crowd for Real {
     }
 
     fn share(&mut self, data: &[u8]) {
-        let file = self.lab.file("file", data);
         let copies = COPIES.to_string();
         let share = ["share", "--copies", &copies, "--min-copies", &copies, "-d"];
-        let run = self.lab.strew(share).arg(&self.peers[0].dir).arg(file);
-        self.address = run.limit(LIMIT).run().text();
+        let mut run = self.lab.strew(share).arg(&self.peers[0].dir);
+        let (theirs, mut ours) = std::io::pipe().expect("a pipe");
+        run.command.stdin(theirs);
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for (nth, piece) in (0..).zip(data.chunks(PIECE_LEN)) {
+                    std::thread::sleep((PIECE_EVERY * nth).saturating_sub(begun.elapsed()));
+                    ours.write_all(piece).expect("it reads");
+                }
+            });
+            self.address = run.limit(LIMIT).run().text();
+        });
     }
 
     fn fetch(&mut self, data: &[u8]) {
@@ -223,7 +257,9 @@ impl Crowd for Real {
         self.begun.elapsed()
     }
 
-    fn wait(&mut self, _: Duration) {}
+    fn wait(&mut self, until: Duration) {
+        std::thread::sleep(until.saturating_sub(self.elapsed()));
+    }
 }
 
 /// Nodes in a world of their own.
@@ -236,7 +272,7 @@ struct Virtual {
 
 impl Virtual {
     fn new() -> Virtual {
-        let world = World::new(seed(130), Links::good());
+        let world = World::new(seed(130), LOOPBACK);
         Virtual {
             begun: world.now,
             world,
@@ -273,7 +309,16 @@ impl Crowd for Virtual {
     }
 
     fn share(&mut self, data: &[u8]) {
-        let (address, settled) = self.world.share(0, data, COPIES, LIMIT);
+        let client = self.world.begin_pipe(0, COPIES);
+        for piece in data.chunks(PIECE_LEN) {
+            self.world.feed(client, piece, true);
+            self.world.run_for(PIECE_EVERY);
+        }
+        self.world.feed(client, &[], false);
+        let (outcome, _) = self.world.finish(client, LIMIT);
+        let Outcome::Shared(address, settled) = outcome else {
+            panic!("{outcome:?}");
+        };
         assert!(settled.least >= COPIES, "{settled:?}");
         self.address = Some(address);
         self.blocks = blocks_of(data).1.iter().map(|block| block.id()).collect();
