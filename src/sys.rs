@@ -339,18 +339,19 @@ pub fn start_reading(file: &File, offset: u64, len: u64) {
 /// Pages that [`is_resident`] looks at most: a block's and two.
 const RESIDENT_PAGES_MAX: usize = 128;
 
-/// Whether the system holds all pages of mapped bytes in memory; true where it does not tell, or they are too many.
-pub fn is_resident(bytes: &[u8]) -> bool {
+/// Whether the system holds all pages of mapped bytes in memory, as they are on the disk; `None` where it does not tell,
+/// or they are too many.
+pub fn is_resident(bytes: &[u8]) -> Option<bool> {
     // SAFETY: takes no pointers.
     let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0);
     if page == 0 || bytes.is_empty() {
-        return true;
+        return None;
     }
     let before = bytes.as_ptr() as usize % page;
     let len = before + bytes.len();
     let mut pages = [1u8; RESIDENT_PAGES_MAX];
     if len.div_ceil(page) > pages.len() {
-        return true;
+        return None;
     }
     // SAFETY: the pages of these bytes are mapped as long as they are borrowed; `pages` has a byte for each. No byte of
     // the map is touched.
@@ -358,7 +359,7 @@ pub fn is_resident(bytes: &[u8]) -> bool {
         let start = bytes.as_ptr().sub(before).cast_mut();
         libc::mincore(start.cast(), len, pages.as_mut_ptr())
     };
-    told != 0 || pages.iter().all(|page| page & 1 == 1)
+    (told == 0).then(|| pages.iter().all(|page| page & 1 == 1))
 }
 
 /// Keeps freed memory for the next block instead of giving it back and faulting it in again for each. Costs

@@ -59,12 +59,11 @@ impl<S: Store> Node<S> {
             let text = "too many blocks asked for at once";
             return self.transfer.bye(conn, ByeReason::Protocol, text);
         }
-        let is_warm = self.store.is_warm(&id);
-        if is_warm && (!self.store.names(&id) || self.gets.take_turn(now)) {
-            return self.answer_get(now, conn, id);
-        }
-        if !is_warm {
-            self.store.start_reading(&id);
+        match self.store.is_warm(&id) {
+            None => return self.answer_get(now, conn, id),
+            Some(true) if self.gets.take_turn(now) => return self.answer_get(now, conn, id),
+            Some(true) => {}
+            Some(false) => self.store.start_reading(&id),
         }
         self.gets.queue.push_back((now + COLD_WAIT, conn, id));
         self.gets.look_at.get_or_insert(now + GETS_PAUSE);
@@ -76,7 +75,7 @@ impl<S: Store> Node<S> {
             let Some((until, conn, id)) = self.gets.queue.pop_front() else {
                 break;
             };
-            let is_ready = now >= until || self.store.is_warm(&id);
+            let is_ready = now >= until || self.store.is_warm(&id) != Some(false);
             if is_ready && !self.gets.take_turn(now) {
                 self.gets.queue.push_front((until, conn, id));
                 break;

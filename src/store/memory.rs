@@ -194,8 +194,8 @@ impl Store for MemoryStore {
 
     fn start_reading(&self, _id: &BlockId) {}
 
-    fn is_warm(&self, _id: &BlockId) -> bool {
-        true
+    fn is_warm(&self, id: &BlockId) -> Option<bool> {
+        self.blocks.contains_key(id).then_some(true)
     }
 
     fn check(&mut self, id: &BlockId) -> Option<(Kind, u32)> {

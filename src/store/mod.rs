@@ -327,8 +327,9 @@ pub trait Store {
     /// The blocks whose addresses begin so: one, but for addresses that were made to agree.
     fn at_place(&self, place: u64) -> Vec<BlockId>;
 
-    /// Whether all of a block can be read without waiting for the disk, or it is not here.
-    fn is_warm(&self, id: &BlockId) -> bool;
+    /// Whether all of a block can be read without waiting for the disk; `None` if none is here whose address begins with
+    /// the same 8 bytes.
+    fn is_warm(&self, id: &BlockId) -> Option<bool>;
 
     /// Asks the disk for a block, without waiting. What it has read may be dropped again at any time.
     fn start_reading(&self, id: &BlockId);

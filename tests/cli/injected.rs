@@ -15,12 +15,14 @@ pub struct Injection {
     tracer: Process,
 }
 
-/// Makes calls of this peer and of the process that syncs for it fail, as `strace -e inject=` is told; `None`, and a
-/// line that says so, where that is not possible.
+/// Makes calls of this peer and of the process that syncs for it fail, as `strace -e inject=` is told, once for each of
+/// these words; `None`, and a line that says so, where that is not possible.
 pub fn inject(peer: &Serve, what: &str) -> Option<Injection> {
     let mut command = Command::new("strace");
-    command.args(["-f", "-o", "/dev/null", "-e"]);
-    command.arg(format!("inject={what}"));
+    command.args(["-f", "-o", "/dev/null"]);
+    for what in what.split_whitespace() {
+        command.args(["-e", &format!("inject={what}")]);
+    }
     let pids: Vec<u32> = [peer.pid()].into_iter().chain(peer.children()).collect();
     for pid in &pids {
         command.args(["-p", &pid.to_string()]);
@@ -270,7 +272,7 @@ fn peer_whose_disk_has_no_room_for_a_moment_says_so_and_goes_on() {
 fn what_can_be_done_again_or_without_is_not_noticed() {
     for what in [
         "pwritev:error=EINTR:when=1..3",
-        "pread64:error=EINTR:when=1..3",
+        "pread64:error=EINTR:when=1..3 mincore:error=ENOSYS",
         "fallocate:error=EOPNOTSUPP",
         "sync_file_range:error=ENOSYS",
     ] {
@@ -368,9 +370,10 @@ fn data_directory_that_cannot_be_made_durable_is_refused() {
 
 #[test]
 fn read_that_ends_before_the_file_makes_blocks_absent_for_now() {
-    // What has just been put has not been read yet, but for the last.
+    // What has just been put has not been read yet, but for the last; and nobody tells that it is in memory.
     let kept = Kept::new();
-    let Some(injection) = inject(&kept.peer, "pread64:retval=0") else {
+    let what = "pread64:retval=0 mincore:error=ENOSYS";
+    let Some(injection) = inject(&kept.peer, what) else {
         return;
     };
     let failed = kept.fetch(&kept.address);

@@ -117,9 +117,10 @@ pub(super) trait Disk {
     /// These bytes of the file; `None` if they do not all lie below the end that was set.
     fn slice(&self, offset: u64, len: u64) -> Option<&[u8]>;
 
-    /// Whether these bytes of the file can be read without waiting. Only a hint.
-    fn is_warm(&self, _offset: u64, _len: u64) -> bool {
-        true
+    /// Whether these bytes of the file have been read, and are in memory; `None` if the system does not tell. They may
+    /// be dropped again at any time.
+    fn is_warm(&self, _offset: u64, _len: u64) -> Option<bool> {
+        None
     }
 
     /// Starts to read these bytes, without waiting. Only a hint.
@@ -407,7 +408,7 @@ impl Disk for System {
         self.map.slice(offset, len)
     }
 
-    fn is_warm(&self, offset: u64, len: u64) -> bool {
+    fn is_warm(&self, offset: u64, len: u64) -> Option<bool> {
         self.map.is_resident(offset, len)
     }
 

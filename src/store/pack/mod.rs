@@ -179,11 +179,8 @@ impl PackStore {
         let Some(record) = Record::decode(&bytes[..read], &self.id, entry.offset) else {
             return Ok(None);
         };
-        let is_as_indexed = read == bytes.len()
-            && record.len == entry.len
-            && record.block_kind == entry.kind.to_byte();
         let payload = &bytes[RECORD_HEADER_LEN..];
-        let is_sound = is_as_indexed && crc32fast::hash(payload) == record.payload_crc;
+        let is_sound = read == bytes.len() && is_sound(&record, payload, entry);
         Ok(is_sound.then_some(record))
     }
 
@@ -193,7 +190,7 @@ impl PackStore {
         let record = Record::decode(header, &self.id, entry.offset)?;
         let start = entry.offset + RECORD_HEADER_LEN as u64;
         let payload = self.disk.slice(start, u64::from(entry.len))?;
-        (crc32fast::hash(payload) == record.payload_crc).then_some(record)
+        is_sound(&record, payload, entry).then_some(record)
     }
 
     /// Enters a block that was written.
@@ -317,7 +314,7 @@ impl Store for PackStore {
 
     fn names(&self, id: &BlockId) -> bool {
         self.index.candidates(id).any(|it| {
-            !self.disk.is_warm(it.offset, RECORD_HEADER_LEN as u64)
+            self.disk.is_warm(it.offset, RECORD_HEADER_LEN as u64) == Some(false)
                 || self.address(&it).is_ok_and(|it| it == Some(*id))
         })
     }
@@ -349,9 +346,11 @@ impl Store for PackStore {
         addresses.filter(|id| index::prefix(id) == place).collect()
     }
 
-    fn is_warm(&self, id: &BlockId) -> bool {
-        let mut candidates = self.index.candidates(id);
-        candidates.all(|it| self.disk.is_warm(it.offset, record::extent(it.len)))
+    fn is_warm(&self, id: &BlockId) -> Option<bool> {
+        let candidates = self.index.candidates(id);
+        let warm = candidates
+            .map(|it| self.disk.is_warm(it.offset, record::extent(it.len)) != Some(false));
+        warm.reduce(|one, other| one && other)
     }
 
     fn start_reading(&self, id: &BlockId) {
@@ -370,22 +369,28 @@ impl Store for PackStore {
                 self.quarantine(id, &entry);
                 continue;
             }
-            if entry.checked {
-                match self.sound_in_map(&entry) {
-                    Some(record) if record.address == id.0 => return Some((entry.kind, entry.len)),
-                    Some(_) => {}
-                    None => self.quarantine(id, &entry),
+            // Unless it is in memory, it is read by a call the first time: what a disk cannot read is an error then, and
+            // no signal.
+            let is_warm = || self.disk.is_warm(entry.offset, record::extent(entry.len));
+            let seen = match entry.checked || is_warm() == Some(true) {
+                true => self.sound_in_map(&entry),
+                false => None,
+            };
+            let read = match seen {
+                Some(record) => Ok(Some(record)),
+                None => {
+                    let mut bytes = std::mem::take(&mut self.buffer);
+                    let read = self.read_sound(&entry, &mut bytes);
+                    self.buffer = bytes;
+                    read
                 }
-                continue;
-            }
-            // Read by a call the first time: what a disk cannot read is an error then, and no signal.
-            let mut bytes = std::mem::take(&mut self.buffer);
-            let read = self.read_sound(&entry, &mut bytes);
-            self.buffer = bytes;
+            };
             match read {
                 Ok(Some(record)) if record.address == id.0 => {
-                    let checked = true;
-                    self.update(id, Entry { checked, ..entry });
+                    if !entry.checked {
+                        let checked = true;
+                        self.update(id, Entry { checked, ..entry });
+                    }
                     return Some((entry.kind, entry.len));
                 }
                 Ok(Some(_)) => {}
@@ -659,6 +664,13 @@ impl Store for PackStore {
             is_halved: self.space.is_halved,
         }
     }
+}
+
+/// Whether a record has the payload that was written, and is the one that this entry is for.
+fn is_sound(record: &Record, payload: &[u8], entry: &Entry) -> bool {
+    record.len == entry.len
+        && record.block_kind == entry.kind.to_byte()
+        && crc32fast::hash(payload) == record.payload_crc
 }
 
 /// The address in the header of this record; `None` if the file has been cut.

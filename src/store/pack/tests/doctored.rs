@@ -21,6 +21,9 @@ pub struct Ills {
     /// Calls so far.
     pub writes: Cell<u32>,
     pub syncs: Cell<u32>,
+    pub reads: Cell<u32>,
+    /// What it says of whether something is in memory.
+    pub warm: Cell<Option<bool>>,
 }
 
 pub struct Doctored {
@@ -48,6 +51,7 @@ impl Disk for Doctored {
     }
 
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.ills.reads.set(self.ills.reads.get() + 1);
         self.system.read(bytes, offset)
     }
 
@@ -112,6 +116,10 @@ impl Disk for Doctored {
 
     fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {
         self.system.slice(offset, len)
+    }
+
+    fn is_warm(&self, _offset: u64, _len: u64) -> Option<bool> {
+        self.ills.warm.get()
     }
 
     fn reserve(&mut self, end: u64) -> io::Result<()> {

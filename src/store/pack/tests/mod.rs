@@ -162,10 +162,43 @@ fn every_flipped_bit_costs_one_record_and_is_reported_at_each_opening() {
 }
 
 #[test]
+fn first_look_at_a_block_needs_no_call_if_it_is_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let ills: Rc<Ills> = Rc::default();
+    let blocks = ten();
+    let mut store = open_ill(&ills, dir.path(), CAPACITY).unwrap();
+    put_all(&mut store, &blocks);
+    for (block, warm, reads) in [
+        (&blocks[0], None, 1),
+        (&blocks[1], Some(false), 1),
+        (&blocks[2], Some(true), 0),
+    ] {
+        ills.warm.set(warm);
+        for reads in [reads, 0] {
+            let before = ills.reads.get();
+            assert!(store.check(&block.id()).is_some());
+            assert_eq!(ills.reads.get() - before, reads, "{warm:?}");
+            assert_eq!(store.payload(&block.id()), Some(block.payload()));
+        }
+        let told = Some(warm != Some(false));
+        assert_eq!(store.is_warm(&block.id()), told);
+    }
+    assert_eq!(store.is_warm(&block(b"not here").id()), None);
+}
+
+#[test]
 fn damage_under_an_open_pack_is_found_before_it_is_served() {
+    for warm in [None, Some(false), Some(true)] {
+        let ills: Rc<Ills> = Rc::default();
+        ills.warm.set(warm);
+        find_damage(&ills);
+    }
+}
+
+fn find_damage(ills: &Rc<Ills>) {
     let dir = tempfile::tempdir().unwrap();
     let blocks = ten();
-    let mut store = open(dir.path()).unwrap();
+    let mut store = open_ill(ills, dir.path(), CAPACITY).unwrap();
     put_all(&mut store, &blocks);
     let id = blocks[3].id();
     assert_eq!(store.payload(&id), None, "not before it is checked");
