@@ -30,6 +30,8 @@ pub struct FileOutput {
     len: u64,
     /// Bytes that were in it when it was opened.
     found: u64,
+    /// The first bytes, by which it is told whose part it is, survive a loss of power.
+    is_known: bool,
     /// What was written since write-back was started: from the first to the last byte, and how many.
     fresh: Range<u64>,
     fresh_len: u64,
@@ -51,6 +53,7 @@ impl FileOutput {
             kept: 0,
             len: 0,
             found: 0,
+            is_known: false,
             fresh: 0..0,
             fresh_len: 0,
             force,
@@ -109,12 +112,20 @@ impl FileOutput {
         cut.map_err(|error| Failure::file(&path, &error))
     }
 
-    /// Writes bytes where they belong.
+    /// Writes bytes where they belong. The first are durable before others follow: after a loss of power zeros in their
+    /// place would be taken for a part of something else.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
         let path = self.path.clone();
+        let is_to_be_synced = self.kept > 0 && !self.is_known;
         let file = self.begun()?;
-        file.write_all_at(bytes, offset)
+        let synced = match is_to_be_synced {
+            true => file.sync_data(),
+            false => Ok(()),
+        };
+        synced
+            .and_then(|()| file.write_all_at(bytes, offset))
             .map_err(|error| Failure::file(&path, &error))?;
+        self.is_known |= is_to_be_synced;
         let end = offset + bytes.len() as u64;
         self.kept += bytes.len() as u64;
         self.len = self.len.max(end);

@@ -349,6 +349,24 @@ fn run_with(lab: &Lab, what: &str, args: &[&str]) -> Option<Outcome> {
 }
 
 #[test]
+fn file_that_cannot_be_made_durable_is_not_fetched() {
+    let kept = Kept::new();
+    // Of the first bytes before others follow, and of all at the end.
+    for what in ["fdatasync:error=EIO", "fsync:error=EIO"] {
+        let fetch = ["fetch", "-d", "peer", "-o", "out", &kept.address];
+        let Some(run) = run_with(&kept.lab, what, &fetch) else {
+            return;
+        };
+        run.expect_failure(1, &["out.part", "Input/output error"]);
+        assert!(!kept.lab.path("out").exists());
+    }
+    let fetch = ["fetch", "-d", "peer", "-o", "out", &kept.address];
+    kept.lab.strew(fetch).run().expect_status(0);
+    assert!(std::fs::read(kept.lab.path("out")).unwrap() == content(0));
+    kept.end();
+}
+
+#[test]
 fn data_directory_that_cannot_be_made_durable_is_refused() {
     for (what, said) in [
         ("fsync:error=EIO", "new"),
