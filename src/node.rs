@@ -344,8 +344,7 @@ impl<S: Store> Node<S> {
             Input::Datagram { from, payload } => {
                 self.received.pass(now, payload.len());
                 let (store, volatile) = (&self.store, &self.volatile);
-                // A flood of questions must not have the disk seek for each.
-                let has = |id: &BlockId| store.names(id) && !volatile.contains(id);
+                let has = |id: &BlockId| store.has(id) && !volatile.contains(id);
                 self.dht.handle_datagram(now, from, payload, &has);
             }
             Input::Connected { conn } => self.transfer.handle_connected(conn),

@@ -161,10 +161,6 @@ impl Store for MemoryStore {
         self.blocks.contains_key(id)
     }
 
-    fn names(&self, id: &BlockId) -> bool {
-        self.has(id)
-    }
-
     fn digests(&mut self, cell: Cell, depth: u8) -> Option<Vec<Digest>> {
         let digest = |part: Cell| {
             let held = self.blocks.range(addresses(part));

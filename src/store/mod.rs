@@ -309,12 +309,10 @@ pub trait Store {
     /// It may use this space from now on. What is there beyond it is kept until it is told to go.
     fn set_allotment(&mut self, allotment: Allotment);
 
-    /// Whether the block is here. Says nothing of its being durable yet.
-    fn has(&self, id: &BlockId) -> bool;
-
-    /// The same without waiting for the disk: if that would have to be asked, by the first 8 bytes of the address alone.
+    /// Whether the block is here. Says nothing of its being durable yet. Does not wait for the disk, and so do all that
+    /// take an address and read no payload: what would have to be read is told by the first 8 bytes of the address alone.
     /// It takes some 2^64 hashes to make a block that is then taken for another.
-    fn names(&self, id: &BlockId) -> bool;
+    fn has(&self, id: &BlockId) -> bool;
 
     /// What the blocks in each part of a cell come to that shares `depth` more bits, by a key of this store's own;
     /// `None` if that is not known yet. Then the call has found out some of it: to be asked again, after an opening

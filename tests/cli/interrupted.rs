@@ -19,7 +19,7 @@ fn sum(lab: &Lab, peers: &[Serve], key: &str) -> u64 {
 fn fetch_that_is_killed_twenty_times_has_fetched_hardly_more_than_the_file() {
     const LEN: usize = 512 << 20;
     let lab = Lab::new();
-    let peers = lab.network_with(2, &["--up-rate", "8M"]);
+    let peers = lab.network_with(2, &["--up-rate", "4M"]);
     let addr = peers[0].addr();
     let mut file = File::create(lab.path("file")).expect("made");
     for seed in 0..LEN as u64 >> 20 {

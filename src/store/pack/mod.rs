@@ -139,13 +139,18 @@ impl PackStore {
         self.gaps.len() + 2 * self.pins.len() as u64
     }
 
-    /// Where a block lies; not if its header is damaged, or cannot be read.
+    /// Where a block lies; not if its header is damaged. One that is not in memory is not looked at: a flood of questions
+    /// must not have the disk seek for each.
     fn find(&self, id: &BlockId) -> Option<Entry> {
+        let is_cold = |it: &Entry| {
+            let header = self.disk.is_warm(it.offset, RECORD_HEADER_LEN as u64);
+            header == Some(false)
+        };
         let mut candidates = self.index.candidates(id);
-        candidates.find(|entry| self.address(entry).is_ok_and(|it| it == Some(*id)))
+        candidates.find(|it| is_cold(it) || self.address(it).is_ok_and(|it| it == Some(*id)))
     }
 
-    /// The same for who must be sure that it is not here.
+    /// The same for who must be sure, whatever the disk has to do for it.
     fn find_surely(&self, id: &BlockId) -> Result<Option<Entry>, StoreError> {
         for entry in self.index.candidates(id) {
             let address = self.address(&entry);
@@ -310,13 +315,6 @@ impl Store for PackStore {
 
     fn has(&self, id: &BlockId) -> bool {
         self.find(id).is_some()
-    }
-
-    fn names(&self, id: &BlockId) -> bool {
-        self.index.candidates(id).any(|it| {
-            self.disk.is_warm(it.offset, RECORD_HEADER_LEN as u64) == Some(false)
-                || self.address(&it).is_ok_and(|it| it == Some(*id))
-        })
     }
 
     fn digests(&mut self, cell: Cell, depth: u8) -> Option<Vec<Digest>> {
@@ -502,7 +500,7 @@ impl Store for PackStore {
             return Err(StoreError::ReadOnly);
         }
         self.reserve_gap()?;
-        let Some(entry) = self.find(id) else {
+        let Some(entry) = self.find_surely(id)? else {
             return Ok(false);
         };
         self.forget(id, &entry);

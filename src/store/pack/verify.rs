@@ -104,7 +104,7 @@ impl PackStore {
     /// Whether the block that was set aside at this place has been stored again, and is sound and durable there.
     fn stands_elsewhere(&self, offset: u64, id: Option<BlockId>) -> bool {
         let again = id.filter(|_| self.damaged.contains_key(&offset) && !self.is_read_only);
-        let again = again.and_then(|id| self.find(&id));
+        let again = again.and_then(|id| self.find_surely(&id).ok()?);
         again.is_some_and(|entry| {
             entry.offset < self.committed_tail
                 && matches!(self.read_sound(&entry, &mut Vec::new()), Ok(Some(_)))

@@ -311,9 +311,9 @@ fn slices_of_a_copy_of_a_million_blocks_are_short() {
                 store.remove(&block.id()).unwrap();
             }
         }
-        let begun = std::time::Instant::now();
+        let begun = cpu_time();
         store.work();
-        times.push(begun.elapsed());
+        times.push(cpu_time() - begun);
     }
     let last = *times.last().unwrap();
     let lost = blocks(4).chain(blocks(2)).find(|block| {
@@ -329,6 +329,6 @@ fn slices_of_a_copy_of_a_million_blocks_are_short() {
         times[times.len() * 99 / 100],
         times[times.len() - 1],
     );
-    // Many times what it takes, so that a busy machine does not fail it.
+    // Many times what it takes.
     assert!(last.as_millis() < 100, "{last:?}");
 }
