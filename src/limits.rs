@@ -692,6 +692,10 @@ pub const GETS_PAUSE: Duration = Duration::from_millis(1);
 /// How many of those that wait are looked at together: each takes a few microseconds.
 pub const GETS_PER_LOOK: usize = 64;
 
+/// Blocks that a peer wants and the disk is asked for at once, where they are sent one after the other: it has the next
+/// while one is on its way.
+pub const READ_AHEAD: usize = 4;
+
 /// How long the disk is waited for without being asked to read at once: what it brings may be dropped again before it
 /// is looked for, where memory is short.
 pub const COLD_WAIT: Duration = Duration::from_millis(500);

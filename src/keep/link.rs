@@ -31,6 +31,8 @@ pub struct Link {
     pub offered: Vec<(JobId, BlockId)>,
     /// The peer wants them, and they have not been sent.
     pub wanted: VecDeque<(JobId, BlockId)>,
+    /// Until when the disk is waited for to bring the first of them.
+    pub cold_until: Option<Instant>,
     /// Sent and not acknowledged, with their lengths.
     pub in_flight: Vec<(JobId, BlockId, usize)>,
     /// Sum of the lengths in `in_flight`.
@@ -48,6 +50,7 @@ impl Link {
             queue: VecDeque::new(),
             offered: Vec::new(),
             wanted: VecDeque::new(),
+            cold_until: None,
             in_flight: Vec::new(),
             in_flight_bytes: 0,
         }
@@ -139,13 +142,27 @@ impl Keep {
             }
         }
         while link.in_flight_bytes < PUT_WINDOW {
-            let Some((id, block)) = link.wanted.pop_front() else {
+            let Some(&(id, block)) = link.wanted.front() else {
                 break;
             };
             // The job may have ended meanwhile, with its copies or with its client.
             let Some(job) = self.jobs.get(&id) else {
+                link.wanted.pop_front();
                 continue;
             };
+            if tools.store.is_warm(&block) == Some(false) {
+                let until = link.cold_until.get_or_insert_with(|| {
+                    let next = link.wanted.iter().take(READ_AHEAD);
+                    next.for_each(|(_, block)| tools.store.start_reading(block));
+                    tools.now + COLD_WAIT
+                });
+                if tools.now < *until {
+                    self.timers.set(Timer::Cold(peer), tools.now + GETS_PAUSE);
+                    break;
+                }
+            }
+            link.cold_until = None;
+            link.wanted.pop_front();
             let Some((kind, len)) = tools.store.check(&block) else {
                 self.results.push_back((id, peer, Outcome::Refuses(None)));
                 continue;
@@ -174,6 +191,12 @@ impl Keep {
         if owes && !link.late && !self.timers.is_set(timer) {
             self.timers.set(timer, tools.now + LATE_AFTER);
         }
+    }
+
+    /// The disk may have brought a block that a peer wants.
+    pub(super) fn look_at_cold(&mut self, tools: &mut Tools<'_>, peer: NodeId) {
+        self.ready.insert(peer);
+        self.run(tools);
     }
 
     /// There is no connection to be had with a peer: if that is because all are in use, it waits until one is not.
@@ -317,6 +340,7 @@ impl Keep {
             self.locating.forget(&peer);
         }
         self.timers.stop(Timer::Late(peer));
+        self.timers.stop(Timer::Cold(peer));
         let results = link.jobs().map(|id| (id, peer, outcome(link.contact)));
         self.results.extend(results);
     }

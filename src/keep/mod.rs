@@ -76,6 +76,8 @@ enum Timer {
     Progress(ConnId),
     /// Look whether a peer gets on with what it owes.
     Late(NodeId),
+    /// Look whether the disk has brought what a peer wants.
+    Cold(NodeId),
     /// Count a job's copies again.
     Count(JobId),
     /// Look whether there is room for more connections.
@@ -482,6 +484,7 @@ impl Keep {
                     self.run(tools);
                 }
                 Timer::Late(peer) => self.check_late(tools, peer),
+                Timer::Cold(peer) => self.look_at_cold(tools, peer),
                 Timer::Count(id) => self.count_again(tools, id),
                 Timer::Room => self.offer_room_to_all(tools),
                 Timer::End => self.end_some(tools),

@@ -530,6 +530,33 @@ fn peers_that_were_given_a_block_serve_their_shares_and_later_what_is_missing() 
 }
 
 #[test]
+fn block_that_the_disk_has_to_bring_is_sent_when_it_has_or_has_had_time_for_it() {
+    for comes_in_time in [true, false] {
+        let mut world = World::of(1);
+        let client = world.client(1);
+        let block = leaf(1);
+        world.add(client, &block);
+        world.store.cold.insert(block.id());
+        let (conn, peer) = world.conns()[0];
+        assert!(world.open((conn, peer)).contains(&offer_of(&block)));
+        world.hears(conn, &Frame::Want(vec![Answer::Want]));
+        let is_sent = |world: &mut World| {
+            let said = world.said(conn);
+            said.iter().any(|it| matches!(it, Frame::Put { .. }))
+        };
+        world.run_for(COLD_WAIT - GETS_PAUSE * 2);
+        assert!(!is_sent(&mut world), "it is not waited for in the loop");
+        if comes_in_time {
+            world.store.cold.clear();
+        }
+        world.run_for(GETS_PAUSE);
+        assert_eq!(is_sent(&mut world), comes_in_time);
+        world.run_for(GETS_PAUSE * 2);
+        assert_eq!(is_sent(&mut world), !comes_in_time);
+    }
+}
+
+#[test]
 fn peer_to_which_no_connection_can_be_opened_waits_for_one() {
     let mut world = World::of(1);
     let client = world.client(1);

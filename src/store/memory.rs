@@ -9,7 +9,7 @@ use crate::cell::{place_of, Cell};
 use crate::digest::{Digest, DigestKey};
 use crate::id::{BlockId, Point};
 use crate::limits::BLOCK_CHARGE_MIN;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 /// A block and how it is kept.
@@ -43,6 +43,8 @@ pub struct MemoryStore {
     uncommitted: u64,
     /// What was put since the last commit.
     fresh: Vec<BlockId>,
+    /// Blocks that it says a disk would have to bring, for tests.
+    pub cold: BTreeSet<BlockId>,
 }
 
 impl MemoryStore {
@@ -64,6 +66,7 @@ impl MemoryStore {
             committed: Sequence::default(),
             uncommitted: 0,
             fresh: Vec::new(),
+            cold: BTreeSet::new(),
         }
     }
 
@@ -191,7 +194,8 @@ impl Store for MemoryStore {
     fn start_reading(&self, _id: &BlockId) {}
 
     fn is_warm(&self, id: &BlockId) -> Option<bool> {
-        self.blocks.contains_key(id).then_some(true)
+        let is_here = self.blocks.contains_key(id);
+        is_here.then(|| !self.cold.contains(id))
     }
 
     fn check(&mut self, id: &BlockId) -> Option<(Kind, u32)> {
