@@ -540,7 +540,9 @@ impl<S: Store> Node<S> {
                     false => self.shrink(now),
                 }
                 self.is_committing |= self.store.is_committing();
-            } else if self.is_due(self.commit_at, now) {
+            } else if self.is_due(self.commit_at, now)
+                || self.store.awaits_room() && !self.store.is_committing()
+            {
                 self.begin_commit();
             } else if let Some(output) = self.pins.poll_output() {
                 self.do_for_pins(now, output);

@@ -33,16 +33,20 @@ impl<S: Store> Node<S> {
             return;
         }
         self.is_committing = false;
-        self.putters.clear();
+        if !self.is_congested() {
+            self.putters.clear();
+        }
         match durable {
             Ok(durable) => self.send_acks(durable),
             Err(error) => self.fail_acks(&error),
         }
     }
 
-    /// Whether so much is in doubt that no more is taken from those who put until the commit that is under way ends.
+    /// Whether so much is in doubt, or so little room, that no more is taken from those who put until the commit that is
+    /// under way ends.
     pub(super) fn is_congested(&self) -> bool {
-        self.store.is_committing() && self.store.uncommitted() >= UNCOMMITTED_HIGH
+        let is_much = self.store.is_committing() && self.store.uncommitted() >= UNCOMMITTED_HIGH;
+        is_much || self.store.awaits_room()
     }
 
     pub(super) fn send_acks(&mut self, durable: Sequence) {

@@ -357,6 +357,10 @@ impl Store for MemoryStore {
         Ok(self.committed)
     }
 
+    fn awaits_room(&self) -> bool {
+        false
+    }
+
     fn is_committing(&self) -> bool {
         false
     }

@@ -431,6 +431,10 @@ pub trait Store {
     /// Whether a commit was begun that has not ended, as far as has been asked.
     fn is_committing(&self) -> bool;
 
+    /// Whether the end of a commit gives room, of one that is to be begun if none is under way, and there is hardly any
+    /// before.
+    fn awaits_room(&self) -> bool;
+
     /// Makes durable all that was put so far, and waits for it.
     fn commit(&mut self) -> Result<Sequence, StoreError>;
 

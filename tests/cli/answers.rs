@@ -6,7 +6,7 @@ use crate::injected::inject;
 use crate::space::{free_space, mount};
 use crate::talker::Talker;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use strew::block::{Block, Form, Kind, Role};
 use strew::id::BlockId;
 use strew::rng::Rng;
@@ -133,6 +133,37 @@ impl Pair {
     fn end(self) {
         self.peer.stop();
     }
+}
+
+#[test]
+fn full_peer_answers_while_others_go_for_what_comes() {
+    const SYNC: Duration = Duration::from_secs(1);
+    let lab = Lab::new();
+    let peer = start(&lab, "peer", &["--capacity", "64M"]);
+    let mut pair = Pair::of(lab, peer);
+    // A hundred mebibytes: some have gone for others.
+    let (stored, _) = pair.put(&blocks(400, 256 << 10, 1));
+    let kept: usize = pair.lab.status(&pair.peer.dir, "blocks").parse().unwrap();
+    assert!(stored.len() > kept && kept > 200, "{kept}");
+    let what = format!("fdatasync:delay_exit={}", SYNC.as_micros());
+    let Some(injection) = inject(&pair.peer, &what) else {
+        return;
+    };
+    let (lab, dir) = (Lab::new(), pair.peer.dir.clone());
+    let mut longest = Duration::ZERO;
+    std::thread::scope(|scope| {
+        let put = scope.spawn(|| pair.put(&blocks(40, 256 << 10, 2)));
+        while !put.is_finished() {
+            let asked = Instant::now();
+            lab.status(&dir, "mode");
+            longest = longest.max(asked.elapsed());
+        }
+        let (stored, _) = put.join().expect("it is answered");
+        assert!(stored.len() >= 20, "{}: others must go", stored.len());
+    });
+    injection.end();
+    assert!(longest < SYNC / 2, "{longest:?}");
+    pair.end();
 }
 
 fn ids(blocks: &[Block]) -> BTreeSet<BlockId> {

@@ -104,6 +104,8 @@ pub struct PackStore {
     /// How often all of the pack has been copied: then places in it are others.
     generation: u16,
     is_read_only: bool,
+    /// Whether blocks have had to go for others, and there is not yet room for many.
+    is_evicting: bool,
     /// Whether the last write failed for want of space on the file system; so that it is said once.
     is_disk_full: bool,
     /// Until this time the file system is believed to be full, whatever it says: it may be the user's share of it.
@@ -641,6 +643,10 @@ impl Store for PackStore {
 
     fn is_committing(&self) -> bool {
         self.committing.is_some()
+    }
+
+    fn awaits_room(&self) -> bool {
+        self.is_room_to_come()
     }
 
     fn commit(&mut self) -> Result<Sequence, StoreError> {

@@ -153,6 +153,7 @@ impl PackStore {
             held,
             generation: 0,
             is_read_only: false,
+            is_evicting: false,
             is_disk_full: false,
             disk_full_until: 0,
         })

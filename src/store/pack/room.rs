@@ -89,15 +89,19 @@ impl PackStore {
         let mut vain = 0;
         for _ in 0..ROUNDS_MAX {
             if self.punch_until_fits(len) {
-                return Ok(());
+                self.drop_ahead(len, claim)?;
+                if self.lacks(len) == 0 {
+                    return Ok(());
+                }
             }
+            self.is_evicting = true;
             if self.is_dropping_vain() {
                 break;
             }
             let (lacking, garbage) = (self.lacks(len), self.gaps.garbage());
             let wanted = Wanted {
                 count: EVICTIONS_MAX,
-                bytes: lacking.max(EVICT_STEP.min(self.space.limit() / 32)),
+                bytes: lacking.max(self.evict_step()),
             };
             let is_last = self.drop_some(claim, wanted)? == 0;
             if self.space.is_halved {
@@ -127,8 +131,52 @@ impl PackStore {
         }
     }
 
+    /// Bytes that are dropped together.
+    fn evict_step(&self) -> u64 {
+        EVICT_STEP.min(self.space.limit() / 32)
+    }
+
+    /// Where blocks have had to make room, and there is room for one, drops what has to go for the next ones, so that
+    /// nothing waits for the disk when they come.
+    fn drop_ahead(&mut self, len: u32, claim: &Claim<'_>) -> Result<(), StoreError> {
+        // To note what goes takes some room, too.
+        if !self.is_evicting || self.lacks(len + NOTE_RESERVE as u32) > 0 {
+            return Ok(());
+        }
+        if self.gaps.are_waiting() {
+            self.punch();
+        }
+        let step = self.evict_step();
+        let is_near = self.lacks(len + step as u32) > 0;
+        self.is_evicting = self.lacks(len + 4 * step as u32) > 0;
+        let is_vain = self.space.is_halved || self.is_dropping_vain();
+        if is_near && !is_vain && !self.is_space_coming() {
+            let wanted = Wanted {
+                count: EVICTIONS_MAX,
+                bytes: step,
+            };
+            self.remove_some(claim, wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a commit gives room, this one or the next, and there is none before for what comes in one go.
+    pub(super) fn is_room_to_come(&self) -> bool {
+        let committing = self.committing.as_ref();
+        let is_coming = committing.is_some_and(|it| it.gives_space())
+            || self.pending.gives_space() && !self.pending.is_held_up(self.time);
+        self.is_evicting && is_coming && self.lacks(2 * BLOCK_SIZE_MAX as u32) > 0
+    }
+
     /// Drops the blocks that go first, and makes it durable; how many.
     fn drop_some(&mut self, claim: &Claim<'_>, wanted: Wanted) -> Result<usize, StoreError> {
+        let count = self.remove_some(claim, wanted)?;
+        self.commit_now()?;
+        Ok(count)
+    }
+
+    /// Removes the blocks that go first; how many.
+    fn remove_some(&mut self, claim: &Claim<'_>, wanted: Wanted) -> Result<usize, StoreError> {
         let victims = self.victims(claim, wanted);
         let count = victims.len();
         for (id, _) in victims {
@@ -138,7 +186,6 @@ impl PackStore {
                 return Err(error);
             }
         }
-        self.commit_now()?;
         Ok(count)
     }
 

@@ -220,8 +220,14 @@ impl Twins {
             self.durable.remove(&id);
             self.doubt(id);
         }
-        if has_evicted {
+        // Those that went ahead of others may come back until the next commit.
+        self.look_at_commit();
+        if self.store.uncommitted() == 0 {
+            let may = std::mem::take(&mut self.may);
             self.handle_commit();
+            if !self.store.pending.is_empty() {
+                self.may = may;
+            }
         }
         has_evicted
     }
