@@ -1,7 +1,7 @@
 //! FILE.part, which becomes FILE when it is whole: a fetched file.
 
 use super::failure::{plain, Failure, Status};
-use super::part::{lock, parent_of, part_path, sync_parent};
+use super::part::{changed_meanwhile, is_same_file, lock, parent_of, part_path, sync_parent};
 use crate::limits::WRITE_BACK_STEP;
 use crate::sys;
 use std::fs::{self, File, OpenOptions};
@@ -136,7 +136,11 @@ impl FileOutput {
     /// All bytes are written: the file gets its name, durably.
     pub fn finish(&mut self) -> Result<(), Failure> {
         let (path, is_executable, len) = (self.path.clone(), self.is_executable, self.len);
-        let file = self.begun()?;
+        self.begun()?;
+        if !self.is_intact() {
+            return Err(changed_meanwhile(&path));
+        }
+        let file = self.open()?;
         // What was found may have been longer.
         let cut = file.set_len(len);
         let made = if is_executable {
@@ -146,6 +150,10 @@ impl FileOutput {
         };
         made.and_then(|()| file.sync_all())
             .map_err(|error| Failure::file(&path, &error))?;
+        // The sync takes a while.
+        if !self.is_intact() {
+            return Err(changed_meanwhile(&path));
+        }
         // Somebody may have made the file meanwhile.
         let renamed = match self.force {
             true => fs::rename(&path, &self.target),
@@ -171,8 +179,8 @@ impl FileOutput {
     /// The work has failed. What is verified stays for the next attempt, and the message says where; what is
     /// not, goes.
     pub fn give_up(&mut self, failure: Failure) -> Failure {
-        // Found, and never looked at: it is somebody's.
-        if self.found > 0 && self.kept == 0 || self.file.is_none() {
+        // Found, and never looked at: it is somebody's. So is what has its name instead.
+        if self.found > 0 && self.kept == 0 || !self.is_intact() {
             return failure;
         }
         let path = self.path.display();
@@ -185,6 +193,13 @@ impl FileOutput {
             failure.message, self.kept
         );
         Failure::new(failure.status, message)
+    }
+
+    /// Whether FILE.part is what was written, as far as can be seen: nobody has removed, replaced or cut it.
+    fn is_intact(&self) -> bool {
+        let is_long_enough = |file: &File| file.metadata().is_ok_and(|it| it.len() >= self.len);
+        let file = self.file.as_ref();
+        file.is_some_and(|file| is_same_file(file, &self.path) && is_long_enough(file))
     }
 
     /// Fails early if the file could not be made; nothing is left behind.

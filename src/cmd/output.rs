@@ -291,6 +291,35 @@ mod tests {
     }
 
     #[test]
+    fn a_part_that_was_removed_replaced_or_cut_meanwhile_does_not_become_the_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (target, part) = (dir.path().join("file"), dir.path().join("file.part"));
+        let remove = |part: &Path| fs::remove_file(part).expect("removed");
+        let replace = |part: &Path| {
+            remove(part);
+            fs::write(part, b"theirs").expect("written");
+        };
+        let cut = |part: &Path| fs::write(part, b"o").expect("cut");
+        let meddlers: [(&dyn Fn(&Path), Option<&[u8]>); 3] = [
+            (&remove, None),
+            (&replace, Some(b"theirs")),
+            (&cut, Some(b"o")),
+        ];
+        for (meddle, left) in meddlers {
+            let mut output = Output::new(Some(&target), false).expect("writable");
+            output.write(0, b"ours").expect("written");
+            meddle(&part);
+            let failure = output.finish().expect_err("it is not what was written");
+            assert_eq!(failure.status, Status::Other);
+            let failure = output.give_up(failure);
+            assert!(!failure.message.contains("verified"), "{failure}");
+            assert!(!target.exists());
+            assert_eq!(fs::read(&part).ok().as_deref(), left);
+            let _ = fs::remove_file(&part);
+        }
+    }
+
+    #[test]
     fn a_link_in_the_place_of_the_part_is_not_followed() {
         let dir = tempfile::tempdir().expect("a directory");
         let (target, victim) = (dir.path().join("file"), dir.path().join("victim"));

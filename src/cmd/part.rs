@@ -38,6 +38,13 @@ pub fn sync_parent(parent: &Path) -> io::Result<()> {
     }
 }
 
+/// The failure where somebody else has meddled with it: what has its name is not what was written.
+pub fn changed_meanwhile(path: &Path) -> Failure {
+    let path = path.display();
+    let message = format!("{path}: was removed, replaced or cut while it was written; fetch again");
+    Failure::new(Status::Other, message)
+}
+
 /// Locks what is at `path` and will be at `target`, as long as the file is open.
 pub fn lock(file: &File, path: &Path, target: &Path) -> Result<(), Failure> {
     match file.try_lock() {
@@ -56,7 +63,8 @@ pub fn lock(file: &File, path: &Path, target: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn is_same_file(file: &File, path: &Path) -> bool {
+/// Whether what is open still has this name.
+pub fn is_same_file(file: &File, path: &Path) -> bool {
     let opened = file.metadata().map(|meta| (meta.dev(), meta.ino()));
     let named = fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()));
     matches!((opened, named), (Ok(opened), Ok(named)) if opened == named)

@@ -4,7 +4,7 @@
 //! same listing: nothing of somebody else's is replaced.
 
 use super::failure::{Failure, Status};
-use super::part::{lock, parent_of, part_path, sync_parent};
+use super::part::{changed_meanwhile, is_same_file, lock, parent_of, part_path, sync_parent};
 use super::tree_input::path_in;
 use crate::limits::WRITE_BACK_STEP;
 use crate::listing::{check_target, printable, Entry, Kind, Listing};
@@ -349,6 +349,7 @@ impl TreeOutput {
     /// All bytes are written: links are made, and the directory gets its name, durably.
     pub fn finish(&mut self) -> Result<(), Failure> {
         self.current = None;
+        self.expect_ours()?;
         for index in self.entries.clone() {
             if let Kind::Link { target } = self.listing.entry(index).kind {
                 let path = self.path_of(index);
@@ -357,6 +358,7 @@ impl TreeOutput {
             }
         }
         sys::sync_file_system(&self.lock).map_err(|error| Failure::file(&self.path, &error))?;
+        self.expect_ours()?;
         match sys::rename_new(&self.path, &self.target) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -372,11 +374,19 @@ impl TreeOutput {
         sync_parent(parent_of(&self.target)).map_err(|error| Failure::file(&self.target, &error))
     }
 
+    /// Fails if what has the name of DIR.part is another by now.
+    fn expect_ours(&self) -> Result<(), Failure> {
+        match is_same_file(&self.lock, &self.path) {
+            true => Ok(()),
+            false => Err(changed_meanwhile(&self.path)),
+        }
+    }
+
     /// The work has failed. What is verified stays for the next attempt, and the message says where; what is
     /// not, or can never become whole, goes.
     pub fn give_up(&mut self, failure: Failure) -> Failure {
-        // Found, and never looked through: it is somebody's.
-        if self.found || !self.path.exists() {
+        // Found, and never looked through: it is somebody's. So is what has its name instead.
+        if self.found || !is_same_file(&self.lock, &self.path) {
             return failure;
         }
         if self.len == 0 || failure.status == Status::Damaged {

@@ -498,6 +498,20 @@ fn killed_fetch_of_a_directory_is_gone_on_from() {
 }
 
 #[test]
+fn directory_that_was_replaced_while_it_was_written_does_not_get_the_name() {
+    let net = Net::new();
+    let (_, _, mut fetch, peer) = halfway(&net);
+    let path = |name: &str| net.lab.path(name);
+    fs::rename(path("out.part"), path("ours")).expect("renamed");
+    fs::create_dir(path("out.part")).expect("made");
+    kill(peer, libc::SIGCONT);
+    let status = fetch.wait(LIMIT).expect("it ends");
+    assert_eq!(status.code(), Some(1));
+    assert!(!path("out").exists());
+    assert_eq!(fs::read_dir(path("out.part")).expect("there").count(), 0);
+}
+
+#[test]
 fn killed_fetch_of_a_file_that_begins_within_a_block_is_gone_on_from() {
     const LEN: usize = 200_000;
     let net = Net::new();
