@@ -1,6 +1,7 @@
 //! `strew fetch`: collects the blocks of an address, and writes the bytes: to a file each where it belongs, else in
 //! order.
 
+use super::client::Patience;
 use super::connect::connect;
 use super::failure::{Failure, Status};
 use super::json::Object;
@@ -19,6 +20,7 @@ use crate::block::tree::Item;
 use crate::listing::{printable, Kind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// The options of this command beside those that all have.
 pub const OPTIONS: &[&Opt] = &[
@@ -37,10 +39,11 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let range = parsed.parsed(options::RANGE, values::range, what)?;
     let place = Place::new(parsed, "fetch")?;
     let (target, force) = (parsed.path(options::OUTPUT), parsed.has(options::FORCE)?);
+    let until = Patience::new(&common).until();
     let mut output = match target.as_deref().is_some_and(is_for_directory) {
         // Only a directory could go there, or what is to be refused when it is known what it is.
         true => None,
-        false => Some(Output::new(target.as_deref(), force)?),
+        false => Some(Output::new(target.as_deref(), force, until)?),
     };
     let mut peer = connect(&common)?;
     let id = place.address.id;
@@ -69,6 +72,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         range,
         target: target.clone(),
         force,
+        until,
     };
     let result = fetch.run(&goal, &mut output);
     let result = result.map_err(|failure| give_up(output, failure));
@@ -95,6 +99,8 @@ struct Goal {
     range: Option<Range<u64>>,
     target: Option<PathBuf>,
     force: bool,
+    /// When a reader is no longer waited for.
+    until: Option<Instant>,
 }
 
 /// Whether what is written there is a directory, if anything can be: one is there, or has been begun.
@@ -160,7 +166,7 @@ impl Fetch<'_> {
             return Err(Failure::usage(message));
         }
         if output.is_none() {
-            *output = Some(Output::new(goal.target.as_deref(), goal.force)?);
+            *output = Some(Output::new(goal.target.as_deref(), goal.force, goal.until)?);
         }
         if let Some(Output::File(file)) = output {
             file.is_range = goal.range.is_some();

@@ -12,16 +12,21 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How often it is looked whether a pipe has got a reader.
+const READER_POLL: Duration = Duration::from_millis(20);
 
 /// Prints one line of the answer. A reader that has gone ends the process as SIGPIPE does.
 pub fn line(text: &impl Display) -> Result<(), Failure> {
     progress::clear();
     let descriptor = io::stdout().as_fd().try_clone_to_owned();
     let text = format!("{text}\n");
-    let written = descriptor.and_then(|fd| write_all(&mut fd.into(), text.as_bytes()));
-    written.or_else(|error| pipe_failed("standard output", &error))
+    let written = descriptor.and_then(|fd| write_all(&mut fd.into(), text.as_bytes(), None));
+    written.map_err(|error| pipe_failed(Path::new("standard output"), &error))
 }
 
 /// Prints the answer, or a part of it: as text, or with `--json` as an object.
@@ -32,24 +37,33 @@ pub fn answer(text: &impl Display, object: impl FnOnce() -> Object) -> Result<()
     }
 }
 
-fn pipe_failed(path: impl AsRef<Path>, error: &io::Error) -> Result<(), Failure> {
-    if error.kind() == ErrorKind::BrokenPipe {
-        sys::die_by_sigpipe();
+fn pipe_failed(path: &Path, error: &io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::BrokenPipe => sys::die_by_sigpipe(),
+        ErrorKind::TimedOut => {
+            let path = path.display();
+            let message = format!("{path}: not written in the time given: nobody reads it");
+            Failure::new(Status::TimedOut, message)
+        }
+        _ => Failure::file(path, error),
     }
-    Err(Failure::file(path.as_ref(), error))
 }
 
-/// Writes all of it, and waits for the reader also where somebody has made the descriptor non-blocking.
-fn write_all(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
+/// Writes all of it, and waits for the reader also where somebody has made the descriptor non-blocking; no longer than
+/// until a time, if one is given.
+fn write_all(file: &mut File, mut bytes: &[u8], until: Option<Instant>) -> io::Result<()> {
+    // So many bytes do not block where it is said that writing does not.
+    let step = until.map_or(usize::MAX, |_| libc::PIPE_BUF);
     while !bytes.is_empty() {
-        match file.write(bytes) {
+        if until.is_some() {
+            wait_for_reader(file, until)?;
+        }
+        match file.write(&bytes[..bytes.len().min(step)]) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(len) => bytes = &bytes[len..],
             Err(error) => match error.kind() {
                 ErrorKind::Interrupted => {}
-                ErrorKind::WouldBlock => {
-                    sys::wait_for(file.as_raw_fd(), false, true, None)?;
-                }
+                ErrorKind::WouldBlock => wait_for_reader(file, until)?,
                 _ => return Err(error),
             },
         }
@@ -57,12 +71,70 @@ fn write_all(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+fn wait_for_reader(file: &File, until: Option<Instant>) -> io::Result<()> {
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if sys::wait_for(file.as_raw_fd(), false, true, left)?.write {
+            return Ok(());
+        }
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(ErrorKind::TimedOut.into());
+        }
+    }
+}
+
+/// Opens something that is no regular file. A pipe that has no reader is waited for, until a time if one is given.
+fn open_stream(path: &Path, is_pipe: bool, until: Option<Instant>) -> io::Result<File> {
+    let Some(until) = until.filter(|_| is_pipe) else {
+        return OpenOptions::new().write(true).open(path);
+    };
+    loop {
+        let mut options = OpenOptions::new();
+        let opened = options
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path);
+        let has_reader = |error: &io::Error| error.raw_os_error() != Some(libc::ENXIO);
+        match opened {
+            Err(error) if !has_reader(&error) && Instant::now() >= until => {
+                return Err(ErrorKind::TimedOut.into())
+            }
+            Err(error) if !has_reader(&error) => sleep(READER_POLL),
+            opened => return opened,
+        }
+    }
+}
+
+/// Standard output, or something that is no regular file, such as a device or a pipe: written as it is, without the
+/// buffer that cuts at lines.
+pub struct Stream {
+    path: PathBuf,
+    file: File,
+    /// When it is given up to wait for the reader.
+    until: Option<Instant>,
+}
+
+impl Stream {
+    fn new(path: &Path, file: File, until: Option<Instant>) -> Stream {
+        // A regular file has no reader to wait for.
+        let is_file = file.metadata().is_ok_and(|it| it.is_file());
+        Stream {
+            path: path.to_path_buf(),
+            file,
+            until: until.filter(|_| !is_file),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let written = write_all(&mut self.file, bytes, self.until);
+        written.map_err(|error| pipe_failed(&self.path, &error))
+    }
+}
+
 /// What fetched data is written to.
 pub enum Output {
-    /// Standard output, without the buffer that cuts at lines.
-    Stdout(File),
-    /// Something that is no regular file, such as a device or a pipe, as it is.
-    Direct(PathBuf, File),
+    /// What has no name that it could get when it is whole.
+    Stream(Stream),
     /// A regular file, under another name until it is whole.
     File(FileOutput),
     /// A directory, likewise.
@@ -71,26 +143,29 @@ pub enum Output {
 
 impl Output {
     /// Decides where to write before anything is fetched. `-` and `None` are standard output; a terminal gets
-    /// data only if it was named.
-    pub fn new(target: Option<&Path>, force: bool) -> Result<Output, Failure> {
+    /// data only if it was named. A reader is waited for until a time, if one is given.
+    pub fn new(
+        target: Option<&Path>,
+        force: bool,
+        until: Option<Instant>,
+    ) -> Result<Output, Failure> {
         match target {
-            Some(path) if path.as_os_str() != "-" => Output::to_path(path, force),
+            Some(path) if path.as_os_str() != "-" => Output::to_path(path, force, until),
             named => {
                 if named.is_none() && io::stdout().is_terminal() {
                     let message =
                         "standard output is a terminal; give -o FILE, or -o - if you mean it";
                     return Err(Failure::usage(message));
                 }
+                let path = Path::new("standard output");
                 let duplicate = io::stdout().as_fd().try_clone_to_owned();
-                match duplicate {
-                    Ok(fd) => Ok(Output::Stdout(fd.into())),
-                    Err(error) => Err(Failure::file(Path::new("standard output"), &error)),
-                }
+                let fd = duplicate.map_err(|error| Failure::file(path, &error))?;
+                Ok(Output::Stream(Stream::new(path, fd.into(), until)))
             }
         }
     }
 
-    fn to_path(path: &Path, force: bool) -> Result<Output, Failure> {
+    fn to_path(path: &Path, force: bool, until: Option<Instant>) -> Result<Output, Failure> {
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => {
                 let message = format!("{}: is a directory; name a file in it", path.display());
@@ -107,9 +182,9 @@ impl Output {
                     let message = format!("{}: is a socket", path.display());
                     return Err(Failure::new(Status::Other, message));
                 }
-                let file = OpenOptions::new().write(true).open(path);
-                let file = file.map_err(|error| Failure::file(path, &error))?;
-                return Ok(Output::Direct(path.to_path_buf(), file));
+                let file = open_stream(path, metadata.file_type().is_fifo(), until);
+                let file = file.map_err(|error| pipe_failed(path, &error))?;
+                return Ok(Output::Stream(Stream::new(path, file, until)));
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 // A link to nothing is in the way as a file is.
@@ -185,12 +260,7 @@ impl Output {
     /// that has gone, of standard output or of a pipe, ends the process as SIGPIPE does.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
         match self {
-            Output::Stdout(file) => {
-                write_all(file, bytes).or_else(|error| pipe_failed("standard output", &error))
-            }
-            Output::Direct(path, file) => {
-                write_all(file, bytes).or_else(|error| pipe_failed(&path, &error))
-            }
+            Output::Stream(stream) => stream.write(bytes),
             Output::File(file) => file.write(offset, bytes),
             Output::Tree(tree) => tree.write(offset, bytes),
         }
@@ -225,7 +295,7 @@ mod tests {
     fn the_file_appears_whole_or_not_at_all() {
         let dir = tempfile::tempdir().expect("a directory");
         let target = dir.path().join("file");
-        let mut output = Output::new(Some(&target), false).expect("writable");
+        let mut output = Output::new(Some(&target), false, None).expect("writable");
         assert!(
             !dir.path().join("file.part").exists(),
             "nothing before there is data"
@@ -242,9 +312,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let target = dir.path().join("file");
         fs::write(&target, b"old").expect("written");
-        let refused = Output::new(Some(&target), false).err().expect("refused");
+        let refused = Output::new(Some(&target), false, None)
+            .err()
+            .expect("refused");
         assert_eq!(refused.status, Status::Exists);
-        let mut output = Output::new(Some(&target), true).expect("forced");
+        let mut output = Output::new(Some(&target), true, None).expect("forced");
         output.write(0, b"new").expect("written");
         assert_eq!(fs::read(&target).expect("there"), b"old");
         output.finish().expect("finished");
@@ -255,7 +327,7 @@ mod tests {
     fn a_file_made_meanwhile_is_not_replaced() {
         let dir = tempfile::tempdir().expect("a directory");
         let target = dir.path().join("file");
-        let mut output = Output::new(Some(&target), false).expect("writable");
+        let mut output = Output::new(Some(&target), false, None).expect("writable");
         output.write(0, b"ours").expect("written");
         fs::write(&target, b"theirs").expect("written");
         assert_eq!(output.finish().expect_err("refused").status, Status::Exists);
@@ -271,7 +343,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (target, part) = (dir.path().join("file"), dir.path().join("file.part"));
         for is_empty in [false, true] {
-            let mut output = Output::new(Some(&target), false).expect("writable");
+            let mut output = Output::new(Some(&target), false, None).expect("writable");
             fs::write(&part, b"theirs").expect("written");
             let refused = match is_empty {
                 false => output.write(0, b"ours"),
@@ -283,7 +355,7 @@ mod tests {
             assert_eq!(fs::read(&part).expect("there"), b"theirs");
             fs::remove_file(&part).expect("removed");
         }
-        let mut output = Output::new(Some(&target), true).expect("writable");
+        let mut output = Output::new(Some(&target), true, None).expect("writable");
         fs::write(&part, b"theirs").expect("written");
         output.write(0, b"ours").expect("forced");
         output.finish().expect("finished");
@@ -300,13 +372,14 @@ mod tests {
             fs::write(part, b"theirs").expect("written");
         };
         let cut = |part: &Path| fs::write(part, b"o").expect("cut");
-        let meddlers: [(&dyn Fn(&Path), Option<&[u8]>); 3] = [
+        type Meddler<'a> = &'a dyn Fn(&Path);
+        let meddlers: [(Meddler<'_>, Option<&[u8]>); 3] = [
             (&remove, None),
             (&replace, Some(b"theirs")),
             (&cut, Some(b"o")),
         ];
         for (meddle, left) in meddlers {
-            let mut output = Output::new(Some(&target), false).expect("writable");
+            let mut output = Output::new(Some(&target), false, None).expect("writable");
             output.write(0, b"ours").expect("written");
             meddle(&part);
             let failure = output.finish().expect_err("it is not what was written");
@@ -325,7 +398,9 @@ mod tests {
         let (target, victim) = (dir.path().join("file"), dir.path().join("victim"));
         std::os::unix::fs::symlink(&victim, dir.path().join("file.part")).expect("linked");
         for force in [false, true] {
-            let refused = Output::new(Some(&target), force).err().expect("refused");
+            let refused = Output::new(Some(&target), force, None)
+                .err()
+                .expect("refused");
             assert_eq!(refused.status, Status::Exists);
         }
         assert!(!victim.exists());
@@ -335,7 +410,7 @@ mod tests {
     fn the_longest_name_is_no_obstacle() {
         let dir = tempfile::tempdir().expect("a directory");
         let target = dir.path().join("n".repeat(NAME_MAX));
-        let mut output = Output::new(Some(&target), false).expect("writable");
+        let mut output = Output::new(Some(&target), false, None).expect("writable");
         output.write(0, b"abc").expect("written");
         output.finish().expect("finished");
         assert_eq!(fs::read(&target).expect("there"), b"abc");
@@ -345,9 +420,9 @@ mod tests {
     fn two_writers_of_one_file_do_not_meet() {
         let dir = tempfile::tempdir().expect("a directory");
         let target = dir.path().join("file");
-        let mut first = Output::new(Some(&target), false).expect("writable");
+        let mut first = Output::new(Some(&target), false, None).expect("writable");
         first.write(0, b"abc").expect("written");
-        let second = Output::new(Some(&target), false).err().expect("busy");
+        let second = Output::new(Some(&target), false, None).err().expect("busy");
         assert_eq!(second.status, Status::InUse);
     }
 
@@ -356,7 +431,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (target, part) = (dir.path().join("file"), dir.path().join("file.part"));
         fs::write(&part, b"goodbad").expect("written");
-        let mut output = Output::new(Some(&target), false).expect("writable");
+        let mut output = Output::new(Some(&target), false, None).expect("writable");
         assert!(output.is_found());
         assert_eq!(output.read_found(0, 4), b"good");
         output.keep_found(0, 4);
@@ -372,13 +447,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (target, part) = (dir.path().join("file"), dir.path().join("file.part"));
         fs::write(&part, b"mine").expect("written");
-        let mut output = Output::new(Some(&target), false).expect("writable");
+        let mut output = Output::new(Some(&target), false, None).expect("writable");
         let refused = output.end_found(4).expect_err("refused");
         assert_eq!(refused.status, Status::Exists);
         output.give_up(refused);
         assert_eq!(fs::read(&part).expect("there"), b"mine");
         drop(output);
-        let mut output = Output::new(Some(&target), true).expect("writable");
+        let mut output = Output::new(Some(&target), true, None).expect("writable");
         output.end_found(4).expect("forced");
         assert_eq!(fs::read(&part).expect("there"), b"");
     }
@@ -388,7 +463,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (target, part) = (dir.path().join("file"), dir.path().join("file.part"));
         let failure = || Failure::new(Status::NotFound, "not found");
-        let mut output = Output::new(Some(&target), false).expect("writable");
+        let mut output = Output::new(Some(&target), false, None).expect("writable");
         assert_eq!(output.give_up(failure()).message, "not found");
         assert!(!part.exists());
         output.write(0, b"abc").expect("written");

@@ -146,6 +146,36 @@ fn output_that_does_not_block_is_waited_for() {
 }
 
 #[test]
+fn reader_that_takes_no_more_is_waited_for_only_in_the_time_given() {
+    let lab = Lab::new();
+    let serve = lab.serve("d", &[]);
+    let file = lab.file("file", &random_bytes(3 << 20, 6));
+    let share = ["share", "-q", "--min-copies", "0", "-d", "d"];
+    let address = lab.strew(share).arg(&file).run().text();
+    lab.program("mkfifo", ["fifo"]).run().expect_status(0);
+    let fetch = ["fetch", "-d", "d", "--timeout", "1s", &address];
+    let ends = |mut run: Run| {
+        run.command.stderr(Stdio::null());
+        let mut fetch = run.start();
+        let status = fetch.wait(Duration::from_secs(20)).expect("it ends");
+        assert_eq!(status.code(), Some(4));
+    };
+    // One who takes some, one who never opens it, one who opens it and takes nothing.
+    let mut run = lab.strew(fetch);
+    run.command.stdout(Stdio::piped());
+    ends(run);
+    ends(lab.strew(fetch).args(["-o", "fifo"]));
+    let mut both = std::fs::OpenOptions::new();
+    let reader = both.read(true).write(true).open(lab.path("fifo"));
+    ends(lab.strew(fetch).args(["-o", "fifo"]));
+    drop(reader);
+    let outcome = lab.strew(fetch).run();
+    outcome.expect_status(0);
+    assert!(outcome.stdout == fs::read(&file).expect("there"));
+    serve.stop();
+}
+
+#[test]
 fn pipe_by_name_whose_reader_has_gone_ends_it_as_a_pipe_does() {
     let lab = Lab::new();
     let serve = lab.serve("d", &[]);
