@@ -53,6 +53,8 @@ pub struct Job {
     pub owner: Owner,
     /// Its address.
     pub block: BlockId,
+    /// How often the client has added it since, while it was being placed.
+    pub repeats: usize,
     /// Copies to reach.
     pub wanted: usize,
     /// Who lives around it, the closest first; at most twice a neighbourhood, more only if it was looked up again.
@@ -113,6 +115,7 @@ impl Job {
         Job {
             owner,
             block,
+            repeats: 0,
             wanted,
             near: Vec::new(),
             mute: BTreeSet::new(),

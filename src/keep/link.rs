@@ -316,6 +316,7 @@ impl Keep {
 
     /// A connection is over: what it was to bring is looked for elsewhere.
     pub fn handle_closed(&mut self, tools: &mut Tools<'_>, conn: ConnId) {
+        self.also_sent.retain(|it| it.1 != conn);
         if let Some(peer) = self.by_conn.get(&conn).copied() {
             self.drop_link(tools, peer, Outcome::CutOff);
             self.offer_room();

@@ -126,8 +126,14 @@ pub struct Keep {
     renewing: usize,
     /// Blocks that have been renewed.
     renewed: VecDeque<BlockId>,
+    /// The jobs of clients by their blocks: each block has one.
+    placing: BTreeMap<BlockId, JobId>,
+    /// Clients whose blocks are being placed for another: they are placed when that is done.
+    following: BTreeMap<BlockId, Vec<(ConnId, Role)>>,
     /// What others want passed on and has not been begun, with the copies wanted; at most `PASSING_MAX`.
     to_pass_on: VecDeque<(Owner, BlockId, usize)>,
+    /// Who has sent a block that is passed on for another; at most `PASSING_MAX`.
+    also_sent: BTreeSet<(BlockId, ConnId)>,
     locating: Locating<JobId>,
     asking: Asking<JobId>,
     passers: Passers,
@@ -185,7 +191,7 @@ impl Keep {
     pub fn is_full(&self, client: ConnId) -> bool {
         self.sessions
             .get(&client)
-            .is_some_and(|session| session.pending.len() >= PLACING_MAX)
+            .is_some_and(|session| session.waiting() >= PLACING_MAX)
     }
 
     /// Takes on a block that the client added and the store has; whether it was not there before.
@@ -299,6 +305,29 @@ impl Keep {
         self.run(tools);
     }
 
+    /// A peer has sent a block that was here, to be passed on. Whether that is being done: then it is told when it is
+    /// done. Looks at all that is passed on.
+    pub fn is_passing_on(&mut self, conn: ConnId, block: BlockId) -> bool {
+        let mut jobs = self.jobs.values();
+        let is_begun = jobs.any(|job| job.block == block && matches!(job.owner, Owner::Source(..)));
+        let is_passed_on = is_begun || self.to_pass_on.iter().any(|task| task.1 == block);
+        let is_told = is_passed_on && self.also_sent.len() < PASSING_MAX;
+        if is_told {
+            self.also_sent.insert((block, conn));
+        }
+        is_told
+    }
+
+    /// Those who have sent a block that was passed on for another, and is no more.
+    fn take_also_sent(&mut self, block: BlockId) -> Vec<ConnId> {
+        let all = (block, ConnId(0))..=(block, ConnId(u64::MAX));
+        let also: Vec<ConnId> = self.also_sent.range(all).map(|it| it.1).collect();
+        for conn in &also {
+            self.also_sent.remove(&(block, *conn));
+        }
+        also
+    }
+
     /// Blocks sent by PUT so far, and bytes of their payloads.
     pub fn sent(&self) -> (u64, u64) {
         self.sent
@@ -330,8 +359,14 @@ impl Keep {
         let Some(session) = self.sessions.remove(&client) else {
             return;
         };
+        self.following.retain(|_, waiting| {
+            waiting.retain(|(waiting, _)| *waiting != client);
+            !waiting.is_empty()
+        });
+        // What another shares as well stays under its lease.
         let jobs = self.jobs.values();
-        let jobs = jobs.filter(|job| job.owner.is_client(client));
+        let jobs = jobs
+            .filter(|job| job.owner.is_client(client) && !self.following.contains_key(&job.block));
         let placing = jobs.map(|job| Ending::Release(job.block));
         self.endings.extend(placing);
         self.endings.extend(session.leased().map(Ending::Release));
@@ -387,6 +422,8 @@ impl Keep {
                 let id = self.insert(Job::new(tools.now, owner, block, wanted));
                 self.locating.add(block, id);
                 started = true;
+            } else {
+                self.take_also_sent(block);
             }
         }
         started
@@ -409,9 +446,24 @@ impl Keep {
         let Some((block, role)) = session.start_next() else {
             return false;
         };
+        let placing = self.placing.get(&block);
+        if let Some(job) = placing.and_then(|id| self.jobs.get_mut(id)) {
+            // It is in the file more than once, or another shares it as well: to place it twice at the same time would
+            // be to send it twice.
+            match job.owner.is_client(client) {
+                true => job.repeats += 1,
+                false => {
+                    session.follow();
+                    let following = self.following.entry(block).or_default();
+                    following.push((client, role));
+                }
+            }
+            return true;
+        }
         let wanted = session.wanted(role);
         let owner = Owner::Session(client, role);
         let id = self.insert(Job::new(now, owner, block, wanted));
+        self.placing.insert(block, id);
         self.locating.add(block, id);
         true
     }

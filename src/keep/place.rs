@@ -391,10 +391,16 @@ impl Keep {
 
     /// Every answer is a sign of life for the client, who gives up on a share that stands still.
     fn tell_progress(&mut self, tools: &Tools<'_>, id: JobId) {
-        if let Some(Owner::Session(client, _)) = self.jobs.get(&id).map(|job| job.owner) {
-            let progress = Timer::Progress(client);
-            if !self.timers.is_set(progress) {
-                self.timers.set(progress, tools.now + PROGRESS_PERIOD);
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        if let Owner::Session(client, _) = job.owner {
+            let following = self.following.get(&job.block).into_iter().flatten();
+            for client in following.map(|it| it.0).chain([client]) {
+                let progress = Timer::Progress(client);
+                if !self.timers.is_set(progress) {
+                    self.timers.set(progress, tools.now + PROGRESS_PERIOD);
+                }
             }
         }
     }
@@ -434,16 +440,23 @@ impl Keep {
             Owner::Session(client, role) => {
                 self.has_progressed = true;
                 if let Some(session) = self.sessions.get_mut(&client) {
-                    if session.finish(job.block, role, &job.holders) {
-                        match session.take_fresh(&job.block) {
-                            true => drop_own(tools.store, &job.block, Hold::Kept),
-                            false => tools.store.release(&job.block, Hold::Kept),
+                    for _ in 0..=job.repeats {
+                        if session.finish(job.block, role, &job.holders) {
+                            match session.take_fresh(&job.block) {
+                                true => drop_own(tools.store, &job.block, Hold::Kept),
+                                false => tools.store.release(&job.block, Hold::Kept),
+                            }
                         }
                     }
                     self.check_settled(tools, client);
                 }
             }
-            Owner::Source(conn, _) => tools.transfer.send(conn, &Frame::Passed(job.block)),
+            Owner::Source(conn, _) => {
+                let also = self.take_also_sent(job.block);
+                for conn in also.into_iter().chain([conn]) {
+                    tools.transfer.send(conn, &Frame::Passed(job.block));
+                }
+            }
             Owner::Nobody => self.given.push_back((job.block, job.stored)),
             Owner::Renewal if job.is_renewed => self.renewed.push_back(job.block),
             Owner::Renewal => {}
@@ -458,7 +471,14 @@ impl Keep {
             self.passers.take(*peer, job.block);
         }
         match job.owner {
-            Owner::Session(..) => {}
+            Owner::Session(..) => {
+                self.placing.remove(&job.block);
+                for (client, role) in self.following.remove(&job.block).unwrap_or_default() {
+                    if let Some(session) = self.sessions.get_mut(&client) {
+                        session.put_back(job.block, role);
+                    }
+                }
+            }
             Owner::Source(..) => self.passing -= 1,
             Owner::Nobody => self.giving -= 1,
             Owner::Renewal => self.renewing -= 1,

@@ -24,8 +24,10 @@ pub struct Session {
     /// Blocks not begun, in the order they were added; the client is held up at `PLACING_MAX`, and a retry adds
     /// at most as many again.
     pub pending: VecDeque<(BlockId, Role)>,
-    /// Blocks being placed.
+    /// Blocks being placed, or about to be after another client's.
     active: usize,
+    /// Those of them that are about to be.
+    following: usize,
     /// Blocks added.
     added: u64,
     /// Blocks done with.
@@ -62,6 +64,7 @@ impl Session {
             fresh: BTreeSet::new(),
             pending: VecDeque::new(),
             active: 0,
+            following: 0,
             added: 0,
             placed: 0,
             short: Vec::new(),
@@ -104,6 +107,23 @@ impl Session {
         let next = self.pending.pop_front()?;
         self.active += 1;
         Some(next)
+    }
+
+    /// The block that was started last is being placed for another client.
+    pub fn follow(&mut self) {
+        self.following += 1;
+    }
+
+    /// Blocks that wait, for their turn or for another client's.
+    pub fn waiting(&self) -> usize {
+        self.pending.len() + self.following
+    }
+
+    /// A block is no longer placed for another client: it waits for its turn, before all others.
+    pub fn put_back(&mut self, block: BlockId, role: Role) {
+        self.active -= 1;
+        self.following -= 1;
+        self.pending.push_front((block, role));
     }
 
     /// A block is done with. Whether nothing need hold the own copy any more.

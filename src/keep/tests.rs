@@ -205,12 +205,12 @@ fn sessions_take_turns() {
     world.keep.locating.whole_network = None;
     let first = world.client(1);
     for n in 0..PLACING_AT_ONCE * 2 {
-        let id = BlockId([(n % 251) as u8; 32]);
+        let id = BlockId(std::array::from_fn(|i| n.to_be_bytes()[i % 8]));
         world.with(|keep, tools| keep.add(tools, first, id, Role::Leaf, true));
     }
     let others = [world.client(1), world.client(1)];
-    for client in others {
-        for n in 0..20 {
+    for (client, leaves) in others.into_iter().zip([0..20, 20..40]) {
+        for n in leaves {
             world.add(client, &leaf(n));
         }
     }
@@ -276,6 +276,46 @@ fn late_peer_is_waited_for_while_there_is_nobody_else() {
     assert_eq!(world.jobs(client), 0);
     let settled = world.keep.sessions[&client].outcome(true);
     assert_eq!(settled.least, 1, "its copy counts");
+}
+
+#[test]
+fn block_that_is_added_again_while_it_is_placed_is_not_sent_again() {
+    let mut world = World::of(2);
+    let (client, block) = (world.client(2), leaf(1));
+    let [other, gone] = [world.client(2), world.client(2)];
+    for client in [client, client, other, client, gone] {
+        world.add(client, &block);
+    }
+    assert_eq!([client, other, gone].map(|it| world.jobs(it)), [1, 0, 0]);
+    world.with(|keep, tools| keep.handle_client_closed(tools, gone));
+    // However many follow, the client is held up as if they waited.
+    assert_eq!(world.keep.sessions[&other].waiting(), 1);
+    world.keep.check();
+    let conns = world.conns();
+    for &conn in &conns {
+        assert!(world.open(conn).contains(&offer_of(&block)));
+        world.hears(conn.0, &Frame::Want(vec![Answer::Have]));
+    }
+    let session = &world.keep.sessions[&client];
+    assert!(session.is_placed() && session.outcome(true).blocks == 3);
+    // The other's is not sent, as they have it by now.
+    assert_eq!(world.jobs(other), 1);
+    for &(conn, _) in &conns {
+        assert_eq!(world.said(conn), [offer_of(&block)]);
+        world.hears(conn, &Frame::Want(vec![Answer::Have]));
+    }
+    assert!(world.keep.sessions[&other].is_placed());
+    // Who waits for another's does so no longer when that is gone.
+    let block = leaf(2);
+    world.add(client, &block);
+    world.add(other, &block);
+    assert_eq!(world.jobs(other), 0);
+    world.with(|keep, tools| keep.handle_client_closed(tools, client));
+    assert_eq!(world.jobs(other), 1);
+    assert!(world.keep.following.is_empty());
+    world.with(|keep, tools| keep.handle_client_closed(tools, other));
+    assert!(world.keep.jobs.is_empty());
+    world.keep.check();
 }
 
 #[test]
@@ -499,6 +539,8 @@ fn peers_that_were_given_a_block_serve_their_shares_and_later_what_is_missing() 
         let source = comes_from(&mut world, [127, 0, 0, 100], 100);
         let (id, len) = (block.id(), 100);
         world.with(|keep, tools| keep.pass_on(tools, source, id, len, 8));
+        let also = comes_from(&mut world, [127, 0, 0, 101], 101);
+        assert!(world.keep.is_passing_on(also, id));
         assert_eq!(world.keep.asking.asked.len(), 19);
         world.count(&[other]);
         let first = world.conns();
@@ -518,9 +560,12 @@ fn peers_that_were_given_a_block_serve_their_shares_and_later_what_is_missing() 
             world.open(conn);
             world.hears(conn.0, &Frame::Want(vec![Answer::Have]));
         }
-        let said = world.said(source);
-        assert!(said.contains(&Frame::Passed(id)), "{said:?}");
+        for source in [source, also] {
+            let said = world.said(source);
+            assert!(said.contains(&Frame::Passed(id)), "{said:?}");
+        }
         assert_eq!(world.keep.passing, 0);
+        assert!(!world.keep.is_passing_on(also, id));
     }
     let all = served.len();
     served.sort_unstable();

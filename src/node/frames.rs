@@ -200,6 +200,9 @@ impl<S: Store> Node<S> {
                 if is_new {
                     let (keep, mut tools) = self.keep_tools(now);
                     keep.pass_on(&mut tools, conn, id, len as usize, copies);
+                } else if copies > 1 && !self.keep.is_passing_on(conn, id) {
+                    // Who has sent it need not wait for what is not going to be done.
+                    self.send_when_durable(now, conn, Frame::Passed(id));
                 }
             }
             Err(error) => {

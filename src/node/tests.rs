@@ -137,6 +137,39 @@ fn commit_has_the_answers_that_waited_for_it_sent() {
 }
 
 #[test]
+fn who_sends_what_is_here_to_be_passed_on_learns_that_it_is_not() {
+    let now = Instant::EPOCH;
+    let mut node = node(now);
+    let conn = greeted(&mut node, now);
+    let kind = Kind {
+        role: Role::Leaf,
+        form: Form::Plain,
+    };
+    let block = Block::new(kind, vec![1; 100]).expect("a block");
+    let (id, terms) = (block.id(), Terms::default());
+    node.store_block(&block, terms, None).expect("room");
+    let put = Frame::Put {
+        id,
+        kind,
+        lifetime: 0,
+        copies: 8,
+        payload: vec![1; 100],
+    };
+    let mut bytes = Vec::new();
+    put.encode(&mut bytes);
+    let bytes = &bytes;
+    node.handle_input(now, Input::Received { conn, bytes });
+    node.commit(now);
+    let mut expected = Vec::new();
+    Frame::Stored { id, lifetime: 0 }.encode(&mut expected);
+    Frame::Passed(id).encode(&mut expected);
+    let mut slices = [IoSlice::new(&[]); 4];
+    let used = node.egress(conn, &mut slices).expect("nothing is lost");
+    let said: Vec<u8> = slices[..used].iter().flat_map(|it| it.to_vec()).collect();
+    assert_eq!(said, expected);
+}
+
+#[test]
 fn block_that_is_not_durable_yet_is_denied_to_whoever_counts() {
     let now = Instant::EPOCH;
     let mut node = node(now);

@@ -30,6 +30,19 @@ fn sharer_sends_its_file_little_more_than_once() {
 }
 
 #[test]
+fn blocks_that_are_in_a_file_many_times_are_sent_as_if_once() {
+    const LEAF: usize = 262_144;
+    let lab = Lab::new();
+    let peers = lab.network(12);
+    let file = lab.file("file", &random_bytes(3 * LEAF, 32).repeat(60));
+    let share = lab.strew(["share", "-q", "-d"]).arg(&peers[0].dir);
+    share.arg(&file).run().expect_status(0);
+    // Three leaves to two each at most, and the root to all.
+    let sent = lab.number(&peers[0].dir, "blocks_put");
+    assert!(sent <= 6 + 11, "{sent}");
+}
+
+#[test]
 fn sharer_keeps_no_copy_that_it_does_not_want_and_all_that_were_there_before() {
     let lab = Lab::new();
     let peers = lab.network(4);
