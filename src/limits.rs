@@ -317,6 +317,10 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a peer is not connected to again after it could not be, or broke the protocol.
 pub const SHUN_FOR: Duration = Duration::from_secs(60);
 
+/// A peer that is shunned as it failed is tried again after this if nobody else gives what a fetch wants: it may have been
+/// our own line. As long as it takes to see that a connection cannot be had.
+pub const SHUN_MIN: Duration = CONNECT_TIMEOUT;
+
 /// How long a peer is shunned whose blocks were wrong twice.
 pub const SHUN_LIAR_FOR: Duration = Duration::from_secs(3600);
 

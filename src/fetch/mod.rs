@@ -238,8 +238,13 @@ impl Fetch {
                 return;
             };
             let is_looked_for = want.lookup.is_some();
-            if !want.holders.is_empty() {
+            if let Some(first) = want.holders.first() {
                 self.waiting.insert((turn, id));
+                // No answer to what is fetched need make room.
+                let hedge = Timer::Hedge(id);
+                if tools.transfer.is_out_of_room(first) && !self.timers.is_set(hedge) {
+                    self.timers.set(hedge, tools.now + HEDGE_AFTER);
+                }
                 if !want.late || want.lookups > 0 || self.holders.knows(&id) {
                     return;
                 }
@@ -278,7 +283,7 @@ impl Fetch {
                 return false;
             };
             let rank = |contact: &Contact| match self.sources.of_peer(&contact.id) {
-                None => (false, false, typical),
+                None => (tools.transfer.is_out_of_room(contact), false, typical),
                 Some(source) => {
                     let is_silent = is_silent(tools, source);
                     // What is late, and who is silent, is not left to others: there are none.
@@ -313,6 +318,7 @@ impl Fetch {
         let contact = want.holders.swap_remove(index);
         let Some(conn) = tools.transfer.reach(tools.now, &contact) else {
             want.failed.insert(contact.id);
+            want.shunned.push(contact);
             self.drop_provider(tools, &contact.id);
             return false;
         };
@@ -364,7 +370,29 @@ impl Fetch {
         }
     }
 
+    /// Who was not asked as it is shunned is asked after all, if there is nobody else; once. Whether there is any.
+    fn try_shunned(&mut self, tools: &mut Tools<'_>, id: BlockId) -> bool {
+        let Some(want) = self.wants.get_mut(&id).filter(|want| !want.is_last_try) else {
+            return false;
+        };
+        for contact in std::mem::take(&mut want.shunned) {
+            if tools.transfer.forgive(tools.now, &contact.id) {
+                want.failed.remove(&contact.id);
+                want.holders.push(contact);
+                want.is_last_try = true;
+            }
+        }
+        let is_any = want.is_last_try;
+        if is_any {
+            self.advance(tools, id);
+        }
+        is_any
+    }
+
     fn give_up(&mut self, tools: &mut Tools<'_>, id: BlockId) {
+        if self.try_shunned(tools, id) {
+            return;
+        }
         let Some(want) = self.take(tools, id) else {
             return;
         };

@@ -143,6 +143,56 @@ fn late_block_is_looked_for_beyond_a_holder_that_cannot_be_reached() {
     alone.lookup_finds(&[]);
     assert!(alone.want().lookup.is_none() && !alone.want().asked.is_empty());
 }
+
+#[test]
+fn holder_that_failed_a_while_ago_is_asked_where_there_is_nobody_else() {
+    for (since, is_asked) in [(Duration::ZERO, false), (SHUN_MIN, true)] {
+        let mut alone = Alone::new();
+        let now = alone.now;
+        alone.transfer.shun(now, holder(1).id, SHUN_FOR);
+        alone.now = now + since;
+        alone.with(|fetch, tools| fetch.want(tools, CLIENT, BLOCK));
+        let lookup = alone.want().lookup.expect("a lookup is under way");
+        alone.with(|fetch, tools| fetch.handle_holder(tools, lookup, holder(1)));
+        assert_eq!(alone.connects(), [], "there may be others");
+        alone.lookup_finds(&[]);
+        // And for those whom it hid.
+        if alone.fetch.wants.contains_key(&BLOCK) && alone.want().lookup.is_some() {
+            alone.lookup_finds(&[]);
+        }
+        assert_eq!(alone.connects().contains(&holder(1).addr), is_asked);
+        assert_eq!(alone.fetch.wants.contains_key(&BLOCK), is_asked);
+        if is_asked {
+            let (now, conn) = (alone.now, alone.source(1));
+            alone.transfer.handle_closed(now, conn, "refused");
+            alone.with(|fetch, tools| fetch.handle_closed(tools, conn));
+            if alone.fetch.wants.contains_key(&BLOCK) {
+                alone.lookup_finds(&[]);
+            }
+            assert!(!alone.fetch.wants.contains_key(&BLOCK), "only once");
+        }
+    }
+}
+
+#[test]
+fn holder_waits_for_a_connection_where_all_are_in_use() {
+    let mut alone = Alone::new();
+    let dial = |n| {
+        let to = SocketAddr::from(([10, 1, 0, n], 7));
+        alone.transfer.dial(alone.now, to, None)
+    };
+    let others: Vec<ConnId> = (0..=u8::MAX).map(dial).collect();
+    assert_eq!(others.len(), CONNECTIONS_MAX);
+    alone.with(|fetch, tools| fetch.want(tools, CLIENT, BLOCK));
+    alone.lookup_finds(&[holder(1)]);
+    alone.pass(HEDGE_AFTER);
+    assert!(alone.want().asked.is_empty());
+    let now = alone.now;
+    alone.transfer.handle_closed(now, others[0], "refused");
+    alone.pass(HEDGE_AFTER);
+    assert!(alone.want().asked.contains_key(&holder(1).id));
+}
+
 #[test]
 fn silent_holders_are_given_ever_less_time_down_to_a_bound() {
     let mut alone = Alone::new();

@@ -29,6 +29,10 @@ pub struct Want {
     pub cut_off: BTreeSet<NodeId>,
     /// Peers that were asked and did not give it.
     pub failed: BTreeSet<NodeId>,
+    /// Those of them that were not even connected to, as they are shunned; none of them twice.
+    pub shunned: Vec<Contact>,
+    /// They have been tried all the same.
+    pub is_last_try: bool,
     /// The lookup that is under way for it.
     pub lookup: Option<LookupId>,
     /// Lookups that have been begun for it.
@@ -65,6 +69,8 @@ impl Want {
             asked: BTreeMap::new(),
             cut_off: BTreeSet::new(),
             failed: BTreeSet::new(),
+            shunned: Vec::new(),
+            is_last_try: false,
             lookup: None,
             lookups: 0,
             found: false,

@@ -157,10 +157,8 @@ impl Transfer {
     /// The connection by which this peer is or will be reached: the one there is, or a new one. `None` if it is
     /// shunned, or if there are [`CONNECTIONS_MAX`] already and all are in use.
     pub fn reach(&mut self, now: Instant, contact: &Contact) -> Option<ConnId> {
-        if let Some(&id) = self.by_peer.get(&contact.id) {
-            if self.conns[&id].leads_to(contact) {
-                return Some(id);
-            }
+        if let Some(id) = self.conn_to(contact) {
+            return Some(id);
         }
         if self.is_shunned(now, &contact.id) || !self.make_room() {
             return None;
@@ -168,6 +166,12 @@ impl Transfer {
         let conn = self.dial(now, contact.addr, Some(contact.id));
         self.by_peer.insert(contact.id, conn);
         Some(conn)
+    }
+
+    /// The connection by which this peer is reached, if there is one.
+    fn conn_to(&self, contact: &Contact) -> Option<ConnId> {
+        let id = self.by_peer.get(&contact.id).copied();
+        id.filter(|id| self.conns[id].leads_to(contact))
     }
 
     /// Opens a connection to an address, whoever is there.
@@ -219,6 +223,14 @@ impl Transfer {
         };
         self.conns.insert(id, Box::new(conn));
         id
+    }
+
+    /// Whether there is no connection with this peer and no room for one, as all are in use.
+    pub fn is_out_of_room(&self, contact: &Contact) -> bool {
+        let remote = || self.conns.values().filter(|conn| conn.addr.is_some());
+        self.conn_to(contact).is_none()
+            && remote().count() >= CONNECTIONS_MAX
+            && !remote().any(|conn| conn.stage == Stage::Open && conn.is_idle())
     }
 
     /// Room for one more connection to a peer; false if all are in use.
@@ -556,6 +568,11 @@ impl Transfer {
     /// Whether this peer is not to be connected to at present.
     pub fn is_shunned(&self, now: Instant, peer: &NodeId) -> bool {
         self.shunned.is_shunned(now, peer)
+    }
+
+    /// Shuns a peer no longer, unless it has sent a wrong block or failed just now. Whether it may be connected to.
+    pub fn forgive(&mut self, now: Instant, peer: &NodeId) -> bool {
+        self.shunned.forgive(now, peer)
     }
 
     /// Who is at the other end, once it has greeted.

@@ -1,7 +1,7 @@
 //! Peers that are not to be connected to for a while, and those that have sent wrong blocks.
 
 use crate::id::NodeId;
-use crate::limits::{SHUNNED_MAX, SHUN_FOR, SHUN_LIAR_FOR};
+use crate::limits::{SHUNNED_MAX, SHUN_FOR, SHUN_LIAR_FOR, SHUN_MIN};
 use crate::time::Instant;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -46,6 +46,17 @@ impl Shunned {
         *until = (*until).max(now + span);
     }
 
+    /// Ends it for a peer that has sent no wrong block, if it has been shunned for `SHUN_MIN`. Whether it is not now.
+    pub fn forgive(&mut self, now: Instant, peer: &NodeId) -> bool {
+        let until = self.until.get(peer).copied().unwrap_or(now);
+        let is_forgiven =
+            !self.wrong_blocks.contains_key(peer) && until + SHUN_MIN <= now + SHUN_FOR;
+        if is_forgiven {
+            self.until.remove(peer);
+        }
+        is_forgiven
+    }
+
     /// Whether this peer is not to be connected to at present.
     pub fn is_shunned(&self, now: Instant, peer: &NodeId) -> bool {
         self.until.get(peer).is_some_and(|&until| until > now)
@@ -78,6 +89,20 @@ mod tests {
         let later = now + SHUN_FOR + Duration::from_secs(9);
         shunned.shun(later, peer(0), SHUN_FOR);
         assert_eq!(shunned.until.len(), SHUNNED_MAX - 8);
+    }
+
+    #[test]
+    fn only_who_has_failed_is_forgiven_and_not_at_once() {
+        let now = Instant::since_epoch(Duration::from_secs(1000));
+        let mut shunned = Shunned::default();
+        shunned.shun(now, peer(1), SHUN_FOR);
+        shunned.handle_wrong_block(now, peer(2));
+        let soon = now + SHUN_MIN - Duration::from_millis(1);
+        assert!(!shunned.forgive(soon, &peer(1)));
+        assert!(shunned.forgive(now + SHUN_MIN, &peer(1)));
+        assert!(!shunned.is_shunned(now, &peer(1)));
+        assert!(!shunned.forgive(now + SHUN_MIN, &peer(2)));
+        assert!(shunned.is_shunned(now + SHUN_MIN, &peer(2)));
     }
 
     #[test]
