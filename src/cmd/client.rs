@@ -319,14 +319,19 @@ impl Peer {
         }
     }
 
-    /// Leaves. When this returns, a private peer that has no other client has released the directory.
+    /// Leaves. When this returns, a private peer that has no other client has released the directory; a `serve` stays,
+    /// and is not waited for.
     pub fn leave(mut self) {
-        self.patience = Patience::brief(RELEASE_TIMEOUT);
+        let is_private = self.role == PeerRole::Private;
+        self.patience = match is_private {
+            true => Patience::brief(RELEASE_TIMEOUT),
+            false => Patience::brief(Duration::ZERO),
+        };
         let bye = Frame::Bye {
             reason: ByeReason::Done,
             text: String::new(),
         };
-        if self.send(&bye).is_ok() {
+        if self.send(&bye).is_ok() && is_private {
             while self.receive().is_ok() {}
         }
     }

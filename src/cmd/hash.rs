@@ -19,7 +19,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         let encoder = Encoder::of(input.item(), form);
         let address = encode::hash(encoder, |space| {
             // Where somebody has made the input non-blocking, what is not there yet is waited for.
-            input.wait(None);
+            while !input.wait(None) {}
             input.read(space)
         });
         let address = address.map_err(|error| input.failure(&error))?;

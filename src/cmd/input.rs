@@ -9,12 +9,17 @@ use crate::block::tree::Item;
 use crate::block::Form;
 use crate::sys;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How often it is looked whether a program has ended.
+const END_POLL: Duration = Duration::from_millis(5);
 
 /// A stream of bytes with a name for messages.
 pub struct Input {
@@ -107,16 +112,25 @@ impl Input {
         }
     }
 
-    /// At the end of the bytes: a failure if a program has put them out and fails.
-    pub fn end(&mut self) -> Result<(), Failure> {
+    /// At the end of the bytes: a failure if a program has put them out and fails. It is waited for until a time, if one
+    /// is given; false if it has not ended by then.
+    pub fn end(&mut self, until: Option<Instant>) -> Result<bool, Failure> {
         let Some(child) = &mut self.program else {
-            return Ok(());
+            return Ok(true);
         };
-        let ended = child
-            .wait()
-            .map_err(|error| Failure::file(&self.name, &error))?;
+        let ended = loop {
+            let ended = match until {
+                Some(_) => child.try_wait(),
+                None => child.wait().map(Some),
+            };
+            match ended.map_err(|error| Failure::file(&self.name, &error))? {
+                Some(ended) => break ended,
+                None if until.is_some_and(|until| Instant::now() >= until) => return Ok(false),
+                None => sleep(END_POLL),
+            }
+        };
         if ended.success() {
-            return Ok(());
+            return Ok(true);
         }
         let name = self.name.display();
         let message = format!("{name}: has failed ({ended}); what it put out is not shared");
@@ -145,7 +159,15 @@ fn open(path: PathBuf) -> Result<Input, Failure> {
         let reader = File::from(descriptor.map_err(|error| Failure::file(&name, &error))?);
         return Ok(Input::new(name, reader));
     }
-    let file = File::open(&path).map_err(|error| Failure::file(&path, &error))?;
+    let mut options = OpenOptions::new();
+    // A pipe is opened at once, and waited for like other input: Linux says that it has ended only when somebody has
+    // written to it.
+    let is_pipe = fs::metadata(&path).is_ok_and(|it| it.file_type().is_fifo());
+    if is_pipe && cfg!(target_os = "linux") {
+        options.custom_flags(libc::O_NONBLOCK);
+    }
+    let file = options.read(true).open(&path);
+    let file = file.map_err(|error| Failure::file(&path, &error))?;
     let metadata = file
         .metadata()
         .map_err(|error| Failure::file(&path, &error))?;

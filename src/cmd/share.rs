@@ -165,7 +165,9 @@ impl Share<'_> {
                 })?;
                 match input.read(encoder.space()) {
                     Ok(0) => {
-                        input.end()?;
+                        if !input.end(self.patience.until())? {
+                            return Err(self.broken_off(Trouble::TimedOut));
+                        }
                         encoder.finish();
                         ended = true;
                     }

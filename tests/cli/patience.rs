@@ -36,7 +36,7 @@ fn share_into_a_halted_peer_ends_in_the_time_given() {
         lab.number(&serve.dir, "tcp_bytes_received") > 1 << 20
     });
     kill(serve.pid(), libc::SIGSTOP);
-    let status = share.wait(Duration::from_secs(20)).expect("it ends");
+    let status = share.wait(Duration::from_secs(7)).expect("it ends");
     kill(serve.pid(), libc::SIGCONT);
     assert_eq!(status.code(), Some(4));
     let mut said = String::new();
@@ -71,6 +71,32 @@ fn input_that_does_not_come_is_waited_for_only_in_the_time_given() {
     await_true("the end of the private peer", || {
         lab.is_released(&lab.path("d"))
     });
+}
+
+#[test]
+fn pipe_and_program_are_waited_for_only_in_the_time_given() {
+    let lab = Lab::new();
+    lab.program("mkfifo", ["fifo"]).run().expect_status(0);
+    let share = ["share", "--timeout", "1s", "--min-copies", "0", "-d", "d"];
+    let limit = Duration::from_secs(20);
+    let pipe = lab.strew(share).arg("fifo").limit(limit).run();
+    pipe.expect_failure(4, &["not done in the time given"]);
+    // It ends its output, and not itself.
+    let program = lab.strew(share);
+    let program = program.args(["--", "sh", "-c", "exec >&- 2>&-; exec sleep 30"]);
+    let outcome = program.limit(limit).run();
+    outcome.expect_failure(4, &["not done in the time given"]);
+    // What is written to a pipe later is shared.
+    let mut share = lab.strew(["share", "-q", "--min-copies", "0", "-d", "d", "fifo"]);
+    share.command.stdout(Stdio::piped());
+    let mut share = share.start();
+    fs::write(lab.path("fifo"), b"abc").expect("written");
+    assert!(share.wait(LIMIT).expect("it ends").success());
+    let mut address = String::new();
+    let mut stdout = share.0.stdout.take().expect("it is piped");
+    stdout.read_to_string(&mut address).expect("text");
+    let hash = lab.strew(["hash"]).input("abc").run().text();
+    assert_eq!(address.trim(), hash);
 }
 
 #[test]
