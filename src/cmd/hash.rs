@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::input::{for_each_input, form, Input};
 use super::json::Object;
-use super::options::{self, Common, Opt};
+use super::options::{self, Opt};
 use super::output;
 use super::parsed::Parsed;
 use crate::block::encode::{self, Encoder};
@@ -13,7 +13,6 @@ pub const OPTIONS: &[&Opt] = &[options::PLAIN];
 
 /// Prints one address a line.
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
-    Common::check(parsed)?;
     let form = form(parsed)?;
     for_each_input(parsed, |mut input: Input| {
         let encoder = Encoder::of(input.item(), form);

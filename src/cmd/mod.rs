@@ -220,6 +220,7 @@ fn dispatch(args: &[OsString]) -> Result<(), Failure> {
                 return version();
             }
             parsed.add_settings(Settings::load()?);
+            options::check(&parsed)?;
             voice::start_log(&parsed)?;
             (command.run)(&parsed)
         }

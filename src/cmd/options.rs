@@ -7,6 +7,7 @@ use super::settings::{base_dir, Source};
 use super::values::is_host_port;
 use crate::limits::{BUFFER_DEFAULT, CAPACITY_MIN, COPIES_DEFAULT, COPIES_MAX, STALL_DEFAULT};
 use getopts::Options;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -356,11 +357,6 @@ impl Common {
         Common::in_dir(dir(parsed)?, parsed)
     }
 
-    /// A failure if anything is wrong with them, for a command that has no use for them, nor for a data directory.
-    pub fn check(parsed: &Parsed) -> Result<(), Failure> {
-        Common::in_dir(PathBuf::new(), parsed).map(drop)
-    }
-
     fn in_dir(dir: PathBuf, parsed: &Parsed) -> Result<Common, Failure> {
         let mut peers = Vec::new();
         for peer in parsed.values(PEER) {
@@ -401,6 +397,31 @@ impl Common {
             stall: parsed.time(STALL)?.unwrap_or(STALL_DEFAULT),
             timeout: parsed.time(TIMEOUT)?,
         })
+    }
+}
+
+/// A failure if any setting is not what it should be, whether or not the command has a use for it.
+pub fn check(parsed: &Parsed) -> Result<(), Failure> {
+    Common::in_dir(PathBuf::new(), parsed)?;
+    listen(parsed)?;
+    rate(parsed, UP_RATE)?;
+    rate(parsed, DOWN_RATE)?;
+    copies(parsed)?;
+    buffer(parsed).map(drop)
+}
+
+/// Where to listen, if said.
+pub fn listen(parsed: &Parsed) -> Result<Option<SocketAddr>, Failure> {
+    let address = "an address and a port, such as 0.0.0.0:7873 or [::1]:7873";
+    parsed.parsed(LISTEN, |text| text.parse().ok(), address)
+}
+
+/// `--up-rate` or `--down-rate`, if said.
+pub fn rate(parsed: &Parsed, option: &Opt) -> Result<Option<u64>, Failure> {
+    let rate = parsed.size(option)?;
+    match parsed.value(option).filter(|_| rate == Some(0)) {
+        Some(given) => Err(given.bad("a rate; leave it out for as fast as can be")),
+        None => Ok(rate),
     }
 }
 

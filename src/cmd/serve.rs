@@ -33,8 +33,7 @@ pub const OPTIONS: &[&Opt] = &[options::LISTEN, options::UP_RATE, options::DOWN_
 pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let common = Common::new(parsed)?;
     parsed.no_arguments("serve")?;
-    let address = "an address and a port, such as 0.0.0.0:7873 or [::1]:7873";
-    let listen = parsed.parsed(options::LISTEN, |text| text.parse().ok(), address)?;
+    let listen = options::listen(parsed)?;
     let signals = signals()?;
     let Some(lock) = lock(&common, &signals)? else {
         return Ok(());
@@ -44,6 +43,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     let reload = move || {
         let changed = Settings::load().and_then(|settings| {
             parsed.add_settings(settings);
+            options::check(&parsed)?;
             let changes = self::changes(&Common::new(&parsed)?, &parsed)?;
             // Last: all is as before if anything is wrong.
             voice::set_level(&parsed)?;
@@ -157,18 +157,10 @@ fn changes(common: &Common, parsed: &Parsed) -> Result<Changes, Failure> {
             min_free: common.min_free.unwrap_or(0),
         },
         rates: Rates {
-            up: rate(parsed, options::UP_RATE)?,
-            down: rate(parsed, options::DOWN_RATE)?,
+            up: options::rate(parsed, options::UP_RATE)?,
+            down: options::rate(parsed, options::DOWN_RATE)?,
         },
     })
-}
-
-fn rate(parsed: &Parsed, option: &Opt) -> Result<Option<u64>, Failure> {
-    let rate = parsed.size(option)?;
-    match parsed.value(option).filter(|_| rate == Some(0)) {
-        Some(given) => Err(given.bad("a rate; leave it out for as fast as can be")),
-        None => Ok(rate),
-    }
 }
 
 /// Starts a peer: a `serve` that listens there, or a private one.

@@ -62,6 +62,14 @@ pub fn boolean(text: &str) -> Option<bool> {
     }
 }
 
+/// Whether it says what to log: a level, or one for a part of the program, or several of these with commas between.
+pub fn is_log_filter(text: &str) -> bool {
+    text.split(',').all(|part| {
+        let (name, level) = part.split_once('=').unwrap_or(("strew", part));
+        !name.is_empty() && level.parse::<log::LevelFilter>().is_ok()
+    })
+}
+
 /// A number of digits only: no sign, no space.
 fn digits(text: &str) -> Option<u64> {
     text.bytes()
@@ -116,6 +124,30 @@ mod tests {
             "+1-2",
         ] {
             assert_eq!(range(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn log_filters_are_levels_of_all_or_of_parts() {
+        for good in [
+            "warn",
+            "DEBUG",
+            "off",
+            "warn,strew::dht=trace",
+            "strew=info",
+        ] {
+            assert!(is_log_filter(good), "{good}");
+        }
+        for bad in [
+            "",
+            "wran",
+            "warn,",
+            "warn,x=loud",
+            "=warn",
+            "strew::dht",
+            "a=b=warn",
+        ] {
+            assert!(!is_log_filter(bad), "{bad}");
         }
     }
 

@@ -6,6 +6,7 @@ use super::options::{self, Common};
 use super::parsed::Parsed;
 use super::progress;
 use super::settings::Source;
+use super::values;
 use crate::sys;
 use log::{Log, Metadata, Record};
 use std::ffi::OsString;
@@ -77,7 +78,13 @@ pub fn set_level(parsed: &Parsed) -> Result<(), Failure> {
     let is_line_silent = parsed.count(options::QUIET) + verbose == 0;
     let chosen = chosen.filter(|given| is_line_silent || !matches!(given.source, Source::File(..)));
     let level = match (&chosen, parsed.has(options::QUIET)?, verbose) {
-        (Some(given), ..) => given.text()?,
+        (Some(given), ..) => match given.text()? {
+            text if values::is_log_filter(text) => text,
+            _ => {
+                return Err(given
+                    .bad("error, warn, info, debug or trace, or such as warn,strew::dht=trace"))
+            }
+        },
         (None, true, _) => "error",
         (None, false, 0) => "warn",
         (None, false, 1) => "info",

@@ -56,6 +56,8 @@ fn rates_are_kept_and_can_be_changed() {
     await_true("a warning", || {
         source.said().contains("up-rate = soon: not a size")
     });
+    // No command would take it.
+    lab.configure("");
     let still = sends(3);
     assert!(
         (3.8..4.2).contains(&(still / mib)),
@@ -175,6 +177,8 @@ fn settings_of_which_one_is_wrong_change_nothing() {
     await_true("a complaint", || {
         peer.said().contains("up-rate = 0: not a rate")
     });
+    // No command would take it.
+    lab.configure("");
     assert_eq!(lab.number(&peer.dir, "capacity_bytes"), 20 << 20);
     let said = peer.said();
     assert!(

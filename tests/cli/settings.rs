@@ -99,6 +99,30 @@ fn bad_settings_are_refused_with_their_place() {
         lab.configure(text);
         lab.strew(["share", "f"]).run().expect_failure(2, &[said]);
     }
+    // Whatever the command, and whether or not it has a use for the setting.
+    let cases = [
+        (
+            "capacity = 10X",
+            "config line 1: capacity = 10X: not a size",
+        ),
+        ("log = wran", "config line 1: log = wran: not error, warn,"),
+        (
+            "copies = 21",
+            "config line 1: copies = 21: not a number from 1 to 20",
+        ),
+        (
+            "listen = here",
+            "config line 1: listen = here: not an address and a port",
+        ),
+        ("up-rate = 0", "config line 1: up-rate = 0: not a rate"),
+        ("buffer = all", "config line 1: buffer = all: not a size"),
+    ];
+    for (text, said) in cases {
+        lab.configure(text);
+        for command in ["config", "paths", "status", "unit"] {
+            lab.strew([command]).run().expect_failure(2, &[said]);
+        }
+    }
     assert!(lab
         .strew(["share", "--help"])
         .run()
