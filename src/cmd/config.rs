@@ -37,8 +37,9 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
             "dir" => dir.display().to_string(),
             // Of a directory that is not there yet, the next that is tells what is free.
             "capacity" => {
-                let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(&dir);
-                default_capacity(there)?.to_string()
+                let above = dir.ancestors().filter(|dir| !dir.as_os_str().is_empty());
+                let there = above.into_iter().find(|dir| dir.exists());
+                default_capacity(there.unwrap_or(Path::new(".")))?.to_string()
             }
             _ => option.default.to_string(),
         };

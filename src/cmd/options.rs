@@ -451,7 +451,11 @@ pub fn buffer(parsed: &Parsed) -> Result<usize, Failure> {
 
 /// The data directory.
 pub fn dir(parsed: &Parsed) -> Result<PathBuf, Failure> {
-    let given = parsed.value(DIR).map(|given| given.value.into());
+    let given = parsed.value(DIR);
+    if let Some(given) = given.as_ref().filter(|given| given.value.is_empty()) {
+        return Err(given.bad("a directory"));
+    }
+    let given = given.map(|given| given.value.into());
     let by_default = || Some(base_dir("XDG_DATA_HOME", ".local/share")?.join("strew"));
     given.or_else(by_default).ok_or_else(|| {
         Failure::usage("no data directory: give --dir DIR, or set STREW_DIR or HOME")

@@ -95,11 +95,12 @@ impl Parsed {
         self.matches.opt_count(option.long)
     }
 
-    /// All values of an option, where it was said first.
+    /// All values of an option, where it was said first. A flag on the command line says yes.
     pub fn values(&self, option: &Opt) -> Vec<Given> {
         // getopts panics for what the command has not.
         let is_known = self.matches.opt_defined(option.long);
-        let values = match is_known && option.value.name() != "" {
+        let values = match is_known && self.matches.opt_present(option.long) {
+            true if option.value.name().is_empty() => vec!["yes".to_string()],
             true => self.matches.opt_strs(option.long),
             false => vec![],
         };
@@ -122,9 +123,6 @@ impl Parsed {
 
     /// Whether a flag is set.
     pub fn has(&self, option: &Opt) -> Result<bool, Failure> {
-        if self.matches.opt_defined(option.long) && self.matches.opt_present(option.long) {
-            return Ok(true);
-        }
         let set = self.parsed(option, values::boolean, "yes or no")?;
         Ok(set.unwrap_or(false))
     }

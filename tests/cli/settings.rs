@@ -46,6 +46,10 @@ fn first_source_that_says_something_holds() {
         said(&page, "peer"),
         [("e:5".to_string(), "command line".to_string())]
     );
+    let other = lab.strew(["config", "-q", "-d", "new/one"]).run().text();
+    let on_line = |value: &str| [(value.to_string(), "command line".to_string())];
+    assert_eq!(said(&other, "quiet"), on_line("yes"));
+    assert_eq!(said(&other, "dir"), on_line("new/one"));
     // What it prints is a configuration that says the same.
     lab.configure(&page);
     let again = lab.strew(["config"]).run().text();
@@ -129,6 +133,15 @@ fn bad_settings_are_refused_with_their_place() {
         .text()
         .contains("--copies"));
     let path = lab.configure("");
+    let refused = ["config", "-d", ""];
+    lab.strew(refused)
+        .run()
+        .expect_failure(2, &["--dir : not a directory"]);
+    let run = lab
+        .strew(["config", "--json"])
+        .env("STREW_LOG", "warn,x=loud");
+    run.run()
+        .expect_failure(2, &["STREW_LOG=warn,x=loud: not error, warn,"]);
     let run = lab.strew(["share", "f"]).env("STREW_COPIES", "many");
     run.run()
         .expect_failure(2, &["STREW_COPIES=many: not a number from 1 to 20"]);
