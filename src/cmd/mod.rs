@@ -255,6 +255,7 @@ fn find(name: &str) -> Result<&'static Command, Failure> {
 fn help(args: &[OsString]) -> Result<(), Failure> {
     match args.iter().find(|arg| *arg != "--json") {
         None => print(&usage()),
+        Some(name) if name == "help" => help(&[]),
         Some(name) => print(&help_of(find(&name.to_string_lossy())?)),
     }
 }

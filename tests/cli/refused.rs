@@ -47,7 +47,7 @@ fn texts_that_are_no_addresses_are_refused_before_anything_is_touched() {
 #[test]
 fn help_and_version_are_answers() {
     let lab = Lab::new();
-    for args in [&["help"][..], &["--help"], &["-h"]] {
+    for args in [&["help"][..], &["--help"], &["-h"], &["help", "help"]] {
         let text = lab.strew(args).run().text();
         for command in ["share", "fetch", "serve", "hash", "status"] {
             assert!(text.contains(&format!("\n    {command} ")), "{text}");
