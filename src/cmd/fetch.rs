@@ -47,7 +47,11 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     };
     let mut peer = connect(&common)?;
     let id = place.address.id;
-    let mut line = Line::new(&common, &id.to_string()[..8]);
+    let name = &id.to_string()[..8];
+    let mut line = match output.as_ref().is_some_and(Output::is_terminal) {
+        true => Line::beside_data(&common, name),
+        false => Line::new(&common, name),
+    };
     if parsed.has(options::PIN)? {
         if let Err(failure) = pin(&mut peer, id, &mut line) {
             peer.leave();

@@ -165,6 +165,14 @@ impl Output {
         }
     }
 
+    /// Whether the data is shown as it comes.
+    pub fn is_terminal(&self) -> bool {
+        match self {
+            Output::Stream(stream) => stream.file.is_terminal(),
+            Output::File(_) | Output::Tree(_) => false,
+        }
+    }
+
     fn to_path(path: &Path, force: bool, until: Option<Instant>) -> Result<Output, Failure> {
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => {

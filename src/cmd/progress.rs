@@ -58,6 +58,13 @@ impl Line {
         }
     }
 
+    /// The same where the terminal gets the data as well, which a line would wipe away: only if it was asked for.
+    pub fn beside_data(common: &Common, name: &str) -> Line {
+        let mut line = Line::new(common, name);
+        line.wanted &= is_json() || common.progress == Progress::Always;
+        line
+    }
+
     /// Draws the line again if it is time: so many bytes of so many, if that is known, and what else there is.
     pub fn update(&mut self, done: u64, total: Option<u64>, more: &str) {
         if !self.wanted || !is_time() {

@@ -177,6 +177,26 @@ fn line_is_plain_where_the_terminal_is_and_says_that_input_is_waited_for() {
 }
 
 #[test]
+fn nothing_is_drawn_over_data_on_the_same_terminal() {
+    let lab = Lab::new();
+    let share = ["share", "-q", "-d", "sharer", "--min-copies", "0"];
+    let address = lab.strew(share).input("no newline").run().text();
+    for (progress, drawn) in [("auto", false), ("always", true)] {
+        let (ours, theirs) = terminal();
+        let fetch = ["fetch", "-d", "sharer", "-o", "-", "--progress", progress];
+        let mut run = lab.strew(fetch).args([&address]).env("TERM", "xterm");
+        let other = theirs.try_clone().expect("duplicated");
+        run.command.stdout(theirs).stderr(other);
+        let mut process = Process::spawn(&mut run.command);
+        drop(run);
+        let text = read_until(&ours, "");
+        assert_eq!(process.wait(LIMIT).expect("it ends").code(), Some(0));
+        assert!(text.contains("no newline"), "{text:?}");
+        assert_eq!(text.contains('\r'), drawn, "{text:?}");
+    }
+}
+
+#[test]
 fn nothing_is_drawn_where_no_terminal_is() {
     let lab = Lab::new();
     let share = ["share", "-d", "sharer", "--min-copies", "0"];
