@@ -364,6 +364,8 @@ impl Fetch<'_> {
         self.resuming = false;
         self.source.decoder().offer_first(0..0);
         output.end_found(self.given_out - self.base)?;
+        // It was found faster than the rest is fetched.
+        self.line.restart(self.done);
         if self.kept > 0 {
             let text = format!("{} were there already", human(self.kept));
             say(self.common, &text);

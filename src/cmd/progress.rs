@@ -22,6 +22,9 @@ const JSON_PERIOD: Duration = Duration::from_secs(1);
 /// The rate is that of so long, at least, and at most twice as long.
 const RATE_OVER: Duration = Duration::from_secs(3);
 
+/// How long the rest takes is said once the rate is that of so long.
+const LEFT_AFTER: Duration = Duration::from_secs(1);
+
 /// Columns of a terminal that does not say how wide it is.
 const WIDTH_DEFAULT: usize = 80;
 
@@ -70,10 +73,9 @@ impl Line {
         if !self.wanted || !is_time() {
             return;
         }
-        let rate = self.rate(Instant::now(), done);
-        let left = total
-            .filter(|_| rate > 0)
-            .map(|total| Duration::from_secs(total.saturating_sub(done) / rate.max(1)));
+        let now = Instant::now();
+        let rate = self.rate(now, done);
+        let left = total.and_then(|total| self.left(now, rate, total.saturating_sub(done)));
         if is_json() {
             let object = Object::new("progress")
                 .text("name", &self.name)
@@ -98,6 +100,11 @@ impl Line {
         draw(&fit(&name, parts, columns), columns);
     }
 
+    /// What has been done so far says nothing of the rate from now on.
+    pub fn restart(&mut self, done: u64) {
+        self.marks = [(Instant::now(), done); 2];
+    }
+
     /// Bytes a second, lately.
     fn rate(&mut self, now: Instant, done: u64) -> u64 {
         // What was there at the start, or is done once more, was not done in this time.
@@ -110,6 +117,12 @@ impl Line {
         let (since, before) = self.marks[0];
         let span = (now - since).as_secs_f64().max(0.1);
         ((done - before) as f64 / span) as u64
+    }
+
+    /// How long the rest takes at this rate; `None` as long as that is a guess.
+    fn left(&self, now: Instant, rate: u64, rest: u64) -> Option<Duration> {
+        let is_known = now - self.marks[0].0 >= LEFT_AFTER && rate > 0;
+        is_known.then(|| Duration::from_secs(rest / rate))
     }
 }
 
@@ -322,6 +335,8 @@ mod tests {
         for tenths in 1..=200 {
             done += if tenths <= 100 { 1000 } else { 100 };
             let rate = line.rate(start + Duration::from_millis(100 * tenths), done);
+            let left = line.left(start + Duration::from_millis(100 * tenths), rate, 99_000);
+            assert_eq!(left.is_some(), tenths >= 10, "{tenths}: {left:?}");
             match tenths {
                 10..=100 => assert!((9_900..=10_100).contains(&rate), "{tenths}: {rate}"),
                 165..=200 => assert!((990..=1010).contains(&rate), "{tenths}: {rate}"),
@@ -332,6 +347,12 @@ mod tests {
             line.rate(start + Duration::from_secs(21), 0),
             0,
             "it began anew"
+        );
+        line.restart(1 << 30);
+        let rate = line.rate(Instant::now() + Duration::from_secs(2), (1 << 30) + 2000);
+        assert!(
+            (900..=1000).contains(&rate),
+            "what was found is not in it: {rate}"
         );
     }
 }
