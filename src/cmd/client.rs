@@ -109,6 +109,8 @@ pub struct Peer {
     /// How long its owner is patient.
     pub patience: Patience,
     dir: PathBuf,
+    /// By which peers its owner would join the network.
+    pub named: Vec<String>,
     /// What it says it is.
     role: PeerRole,
 }
@@ -136,6 +138,7 @@ impl Peer {
             frames: VecDeque::new(),
             patience: Patience::brief(GREETING_TIMEOUT),
             dir: dir.to_path_buf(),
+            named: Vec::new(),
             role: PeerRole::Private,
         };
         let hello = Hello {
@@ -370,7 +373,7 @@ impl Peer {
         }
     }
 
-    /// Why nobody was reached, as far as the peer knows, for the end of a message; empty if there is nothing.
+    /// Why nobody was reached, as far as it is known, for the end of a message; empty if there is nothing to be said.
     pub fn why_nobody(&mut self) -> String {
         self.patience = Patience::brief(EXPLANATION_TIMEOUT);
         let text = self.status().unwrap_or_default();
@@ -383,7 +386,8 @@ impl Peer {
             .collect();
         let ours = crate::wire::PROTOCOL_VERSION;
         match others.is_empty() {
-            true => String::new(),
+            true if self.named.is_empty() => String::new(),
+            true => format!(" (tried {})", self.named.join(", ")),
             false => format!(" ({}; this strew speaks {ours})", others.join(", ")),
         }
     }

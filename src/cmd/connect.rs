@@ -45,6 +45,7 @@ pub fn connect(common: &Common) -> Result<Peer, Failure> {
     let mut private: Option<Private> = None;
     loop {
         if let Some((mut peer, hello)) = Peer::greet(&common.dir, patience)? {
+            peer.named.clone_from(&common.peers);
             let pid = peer.pid();
             if private.is_some_and(|private| Some(private.child.id()) == pid) {
                 info!("started a private peer in {}", common.dir.display());

@@ -201,12 +201,13 @@ impl Source {
     }
 
     fn broken_off(&self, trouble: Trouble) -> Failure {
-        let waiting = self.decoder.outstanding();
+        let waiting = count(self.decoder.outstanding() as u64, "block");
         trouble.into_failure(|| {
             format!(
-                "not fetched, {}: {waiting} of its blocks are outstanding; try again, or give a longer --stall or \
-                 --timeout",
-                self.peer.patience.why()
+                "{}: not fetched, {}: {} outstanding; try again, or give a longer --stall or --timeout",
+                self.address.id,
+                self.peer.patience.why(),
+                waiting
             )
         })
     }

@@ -195,6 +195,27 @@ const ALONE: &[Case] = &[
         &["{none}", "no peer could be reached", "-p HOST:PORT"],
     ),
     (
+        "fetch -p 127.0.0.1:9 -p 127.0.0.1:10 {none}",
+        7,
+        &[
+            "{none}",
+            "no peer could be reached (tried 127.0.0.1:9, 127.0.0.1:10); ",
+        ],
+    ),
+    (
+        "check -p 127.0.0.1:9 {none}",
+        7,
+        &["{none}", "no peer could be reached (tried 127.0.0.1:9); "],
+    ),
+    (
+        "fetch --timeout 1 -p 127.0.0.1:9 {none}",
+        4,
+        &[
+            "{none}: not fetched, not done in the time given: 1 block outstanding",
+            "--timeout",
+        ],
+    ),
+    (
         "fetch -p no-such-host.invalid:1 {none}",
         7,
         &["no-such-host.invalid:1"],
