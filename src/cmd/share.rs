@@ -69,6 +69,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
             peer: connected,
             wants,
             patience,
+            name: input.name.display().to_string(),
             answers: Answers::default(),
         };
         share.peer.patience = patience;
@@ -117,6 +118,8 @@ struct Share<'a> {
     peer: Peer,
     wants: Wanted,
     patience: Patience,
+    /// What the input is called.
+    name: String,
     answers: Answers,
 }
 
@@ -139,8 +142,7 @@ impl Share<'_> {
         mut input: Input,
         mut encoder: Encoder,
     ) -> Result<Result<(), Failure>, Failure> {
-        let name = input.name.clone();
-        let mut line = Line::new(self.common, &name.display().to_string());
+        let mut line = Line::new(self.common, &self.name);
         let mut ended = false;
         self.peer
             .send(&Frame::Share(self.wants))
@@ -191,7 +193,7 @@ impl Share<'_> {
         };
         output::answer(&address, || {
             Object::new("result")
-                .text("name", name.display())
+                .text("name", &self.name)
                 .text("address", address)
                 .number("bytes", encoder.length())
                 .number("blocks", settled.blocks)
@@ -201,7 +203,7 @@ impl Share<'_> {
         if self.wants.own == Own::Pinned {
             pin(&mut self.peer, address.id, &mut line)?;
         }
-        Ok(self.judge(&name.display().to_string(), encoder.length(), settled))
+        Ok(self.judge(encoder.length(), settled))
     }
 
     /// Waits until the input has something, or its end; for as long as the user allows in all.
@@ -249,7 +251,8 @@ impl Share<'_> {
             }) => (answers.placed, answers.holders, answers.least) = (placed, holders, least),
             Ok(Frame::Settled(settled)) => self.answers.settled = Some(settled),
             Ok(Frame::Failed { status, text }) => {
-                return Err(Failure::new(Status::from_number(status), text));
+                let message = format!("{}: {text}", self.name);
+                return Err(Failure::new(Status::from_number(status), message));
             }
             Ok(_) => {}
             Err(trouble) => return Err(self.broken_off(trouble)),
@@ -263,7 +266,8 @@ impl Share<'_> {
         } = self.answers;
         trouble.into_failure(|| {
             format!(
-                "not shared, {}: {} placed on {}; the same command goes on from there",
+                "{}: not shared, {}: {} placed on {}; the same command goes on from there",
+                self.name,
                 self.patience.why(),
                 count(placed, "block"),
                 count(holders.into(), "peer")
@@ -272,7 +276,8 @@ impl Share<'_> {
     }
 
     /// Says how it went, and whether that is enough.
-    fn judge(&mut self, name: &str, length: u64, settled: Settled) -> Result<(), Failure> {
+    fn judge(&mut self, length: u64, settled: Settled) -> Result<(), Failure> {
+        let name = &self.name;
         let Settled {
             blocks,
             least,

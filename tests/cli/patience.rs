@@ -48,7 +48,7 @@ fn share_into_a_halted_peer_ends_in_the_time_given() {
         .read_to_string(&mut said)
         .expect("text");
     assert!(
-        said.contains("not shared, not done in the time given"),
+        said.contains("/dev/zero: not shared, not done in the time given"),
         "{said}"
     );
 }
