@@ -10,9 +10,9 @@ use super::json::Object;
 use super::options::{self, Common, Opt};
 use super::output;
 use super::parsed::Parsed;
+use super::place::root;
 use super::progress::{count, Line};
 use super::voice::say;
-use crate::block::address::Address;
 use crate::block::tree::TreeError;
 use crate::block::walk::{Place, Walk};
 use crate::block::{Block, Role};
@@ -46,11 +46,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
         };
         return Err(Failure::usage(message));
     };
-    // The key is not needed, and not used.
-    let address: Address = text
-        .parse()
-        .map_err(|error| Failure::usage(format!("{text}: {error}")))?;
-    let root = address.id;
+    let root = root(text)?;
     let mut check = Check {
         line: Line::new(&common, &root.to_string()[..8]),
         peer: connect(&common)?,

@@ -7,9 +7,9 @@ use super::json::Object;
 use super::options::{Common, Opt};
 use super::output;
 use super::parsed::Parsed;
+use super::place::root;
 use super::progress::{human, Line};
 use super::voice::{for_each_reported, is_json, say};
-use crate::block::address::Address;
 use crate::id::BlockId;
 use crate::wire::frame::Frame;
 
@@ -41,12 +41,8 @@ fn for_each_root(
     addresses: &[String],
     each: fn(&Common, &mut Peer, BlockId) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let root = |text: &String| -> Result<BlockId, Failure> {
-        let address: Result<Address, _> = text.parse();
-        let address = address.map_err(|error| Failure::usage(format!("{text}: {error}")))?;
-        Ok(address.id)
-    };
-    let roots: Vec<BlockId> = addresses.iter().map(root).collect::<Result<_, _>>()?;
+    let roots = addresses.iter().map(|text| root(text));
+    let roots: Vec<BlockId> = roots.collect::<Result<_, _>>()?;
     if roots.is_empty() {
         return Err(Failure::usage("pin which? Give an ADDRESS after add or rm"));
     }

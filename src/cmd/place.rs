@@ -3,6 +3,7 @@
 use super::failure::{Failure, Status};
 use super::parsed::Parsed;
 use crate::block::address::Address;
+use crate::id::BlockId;
 use crate::listing::{parent, printable, Listing};
 use std::os::unix::ffi::OsStrExt;
 
@@ -12,6 +13,20 @@ pub struct Place {
     pub address: Address,
     /// The names from there on, with `/` between them; empty for all of it.
     pub path: Vec<u8>,
+}
+
+/// The root of `ADDRESS[.KEY]`, for what is done with all that was shared. A key is not needed, and not used.
+pub fn root(text: &str) -> Result<BlockId, Failure> {
+    let address: Result<Address, _> = text.parse();
+    let is_place = |(address, _): &(&str, &str)| address.parse::<Address>().is_ok();
+    address
+        .map(|address| address.id)
+        .map_err(|error| match text.split_once('/').filter(is_place) {
+            Some(_) => Failure::usage(format!(
+                "{text}: check and pin are of all that was shared; give the ADDRESS without /PATH"
+            )),
+            None => Failure::usage(format!("{text}: {error}")),
+        })
 }
 
 impl Place {

@@ -294,6 +294,20 @@ const FILES: &[Case] = &[
         8,
         &["/dev/full: No space left on device"],
     ),
+    (
+        "check {tree}/none",
+        2,
+        &[
+            "{tree}/none: check and pin are of all that was shared",
+            "without /PATH",
+        ],
+    ),
+    (
+        "pin add {tree}/leaf",
+        2,
+        &["{tree}/leaf: check and pin are of all"],
+    ),
+    ("check none/leaf", 2, &["none/leaf: 'n' in the address"]),
     ("{peer} fetch -o file {tree}", 9, &["file: exists", "-f"]),
     ("serve -l {peer-addr}", 10, &["{peer-addr}", "in use", "-l"]),
     (
