@@ -70,7 +70,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Failure> {
     result?;
     let summary = Summary::of(&tallies);
     output::answer(&summary.text(root).trim_end(), || summary.json(root))?;
-    summary.judge(root, &tallies, min_copies)?;
+    summary.judge(root, &tallies, min_copies, repair)?;
     let short = tallies.iter().filter(|it| it.can_be_repaired(copies));
     let short = short.count() as u64;
     if short > 0 && !repair {
@@ -432,8 +432,14 @@ impl Summary {
             .object("histogram", histogram)
     }
 
-    /// Whether that is enough.
-    fn judge(&self, root: BlockId, tallies: &[Tally], min_copies: u8) -> Result<(), Failure> {
+    /// Whether that is enough, after what could be repaired has been, if so wished.
+    fn judge(
+        &self,
+        root: BlockId,
+        tallies: &[Tally],
+        min_copies: u8,
+        is_repaired: bool,
+    ) -> Result<(), Failure> {
         if let Some(lost) = tallies.iter().find(|it| it.copies() == 0) {
             let count = self.histogram.get(&0).copied().unwrap_or(0);
             let message = format!(
@@ -447,10 +453,14 @@ impl Summary {
         if self.min < min_copies {
             let few = self.histogram.range(..min_copies).map(|(_, count)| count);
             let message = format!(
-                "{root}: {} fewer than {min_copies} copies, the fewest {}; start more peers, or make more copies with \
-                 strew check --repair",
+                "{root}: {} fewer than {min_copies} copies, the fewest {}; start more peers{}",
                 have(few.sum()),
-                self.min
+                self.min,
+                if is_repaired {
+                    ""
+                } else {
+                    ", or make more copies with strew check --repair"
+                }
             );
             return Err(Failure::new(Status::TooFewCopies, message));
         }
@@ -501,16 +511,25 @@ mod tests {
 
     #[test]
     fn status_tells_none_from_few_from_enough() {
-        let status = |copies: &[u8], min_copies| {
+        let judge = |copies: &[u8], min_copies, is_repaired| {
             let tallies = leaves(copies);
-            let judged = Summary::of(&tallies).judge(BlockId([1; 32]), &tallies, min_copies);
-            judged.err().map(|failure| failure.status)
+            let summary = Summary::of(&tallies);
+            let judged = summary.judge(BlockId([1; 32]), &tallies, min_copies, is_repaired);
+            judged.err()
         };
+        let status =
+            |copies: &[u8], min_copies| judge(copies, min_copies, false).map(|it| it.status);
         assert_eq!(status(&[3, 2], 1), None);
         assert_eq!(status(&[3, 2], 2), None);
         assert_eq!(status(&[3, 2], 3), Some(Status::TooFewCopies));
         assert_eq!(status(&[3, 0], 1), Some(Status::NotFound));
         assert_eq!(status(&[3, 0], 0), Some(Status::NotFound));
+        // Who has just repaired is not told to.
+        for is_repaired in [false, true] {
+            let said = judge(&[2], 3, is_repaired).expect("too few").message;
+            assert!(said.contains("start more peers"), "{said}");
+            assert_eq!(said.contains("--repair"), !is_repaired, "{said}");
+        }
     }
 
     #[test]
