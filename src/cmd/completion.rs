@@ -67,6 +67,9 @@ fn bash() -> String {
         "# bash completion of strew\n_strew() {\n    \
          local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n    \
          local command=${COMP_WORDS[1]} words= files=\n    COMPREPLY=()\n    \
+         # Where a value follows its option behind =, that is a word of its own.\n    \
+         [ \"$before\" != = ] || before=${COMP_WORDS[COMP_CWORD-2]}\n    \
+         [ \"$word\" != = ] || word=\n    \
          if [ \"$COMP_CWORD\" -eq 1 ] || { [ \"$COMP_CWORD\" -eq 2 ] && [ \"$command\" = help ]; }; then\n",
     );
     let _ = writeln!(text, "        words='{}'\n    else", command_names());
@@ -94,8 +97,15 @@ fn bash() -> String {
             .into_iter()
             .map(|option| format!("--{}", option.long))
             .collect();
-        let mut words = arguments(command).to_vec();
-        words.extend(options.iter().map(String::as_str));
+        let words = arguments(command);
+        let first = match words.is_empty() {
+            true => String::new(),
+            false => format!(
+                "; [[ \" ${{COMP_WORDS[*]:2:COMP_CWORD-2}} \" =~ \\ ({})\\  ]] || words=\"{} $words\"",
+                words.join("|"),
+                words.join(" ")
+            ),
+        };
         let files = if takes_files(command) {
             " files=-f"
         } else {
@@ -103,9 +113,9 @@ fn bash() -> String {
         };
         let _ = writeln!(
             text,
-            "            {}) words='{}'{files} ;;",
+            "            {}) words='{}'{first}{files} ;;",
             command.name,
-            words.join(" ")
+            options.join(" ")
         );
     }
     text.push_str(
@@ -157,20 +167,22 @@ fn zsh() -> String {
             let help = escape(option.help);
             let star = if option.repeats { "*" } else { "" };
             let list = names(option);
+            // The value may follow behind =, too.
+            let sign = if value.is_empty() { "" } else { "=" };
             let spec = match (list.split_once(' '), option.repeats) {
                 (Some((short, long)), false) => {
                     format!(
-                        "'({short} {long})'{{{short},{long}}}{}",
+                        "'({short} {long})'{{{short},{long}{sign}}}{}",
                         quoted(&format!("[{help}]{value}"))
                     )
                 }
                 (Some((short, long)), true) => {
                     format!(
-                        "'*'{{{short},{long}}}{}",
+                        "'*'{{{short},{long}{sign}}}{}",
                         quoted(&format!("[{help}]{value}"))
                     )
                 }
-                (None, _) => quoted(&format!("{star}{list}[{help}]{value}")),
+                (None, _) => quoted(&format!("{star}{list}{sign}[{help}]{value}")),
             };
             let _ = writeln!(text, "            {spec} \\");
         }
@@ -213,7 +225,12 @@ fn fish() -> String {
         let seen = format!("-n '__fish_seen_subcommand_from {}'", command.name);
         let words = arguments(command);
         if !words.is_empty() {
-            let _ = writeln!(text, "complete -c strew {seen} -a '{}'", words.join(" "));
+            let words = words.join(" ");
+            let first = format!(
+                "-n '__fish_seen_subcommand_from {}; and not __fish_seen_subcommand_from {words}'",
+                command.name
+            );
+            let _ = writeln!(text, "complete -c strew {first} -a '{words}'");
         }
         if takes_files(command) {
             let _ = writeln!(text, "complete -c strew {seen} -F");

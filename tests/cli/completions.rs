@@ -12,6 +12,8 @@ const CASES: &[(&str, &str)] = &[
     ("strew share lone", "strew share lonely.file"),
     ("strew fetch -o lone", "strew fetch -o lonely.file"),
     ("strew completion z", "strew completion zsh"),
+    ("strew pin rm a", "strew pin rm a"),
+    ("strew share --progress=al", "strew share --progress=always"),
 ];
 
 /// Runs a script of a shell in a lab with the completions in `script` and one file; `None` if there is no such shell.
@@ -41,10 +43,11 @@ fn expect<'a>(completed: impl Iterator<Item = &'a str>) {
 fn bash_completes() {
     let script = r#"source ./script
         for line; do
-            COMP_WORDS=($line) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+            COMP_WORDS=(${line//=/ = }) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
             _strew
-            unset "COMP_WORDS[$COMP_CWORD]"
-            echo "${COMP_WORDS[*]} ${COMPREPLY[0]}"
+            COMP_WORDS[COMP_CWORD]=${COMPREPLY[0]-${COMP_WORDS[COMP_CWORD]}}
+            line="${COMP_WORDS[*]}"
+            echo "${line/ = /=}"
         done"#;
     if let Some(text) = run("bash", &["--norc", "-c", script, "bash"]) {
         expect(text.lines());
@@ -56,6 +59,7 @@ fn fish_completes() {
     let script = "source ./script
         for line in $argv
             set -l found (complete -C $line | string split -f 1 \\t)
+            set -q found[1]; or set found (string match -r '[^ ]*$' -- $line)
             echo (string replace -r '[^ ]*$' '' -- $line)$found[1]
         end";
     if let Some(text) = run("fish", &["--no-config", "-c", script, "--"]) {
