@@ -185,10 +185,9 @@ pub fn main() -> ExitCode {
 
 fn dispatch(args: &[OsString]) -> Result<(), Failure> {
     let Some((first, rest)) = args.split_first() else {
-        return Err(Failure::usage(format!(
-            "a command is missing\n{}",
-            usage().trim_end()
-        )));
+        voice::report(&Failure::usage("a command is missing"));
+        voice::write_at_once(&usage());
+        return Err(Failure::reported(Status::Usage));
     };
     let name = first.to_string_lossy();
     match &*name {

@@ -7,6 +7,7 @@ use super::parsed::Parsed;
 use super::progress;
 use super::settings::Source;
 use super::values;
+use crate::listing::printable;
 use crate::sys;
 use log::{Log, Metadata, Record};
 use std::ffi::OsString;
@@ -95,6 +96,7 @@ pub fn set_level(parsed: &Parsed) -> Result<(), Failure> {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(level).format(move |out, record| {
         let level = record.level().as_str().to_lowercase();
+        let message = on_one_line(&record.args().to_string());
         match record.level() {
             // The number is the priority of syslog(3); the journal adds the rest.
             level if is_journal => {
@@ -104,14 +106,14 @@ pub fn set_level(parsed: &Parsed) -> Result<(), Failure> {
                     log::Level::Info => 6,
                     log::Level::Debug | log::Level::Trace => 7,
                 };
-                writeln!(out, "<{priority}>{}", record.args())
+                writeln!(out, "<{priority}>{message}")
             }
             _ if is_json() => {
                 let object = Object::new("log").text("level", level);
                 writeln!(out, "{}", object.text("message", record.args()))
             }
-            log::Level::Error | log::Level::Warn => writeln!(out, "strew: {}", record.args()),
-            _ => writeln!(out, "strew: {level}: {}", record.args()),
+            log::Level::Error | log::Level::Warn => writeln!(out, "strew: {message}"),
+            _ => writeln!(out, "strew: {level}: {message}"),
         }
     });
     let logger = builder.build();
@@ -130,7 +132,7 @@ pub fn report(failure: &Failure) {
             let error = Object::new("error").number("status", failure.status as u8);
             write_line(&error.text("message", &failure.message));
         }
-        false => write_line(&format_args!("strew: {}", failure.message)),
+        false => write_line(&format_args!("strew: {}", on_one_line(&failure.message))),
     }
 }
 
@@ -154,13 +156,26 @@ pub fn say(common: &Common, message: &str) {
     match (common.quiet, is_json()) {
         (true, _) => {}
         (false, true) => write_line(&Object::new("message").text("message", message)),
-        (false, false) => write_line(&format_args!("strew: {message}")),
+        (false, false) => write_line(&format_args!("strew: {}", on_one_line(message))),
     }
 }
 
 /// Warns the user.
 pub fn warn_user(message: &str) {
     log::warn!("{message}");
+}
+
+/// A message on one line: control characters, which names may have, as `strew ls` writes them. A file's name neither
+/// begins a line nor moves the cursor.
+fn on_one_line(message: &str) -> String {
+    let mut line = String::new();
+    for letter in message.chars() {
+        match letter.is_control() {
+            true => line += &printable(letter.encode_utf8(&mut [0; 4]).as_bytes()),
+            false => line.push(letter),
+        }
+    }
+    line
 }
 
 /// Writes a line to standard error.

@@ -71,6 +71,12 @@ fn inputs_that_cannot_be_read_are_named() {
         let base = [command, "-d", "data"];
         let missing = lab.strew(base).arg("none").run();
         missing.expect_failure(1, &["none: No such file or directory"]);
+        // A name neither begins a line nor moves the cursor.
+        let odd = lab.strew(base).arg("no\x1b[31m\nne").run();
+        odd.expect_failure(
+            1,
+            &["strew: no\\033[31m\\012ne: No such file or directory\n"],
+        );
         let under = lab.strew(base).arg("none/below").run();
         under.expect_failure(1, &["none/below: No such file"]);
     }
@@ -310,7 +316,7 @@ fn full_directory_is_status_8_and_full_peers_are_passed_over() {
     let own = ["share", "-d", "data/a", "--min-copies", "0"];
     let own = lab.strew(own).args(["--capacity", "1M"]);
     let outcome = own.input(content.clone()).run();
-    outcome.expect_failure(8, &["capacity"]);
+    outcome.expect_failure(8, &["standard input: cannot keep the own copy", "capacity"]);
     assert!(lab.is_released(&lab.path("data/a")));
 
     let other = ["share", "-d", "data/b", "-p", &addr];
