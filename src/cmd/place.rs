@@ -46,7 +46,7 @@ impl Place {
         let address = String::from_utf8_lossy(address);
         let address = address
             .parse()
-            .map_err(|error| Failure::usage(format!("{address}: {error}")))?;
+            .map_err(|error| Failure::usage(format!("{}: {error}", argument.display())))?;
         let names = path.split(|byte| *byte == b'/');
         let names: Vec<&[u8]> = names.filter(|name| !name.is_empty()).collect();
         Ok(Place {

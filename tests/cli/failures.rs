@@ -307,6 +307,11 @@ const FILES: &[Case] = &[
         2,
         &["{tree}/leaf: check and pin are of all"],
     ),
+    (
+        "fetch /none/leaf",
+        2,
+        &["/none/leaf: the address has 0 characters"],
+    ),
     ("check none/leaf", 2, &["none/leaf: 'n' in the address"]),
     ("{peer} fetch -o file {tree}", 9, &["file: exists", "-f"]),
     ("serve -l {peer-addr}", 10, &["{peer-addr}", "in use", "-l"]),
