@@ -434,9 +434,14 @@ impl Reactor {
             || self.control_readable
             || self.conns.iter().any(|(&id, conn)| {
                 let is_free = !conn.is_limited();
-                !conn.connecting
-                    && (conn.readable && self.node.wants_read(id) && (is_free || may_read)
-                        || conn.writable && conn.flush && (is_free || may_write))
+                match conn.connecting {
+                    // Its turn did not come before the time was over.
+                    true => conn.writable,
+                    false => {
+                        conn.readable && self.node.wants_read(id) && (is_free || may_read)
+                            || conn.writable && conn.flush && (is_free || may_write)
+                    }
+                }
             })
     }
 
