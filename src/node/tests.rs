@@ -38,6 +38,14 @@ fn outputs(node: &mut Node<MemoryStore>) -> Vec<Output> {
     .collect()
 }
 
+fn leaf() -> Block {
+    let kind = Kind {
+        role: Role::Leaf,
+        form: Form::Plain,
+    };
+    Block::new(kind, vec![1; 100]).expect("a block")
+}
+
 /// A connection with a peer that has greeted; what this side has to say first is written.
 fn greeted(node: &mut Node<MemoryStore>, now: Instant) -> ConnId {
     let from = SocketAddr::from(([127, 0, 0, 2], 4000));
@@ -64,11 +72,7 @@ fn blocks_are_given_a_few_at_a_time_and_who_asks_for_very_many_is_told_to_be_gon
     let now = Instant::EPOCH;
     let mut node = node(now);
     let (conn, other) = (greeted(&mut node, now), greeted(&mut node, now));
-    let kind = Kind {
-        role: Role::Leaf,
-        form: Form::Plain,
-    };
-    let block = Block::new(kind, vec![1; 100]).expect("a block");
+    let block = leaf();
     let terms = crate::store::Terms::default();
     node.store.put(&block, terms).expect("room");
     let ask = |node: &mut Node<MemoryStore>, conn, count| {
@@ -112,11 +116,7 @@ fn commit_has_the_answers_that_waited_for_it_sent() {
     let now = Instant::EPOCH;
     let mut node = node(now);
     let conn = greeted(&mut node, now);
-    let kind = Kind {
-        role: Role::Leaf,
-        form: Form::Plain,
-    };
-    let block = Block::new(kind, vec![1; 100]).expect("a block");
+    let block = leaf();
     node.written = node
         .store
         .put(&block, crate::store::Terms::default())
@@ -141,19 +141,15 @@ fn who_sends_what_is_here_to_be_passed_on_learns_that_it_is_not() {
     let now = Instant::EPOCH;
     let mut node = node(now);
     let conn = greeted(&mut node, now);
-    let kind = Kind {
-        role: Role::Leaf,
-        form: Form::Plain,
-    };
-    let block = Block::new(kind, vec![1; 100]).expect("a block");
+    let block = leaf();
     let (id, terms) = (block.id(), Terms::default());
     node.store_block(&block, terms, None).expect("room");
     let put = Frame::Put {
         id,
-        kind,
+        kind: block.kind(),
         lifetime: 0,
         copies: 8,
-        payload: vec![1; 100],
+        payload: block.payload().to_vec(),
     };
     let mut bytes = Vec::new();
     put.encode(&mut bytes);
@@ -173,11 +169,7 @@ fn who_sends_what_is_here_to_be_passed_on_learns_that_it_is_not() {
 fn block_that_is_not_durable_yet_is_denied_to_whoever_counts() {
     let now = Instant::EPOCH;
     let mut node = node(now);
-    let kind = Kind {
-        role: Role::Leaf,
-        form: Form::Plain,
-    };
-    let block = Block::new(kind, vec![1; 100]).expect("a block");
+    let block = leaf();
     let is_counted = |node: &mut Node<MemoryStore>| {
         let header = Header {
             kind: datagram::Kind::Have,
