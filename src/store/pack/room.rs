@@ -148,6 +148,7 @@ impl PackStore {
         }
         let step = self.evict_step();
         let is_near = self.lacks(len + step as u32) > 0;
+        // With some to spare, as each time leaves room for about one step.
         self.is_evicting = self.lacks(len + 4 * step as u32) > 0;
         let is_vain = self.space.is_halved || self.is_dropping_vain();
         if is_near && !is_vain && !self.is_space_coming() {
@@ -165,7 +166,8 @@ impl PackStore {
         let committing = self.committing.as_ref();
         let is_coming = committing.is_some_and(|it| it.gives_space())
             || self.pending.gives_space() && !self.pending.is_held_up(self.time);
-        self.is_evicting && is_coming && self.lacks(2 * BLOCK_SIZE_MAX as u32) > 0
+        let is_wanted = self.is_evicting && !self.is_read_only;
+        is_wanted && is_coming && self.lacks(2 * BLOCK_SIZE_MAX as u32) > 0
     }
 
     /// Drops the blocks that go first, and makes it durable; how many.
